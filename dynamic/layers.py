@@ -1,0 +1,149 @@
+"""Convolutions and pools whose stride, dilation and kernel size are arguments of the call (paper, section 3.2).
+
+Weights are never changed: every option is computed from the original module's own tensors.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dynamic.errors import UserError
+
+
+class Option(NamedTuple):
+    """What one module of a dynamic layer runs with."""
+
+    stride: float
+    dilation: int
+    kernel_size: int
+
+
+class DynamicConv2d(nn.Module):
+    """A convolution called with an option.
+
+    * Stride and dilation are arguments of the convolution; padding moves with the kernel's reach, which keeps it centred.
+    * Kernel size k: the k0 x k0 kernel interpolated bilinearly to k x k, the output scaled by (k0 / k)^2.
+    * Stride 1/2: a transposed convolution of stride 2 with the kernel flipped and its channel axes swapped, which equals
+      inserting zeros between the pixels and convolving; the output is exactly 2H x 2W.
+
+    Args:
+        conv: the original module; its parameters are shared, not copied.
+        fixed_bias: the bias is a folded batch norm's shift, which the kernel-size correction must not scale.
+
+    Raises:
+        UserError: a kernel that is not square, padding modes other than zeros, or padding given as text.
+    """
+
+    def __init__(self, conv: nn.Conv2d, fixed_bias: bool = False) -> None:
+        super().__init__()
+        for field in ("kernel_size", "stride", "dilation"):
+            if len(set(getattr(conv, field))) > 1:
+                raise UserError(f"{field} {getattr(conv, field)} of {conv} differs by axis; dynamic layers must be square")
+        if conv.padding_mode != "zeros" or isinstance(conv.padding, str) or len(set(conv.padding)) > 1:
+            raise UserError(f"padding of {conv} must be one number of zeros")
+        self.conv = conv
+        self.fixed_bias = fixed_bias
+        self.default = Option(conv.stride[0], conv.dilation[0], conv.kernel_size[0])
+        # What the original pads beyond "centred" (0 for the usual k // 2); kept under every option.
+        self._extra_padding = int(conv.padding[0]) - conv.dilation[0] * (conv.kernel_size[0] // 2)
+        self._kernels: dict[tuple[int, bool], tuple[tuple[object, ...], Tensor, Tensor | None]] = {}
+
+    def forward(self, x: Tensor, option: Option) -> Tensor:
+        """Convolve ``x`` (N, C, H, W) under ``option``."""
+        half = option.stride == 0.5
+        weight, bias = self._kernel(option.kernel_size, half)
+        reach = option.dilation * (option.kernel_size // 2)
+        if half:
+            return F.conv_transpose2d(x, weight, bias, 2, reach, 1, self.conv.groups, option.dilation)
+        padding = reach + self._extra_padding
+        if padding < 0:
+            x, padding = F.pad(x, [padding] * 4), 0
+        return F.conv2d(x, weight, bias, int(option.stride), padding, option.dilation, self.conv.groups)
+
+    def _kernel(self, size: int, half: bool) -> tuple[Tensor, Tensor | None]:
+        """The kernel and bias for this size; computed once for inference, afresh where gradients are wanted."""
+        weight, bias = self.conv.weight, self.conv.bias
+        if size == self.default.kernel_size and not half:
+            return weight, bias
+        if torch.is_grad_enabled() and weight.requires_grad:
+            return self._derive(size, half)
+        version = tuple(_version(tensor) for tensor in (weight, bias) if tensor is not None)
+        cached = self._kernels.get((size, half))
+        if cached is None or cached[0] != version:
+            cached = self._kernels[size, half] = (version, *self._derive(size, half))
+        return cached[1:]
+
+    def _derive(self, size: int, half: bool) -> tuple[Tensor, Tensor | None]:
+        weight, bias = self.conv.weight, self.conv.bias
+        native = self.default.kernel_size
+        if size != native:
+            scale = native**2 / size**2
+            weight = F.interpolate(weight, size=(size, size), mode="bilinear") * scale
+            bias = bias if bias is None or self.fixed_bias else bias * scale
+        if half:
+            groups = self.conv.groups
+            out_channels, in_channels = weight.shape[:2]
+            grouped = weight.reshape(groups, out_channels // groups, in_channels, size, size).transpose(1, 2)
+            weight = grouped.reshape(groups * in_channels, out_channels // groups, size, size).flip(2, 3)
+        return weight.contiguous(memory_format=torch.channels_last), bias
+
+
+class DynamicPool2d(nn.Module):
+    """A max or average pool called with an option, of which it takes the stride.
+
+    A window larger than the feature map shrinks to the map. Stride 1/2 inserts a gap after every pixel and pools at stride
+    1; gaps count neither for the maximum nor for the average, and the output is exactly 2H x 2W.
+
+    Raises:
+        UserError: a pool that is not square or has dilation.
+    """
+
+    def __init__(self, pool: nn.MaxPool2d | nn.AvgPool2d) -> None:
+        super().__init__()
+        for field in ("kernel_size", "stride", "padding"):
+            if isinstance(getattr(pool, field), tuple) and len(set(getattr(pool, field))) > 1:
+                raise UserError(f"{field} {getattr(pool, field)} of {pool} differs by axis; dynamic layers must be square")
+        if isinstance(pool, nn.MaxPool2d) and _single(pool.dilation) != 1:
+            raise UserError(f"{pool} is dilated; only plain pools can be dynamic")
+        self.pool = pool
+        self.default = Option(_single(pool.stride), 1, _single(pool.kernel_size))
+
+    def forward(self, x: Tensor, option: Option) -> Tensor:
+        """Pool ``x`` (N, C, H, W) at ``option.stride``."""
+        pool, height, width = self.pool, x.shape[2], x.shape[3]
+        if option.stride == 0.5:
+            return self._half(x)
+        window, padding = self.default.kernel_size, _single(pool.padding)
+        kernel = (min(window, height + 2 * padding), min(window, width + 2 * padding))
+        stride = int(option.stride)
+        if isinstance(pool, nn.MaxPool2d):
+            return F.max_pool2d(x, kernel, stride, padding, 1, pool.ceil_mode)
+        return F.avg_pool2d(x, kernel, stride, padding, pool.ceil_mode, pool.count_include_pad, pool.divisor_override)
+
+    def _half(self, x: Tensor) -> Tensor:
+        window = max(self.default.kernel_size, 2)  # a window of one pixel would hold only the gap
+        before = window // 2
+        is_max = isinstance(self.pool, nn.MaxPool2d)
+        spread = x.new_full((*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3]), float("-inf") if is_max else 0.0)
+        spread[:, :, ::2, ::2] = x
+        margin = [before, window - 1 - before] * 2
+        if is_max:
+            return F.max_pool2d(F.pad(spread, margin, value=float("-inf")), window, 1)
+        present = torch.zeros_like(spread[:1, :1])
+        present[:, :, ::2, ::2] = 1
+        total, count = (F.avg_pool2d(F.pad(t, margin), window, 1, divisor_override=1) for t in (spread, present))
+        return total / count
+
+
+def _single(value: int | tuple[int, ...]) -> int:
+    return value[0] if isinstance(value, tuple) else value
+
+
+def _version(tensor: Tensor) -> tuple[object, ...]:
+    """Changes whenever the tensor's values may have."""
+    counter = None if tensor.is_inference() else tensor._version
+    return counter, tensor.data_ptr(), tensor.dtype, tensor.device

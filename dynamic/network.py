@@ -1,0 +1,140 @@
+"""A dynamic network: a pre-trained CNN whose dynamic layers take their options from the call."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from hashlib import sha256
+
+import torch
+from torch import Tensor, nn
+
+from dynamic.configuration import ATTRIBUTES, Configuration
+from dynamic.errors import UserError
+from dynamic.macs import CostModel
+from dynamic.tracing import trace
+from dynamic.walk import Node, comprehensive_plan, mixed_plan, walk
+
+
+class DynamicNetwork(nn.Module):
+    """Runs a network under one configuration for the batch, or one for each image.
+
+    Args:
+        original: any torch.fx-traceable CNN; put in eval mode, its parameters are shared, never changed.
+        dynamic_layers: one to six module names, from input to output (``pool+conv`` for a layer of two modules).
+        fold_batch_norm: fold batch norms into a copy of the convolutions: faster, equal within rounding, inference only.
+
+    Attributes:
+        original: the untouched nn.Module.
+        default: the configuration the network was built with.
+
+    Raises:
+        UserError: a network that cannot be traced, or a layer name that is wrong (the candidates are listed).
+
+    >>> import torchvision, torch
+    >>> network = DynamicNetwork(torchvision.models.resnet18(), ["layer3.0.conv1", "layer4.0.conv1"])
+    >>> network(torch.zeros(1, 3, 64, 64), network.default).shape
+    torch.Size([1, 1000])
+    """
+
+    def __init__(self, original: nn.Module, dynamic_layers: Sequence[str], fold_batch_norm: bool = False) -> None:
+        super().__init__()
+        self.original = original.eval()
+        self.dynamic_layers = tuple(dynamic_layers)
+        self.program = trace(original, self.dynamic_layers, fold_batch_norm)
+        self.default: Configuration = self.program.default
+        self.folded = fold_batch_norm
+        # Registered so that .to() and .train() reach what only the traced copy holds.
+        self._segments = nn.ModuleList(segment.module for segment in self.program.segments)
+        self._sites = nn.ModuleList(site.module for site in self.program.sites)
+        self.eval()
+
+    def forward(self, images: Tensor, configuration: Configuration | Sequence[Configuration]) -> Tensor:
+        """Classify.
+
+        Args:
+            images: (N, 3, H, W), normalised.
+            configuration: one for the batch, or N of them. Images that share a prefix of options run it together.
+
+        Returns:
+            (N, classes) logits. Under the default configuration they equal the original's to the last bit.
+        """
+        if isinstance(configuration, Configuration):
+            configuration = [configuration] * len(images)
+        if len(configuration) != len(images):
+            raise UserError(f"{len(images)} images but {len(configuration)} configurations")
+        for chosen in set(configuration):
+            self.check(chosen)
+        if len(images) == 0:
+            return images.new_empty((0, self.classes))
+        plan = mixed_plan(self.program, configuration)
+        ends = list(walk(self.program, images, plan, max_rows=len(images)))
+        if len(ends) == 1:
+            return ends[0][1]
+        order = torch.cat([node.images for node, _ in ends]).argsort()
+        return torch.cat([logits for _, logits in ends])[order.to(images.device)]
+
+    def comprehensive(
+        self, images: Tensor, configurations: Sequence[Configuration], max_rows: int = 256
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Every image under every configuration, sharing all common prefixes.
+
+        Args:
+            images: (N, 3, H, W), normalised.
+            configurations: a space, or any sequence.
+            max_rows: at most so many rows run as one batch where branches of a fork can be joined (memory against speed).
+
+        Yields:
+            positions in ``configurations`` (several only if the network cannot tell them apart) and (N, classes) logits.
+        """
+        for configuration in configurations:
+            self.check(configuration)
+        plan = comprehensive_plan(self.program, configurations, len(images))
+        for node, logits in walk(self.program, images, plan, max_rows):
+            yield node.columns, logits
+
+    def check(self, configuration: Configuration) -> None:
+        """Raise UserError where ``configuration`` does not fit this network."""
+        if len(configuration.stride) != len(self.dynamic_layers):
+            raise UserError(f"{configuration.id} configures {len(configuration.stride)} layers, the network has {len(self.dynamic_layers)}")
+        for (layer, name), reason in self.program.fixed.items():
+            if getattr(configuration, name)[layer] != getattr(self.default, name)[layer]:
+                raise UserError(f"{configuration.id} changes the {name} of layer {'ABCDEF'[layer]}: {reason}")
+
+    def macs(self, configuration: Configuration, resolution: int | tuple[int, int]) -> int:
+        """Multiply-accumulates of one image under ``configuration`` at ``resolution`` (pixels; height, width if two).
+
+        Counted by ``torch.utils.flop_counter`` in convolutions and linear layers; one multiply-add is 1.
+        """
+        self.check(configuration)
+        return self.costs.macs(configuration, resolution)
+
+    @cached_property
+    def costs(self) -> CostModel:
+        """Counts MACs and memory without running images."""
+        return CostModel(self.program)
+
+    @cached_property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.costs.classes
+
+    @property
+    def digest(self) -> str:
+        """Short hash of the original's weights, buffers included."""
+        hashed = sha256()
+        for name, tensor in sorted(self.original.state_dict().items()):
+            hashed.update(name.encode())
+            hashed.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return hashed.hexdigest()[:16]
+
+    def for_inference(self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> DynamicNetwork:
+        """A copy with batch norms folded, channels last, on ``device`` in ``dtype``, for the fast paths."""
+        original = copy.deepcopy(self.original)
+        network = DynamicNetwork(original, self.dynamic_layers, fold_batch_norm=True)
+        return network.requires_grad_(False).to(device=device, dtype=dtype, memory_format=torch.channels_last)
+
+    def extra_repr(self) -> str:
+        varied = [name for name in ATTRIBUTES if any((i, name) not in self.program.fixed for i in range(len(self.dynamic_layers)))]
+        return f"dynamic_layers={list(self.dynamic_layers)}, attributes={varied}, default={self.default.id}"

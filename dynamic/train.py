@@ -1,0 +1,185 @@
+"""Train a slim network on fashion-scenes: python -m dynamic.train --model resnet50-slim --out trained/resnet50-slim
+
+Leaves in OUT: weights.safetensors (what ``--weights`` takes), log.jsonl (one line an epoch), checkpoint.pt (to go on after
+an interruption, with the same result as without it).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import nn
+from tqdm import tqdm
+
+from dynamic import models
+from dynamic.command import run_command
+from dynamic.errors import UserError
+from dynamic.scenes import FashionScenes
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How to train; the defaults are what the shipped weights were trained with."""
+
+    model: Literal["resnet50-slim", "resnext50_32x4d-slim", "mobilenet_v2-slim", "densenet121-slim"] = "resnet50-slim"
+    """Which network."""
+    out: Path | None = None
+    """Folder for weights, log and checkpoint; trained/MODEL unless given."""
+    data_dir: Path | None = None
+    """Folder with Fashion-MNIST's training photographs; unless given, that of Debian's dataset-fashion-mnist."""
+    epochs: int = 5
+    """Passes over the 50,000 training photographs, each in newly drawn scenes."""
+    batch: int = 128
+    """Images a step."""
+    learning_rate: float = 0.2
+    """Peak of the one-cycle schedule."""
+    weight_decay: float = 5e-4
+    """L2 penalty."""
+    seed: int = 0
+    """Initial weights, scenes and order."""
+    images: int | None = None
+    """Use only this many training photographs (for trying things out)."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Any torch device."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Autocast type; weights stay float32."""
+    json: bool = False
+    """Print one JSON object as the last line of stdout."""
+
+    def __post_init__(self) -> None:
+        for field in ("epochs", "batch", "images"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise UserError(f"--{field} must be at least 1, not {value}")
+
+
+def train(settings: TrainSettings) -> dict[str, Any]:
+    """Train, evaluate on the label and test splits of the matched regime, and return what the last log line says."""
+    out = settings.out or Path("trained") / settings.model
+    scenes = FashionScenes("train", data_dir=settings.data_dir, count=settings.images)
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(settings.seed)
+    network = models.build(settings.model).to(settings.device, memory_format=torch.channels_last)
+    steps = -(-len(scenes) // settings.batch)
+    optimizer = torch.optim.SGD(_groups(network, settings.weight_decay), lr=settings.learning_rate, momentum=0.9, nesterov=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.learning_rate, epochs=settings.epochs, steps_per_epoch=steps, pct_start=0.2
+    )
+    first = _resume(out / "checkpoint.pt", settings, network, optimizer, schedule)
+    for epoch in range(first, settings.epochs):
+        started = time.monotonic()
+        scenes.reseed(settings.seed * 1000 + epoch + 1)
+        order = np.random.default_rng([settings.seed, epoch]).permutation(len(scenes))
+        losses = []
+        network.train()
+        progress = tqdm(range(steps), desc=f"epoch {epoch + 1}/{settings.epochs}", unit="step", mininterval=1)
+        for step in progress:
+            rows = order[step * settings.batch : (step + 1) * settings.batch]
+            images = scenes.render(rows).to(settings.device, memory_format=torch.channels_last)
+            labels = torch.from_numpy(scenes.labels[rows]).to(settings.device)
+            enabled = settings.dtype == "bfloat16"
+            with torch.autocast(torch.device(settings.device).type, torch.bfloat16, enabled=enabled):
+                logits = network(images)
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.05)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+            progress.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}")
+        line = {"epoch": epoch + 1, "loss": round(float(np.mean(losses)), 4), "seconds": round(time.monotonic() - started, 1)}
+        line["test_accuracy"] = accuracy(network, "test", settings.device, images=2000)
+        _append(out / "log.jsonl", line)
+        _save_checkpoint(out / "checkpoint.pt", settings, epoch + 1, network, optimizer, schedule)
+    # What is stored is rounded to float16, so that is what is evaluated.
+    stored = {name: _rounded(tensor) for name, tensor in network.state_dict().items()}
+    save_file(stored, out / "weights.safetensors", metadata={"settings": json.dumps(asdict(settings), default=str)})
+    network.load_state_dict(stored)
+    result = {
+        "model": settings.model,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "epochs": settings.epochs,
+        "label_accuracy": accuracy(network, "label", settings.device),
+        "test_accuracy": accuracy(network, "test", settings.device),
+        "weights": str(out / "weights.safetensors"),
+    }
+    _append(out / "log.jsonl", result)
+    return result
+
+
+@torch.inference_mode()
+def accuracy(network: nn.Module, split: Literal["label", "test"], device: str, images: int | None = None) -> float:
+    """Fraction of the split's matched scenes (all, or the first ``images``) that the network classifies correctly."""
+    scenes = FashionScenes(split, count=images)
+    network.eval()
+    right = 0
+    for start in range(0, len(scenes), 250):
+        rows = np.arange(start, min(start + 250, len(scenes)))
+        logits = network(scenes.render(rows).to(device, memory_format=torch.channels_last))
+        right += int((logits.argmax(1).cpu() == torch.from_numpy(scenes.labels[rows])).sum())
+    return right / len(scenes)
+
+
+def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Decay matrices and kernels, not biases and batch-norm scales."""
+    parameters = list(network.parameters())
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _rounded(tensor: torch.Tensor) -> torch.Tensor:
+    """float16 for kernels and matrices; batch-norm statistics and biases are few and keep their precision."""
+    return tensor.detach().cpu().contiguous().half() if tensor.ndim > 1 else tensor.detach().cpu()
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    with path.open("a") as log:
+        log.write(json.dumps(line) + "\n")
+
+
+def _save_checkpoint(path: Path, settings: TrainSettings, epoch: int, network: nn.Module, *others: Any) -> None:
+    state = {"settings": _identity(settings), "epoch": epoch, "network": network.state_dict()}
+    state["others"] = [other.state_dict() for other in others]
+    torch.save(state, path.with_suffix(".new"))
+    os.replace(path.with_suffix(".new"), path)
+
+
+def _resume(path: Path, settings: TrainSettings, network: nn.Module, *others: Any) -> int:
+    """Load the checkpoint, if there is one, and return how many epochs it has behind it."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location=settings.device, weights_only=True)
+    if state["settings"] != (mine := _identity(settings)):
+        changed = [f"{key} {state['settings'].get(key)!r} there, {mine[key]!r} here" for key in mine if mine[key] != state["settings"].get(key)]
+        raise UserError(f"{path} belongs to another training ({'; '.join(changed)}): choose another --out or delete it")
+    network.load_state_dict(state["network"])
+    for other, stored in zip(others, state["others"], strict=True):
+        other.load_state_dict(stored)
+    return int(state["epoch"])
+
+
+def _identity(settings: TrainSettings) -> dict[str, Any]:
+    return {key: value for key, value in asdict(settings).items() if key not in ("out", "data_dir", "device", "json")}
+
+
+def main(settings: TrainSettings) -> None:
+    result = train(settings)
+    print(f"{result['model']}: {result['parameters']:,} parameters, matched scenes, 10,000 images a split")
+    print(f"  label {result['label_accuracy']:.2%}   test {result['test_accuracy']:.2%}   {result['weights']}")
+    if settings.json:
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    run_command(main, TrainSettings, __doc__ or "")

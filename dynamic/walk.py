@@ -1,0 +1,152 @@
+"""The engine: one walk over the tree of options that shares every common prefix and follows only the branches wanted.
+
+Two plans, one walk. A *comprehensive* plan wants every image under every configuration (the oracle); a *mixed* plan wants
+each image under its own (the service). At a site the rows of a batch part by option; options that leave feature maps of the
+same shape (all but strides) are joined again into one batch for the segment that follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from dynamic.configuration import Configuration
+from dynamic.layers import Option
+from dynamic.tracing import Program
+
+
+@dataclass
+class Node:
+    """Images that share the options of all sites so far.
+
+    Attributes:
+        images: positions in the batch, (rows,) int64.
+        children: by option of the next site: which of this node's rows take it (None: all), and the node they form.
+        columns: at the end of a path, the positions of the configurations that it stands for.
+    """
+
+    images: Tensor
+    children: dict[Option, tuple[Tensor | None, Node]] = field(default_factory=dict)
+    columns: list[int] = field(default_factory=list)
+
+
+def comprehensive_plan(program: Program, configurations: Sequence[Configuration], images: int) -> Node:
+    """Every one of ``images`` images under every configuration."""
+    root = Node(torch.arange(images))
+    for column, configuration in enumerate(configurations):
+        node = root
+        for site in program.sites:
+            _, node = node.children.setdefault(site.option(configuration), (None, Node(root.images)))
+        node.columns.append(column)
+    return root
+
+
+def mixed_plan(program: Program, configurations: Sequence[Configuration]) -> Node:
+    """Image i under ``configurations[i]``."""
+    chosen = {configuration: [site.option(configuration) for site in program.sites] for configuration in set(configurations)}
+    root = Node(torch.arange(len(configurations)), columns=[0])
+    level = [root]
+    for depth in range(len(program.sites)):
+        following = []
+        for node in level:
+            takers: dict[Option, list[int]] = {}
+            for row, image in enumerate(node.images.tolist()):
+                takers.setdefault(chosen[configurations[image]][depth], []).append(row)
+            for option, rows in takers.items():
+                index = None if len(takers) == 1 else torch.tensor(rows)
+                child = Node(node.images if index is None else node.images[index], columns=[0])
+                node.children[option] = (index, child)
+                following.append(child)
+        level = following
+    return root
+
+
+def walk(program: Program, images: Tensor, plan: Node, max_rows: int) -> Iterator[tuple[Node, Tensor]]:
+    """Run ``plan`` and yield each end of a path with its logits (rows, classes), in the order of ``node.images``.
+
+    Args:
+        program: the traced network.
+        images: (N, C, H, W), on the network's device and of its dtype.
+        plan: from :func:`comprehensive_plan` or :func:`mixed_plan`, for N images.
+        max_rows: join the branches of a fork into batches of at most this many rows; a single branch is never split.
+    """
+    yield from _run(program, 0, {program.input: images}, [plan], max(max_rows, 1))
+
+
+def _run(program: Program, index: int, state: dict[str, Tensor], nodes: list[Node], max_rows: int) -> Iterator[tuple[Node, Tensor]]:
+    """Run segment ``index`` on ``state``, whose rows are those of ``nodes`` one after the other, and all that follows."""
+    segment = program.segments[index]
+    made = segment.module(*(state[name] for name in segment.inputs))
+    state = _keep(state | dict(zip(segment.outputs, made, strict=True)), program.live[2 * index])
+    del made
+    if index == len(program.sites):
+        logits = state[program.output].split([len(node.images) for node in nodes])
+        yield from zip(nodes, logits, strict=True)
+        return
+    site, live = program.sites[index], program.live[2 * index + 1]
+    for branches in _batches(nodes, max_rows):
+        outputs, rows = [], []
+        for option, index_of_rows in branches.rows.items():
+            outputs.append(site.module(_take(state[site.input], index_of_rows), option))
+            rows.append(index_of_rows)
+        joined = {name: _join([_take(state[name], r) for r in rows]) for name in live if name != site.output}
+        if site.output in live:
+            joined[site.output] = _join(outputs)
+        del outputs
+        if branches.last:
+            state = {}  # nothing here is needed again; free it before going deeper
+        yield from _run(program, index + 1, joined, branches.nodes, max_rows)
+
+
+@dataclass
+class _Branches:
+    """Branches of one fork that go on as one batch: the rows each option takes (None: all) and the nodes they form."""
+
+    rows: dict[Option, Tensor | None]
+    nodes: list[Node]
+    last: bool = False
+
+
+def _batches(nodes: list[Node], max_rows: int) -> list[_Branches]:
+    """Group the branches of ``nodes`` by stride, which alone decides the shape, into batches of at most ``max_rows``."""
+    options = sorted({option for node in nodes for option in node.children})
+    starts = [0]
+    for node in nodes:
+        starts.append(starts[-1] + len(node.images))
+    batches: list[_Branches] = []
+    size, stride = 0, None
+    for option in options:
+        taken, rows, whole = [], [], True
+        for start, node in zip(starts, nodes, strict=False):
+            if option not in node.children:
+                whole = False
+                continue
+            index, child = node.children[option]
+            whole = whole and index is None
+            rows.append(start + (torch.arange(len(node.images)) if index is None else index))
+            taken.append(child)
+        count = sum(len(r) for r in rows)
+        if not batches or stride != option.stride or size + count > max_rows:
+            batches.append(_Branches({}, []))
+            size, stride = 0, option.stride
+        batches[-1].rows[option] = None if whole else torch.cat(rows)
+        batches[-1].nodes += taken
+        size += count
+    if batches:
+        batches[-1].last = True
+    return batches
+
+
+def _take(tensor: Tensor, rows: Tensor | None) -> Tensor:
+    return tensor if rows is None else tensor.index_select(0, rows.to(tensor.device))
+
+
+def _join(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+def _keep(state: dict[str, Tensor], live: frozenset[str]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if name in live}

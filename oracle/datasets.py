@@ -1,0 +1,237 @@
+"""Where labelled images come from: fashion-scenes, ImageNet, Imagenette, or any folder of class folders.
+
+Every source deals its images to two splits, ``label`` (to learn selectors and choose constants on) and ``test`` (to report
+on); no image is in both. Sources give rows in that order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dynamic.errors import UserError
+from dynamic.models import ModelInfo
+from dynamic.scenes import CLASSES, FashionScenes, Regime
+
+SPLITS = ("label", "test")
+DatasetName = Literal["fashion-scenes", "imagenet", "imagenette", "imagefolder"]
+
+_WNIDS = Path(__file__).parent.parent / "dynamic" / "data" / "imagenet_wnids.txt"
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff"}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows of a source.
+
+    Attributes:
+        images: (rows, 3, H, W) float32, normalised; zeros where not readable.
+        readable: (rows,) bool.
+        problems: what was wrong with each unreadable image, by key.
+    """
+
+    images: Tensor
+    readable: np.ndarray
+    problems: dict[str, str] = field(default_factory=dict)
+
+
+class ImageSource(Protocol):
+    """What the oracle needs of a data set.
+
+    Attributes:
+        identity: what makes two runs on it comparable; compared when a run is resumed.
+        keys: (images,) stable name of each image.
+        splits: (images,) "label" or "test".
+        labels: (images,) class index of the network's output.
+        resolution: height = width in pixels.
+        metadata: further facts by name, one an image.
+        stand_in: whether this is the project's small stand-in for a real data set.
+    """
+
+    identity: dict[str, str]
+    keys: np.ndarray
+    splits: np.ndarray
+    labels: np.ndarray
+    resolution: int
+    metadata: dict[str, np.ndarray]
+    stand_in: bool
+
+    def load(self, rows: np.ndarray) -> Batch:
+        """Read and prepare some rows."""
+        ...
+
+
+def open_source(
+    name: DatasetName,
+    info: ModelInfo,
+    *,
+    images: int | None,
+    data_dir: Path | None = None,
+    regime: Regime = "matched",
+    seed: int = 0,
+    class_map: Path | None = None,
+) -> ImageSource:
+    """Open a data set for a network.
+
+    Args:
+        name: which data set.
+        info: of the network, for its transform, resolution and number of classes.
+        images: at most so many a split; None for all.
+        data_dir: folder of the data set; fashion-scenes are embedded.
+        regime: of fashion-scenes.
+        seed: deals the images of a folder to the splits, or draws the scenes.
+        class_map: JSON file, folder name -> class index, where folder names do not tell.
+
+    Raises:
+        UserError: a missing or empty folder, classes that do not fit the network.
+    """
+    if images is not None and images < 1:
+        raise UserError(f"--images must be at least 1, not {images}")
+    if name == "fashion-scenes":
+        if info.classes != len(CLASSES):
+            raise UserError(
+                f"{info.name} has {info.classes} classes, fashion-scenes has {len(CLASSES)}: "
+                "choose a slim network or another --dataset with --data-dir"
+            )
+        return ScenesSource(regime, seed, images)
+    if data_dir is None:
+        raise UserError(f"--dataset {name} needs --data-dir, the folder that holds its class folders")
+    return FolderSource(name, data_dir, info, images, seed, class_map)
+
+
+class ScenesSource:
+    """fashion-scenes' label and test splits; see :mod:`dynamic.scenes`."""
+
+    def __init__(self, regime: Regime, seed: int, images: int | None) -> None:
+        self._scenes = [FashionScenes(split, regime, seed, count=images) for split in ("label", "test")]
+        self.splits = np.repeat(SPLITS, [len(scenes) for scenes in self._scenes])
+        self._rows = np.concatenate([np.arange(len(scenes)) for scenes in self._scenes])
+        self.keys = np.array([f"{split}/{row:05d}" for split, row in zip(self.splits, self._rows, strict=True)])
+        self.labels = np.concatenate([scenes.labels for scenes in self._scenes])
+        self.metadata = {"side": np.concatenate([scenes.sides for scenes in self._scenes])}
+        self.identity = {"dataset": "fashion-scenes", "regime": regime, "seed": str(seed), "images": _digest(self.keys, self.labels)}
+        self.resolution = 96
+        self.stand_in = True
+
+    def load(self, rows: np.ndarray) -> Batch:
+        """Render some rows."""
+        images = torch.empty(len(rows), 3, self.resolution, self.resolution)
+        for split, scenes in zip(SPLITS, self._scenes, strict=True):
+            chosen = np.flatnonzero(self.splits[rows] == split)
+            if len(chosen):
+                images[torch.from_numpy(chosen)] = scenes.render(self._rows[rows[chosen]])
+        return Batch(images, np.ones(len(rows), bool))
+
+
+class FolderSource:
+    """Images in class folders: ImageNet's validation set (1000 wnid folders), Imagenette, or one's own."""
+
+    def __init__(
+        self, name: str, data_dir: Path, info: ModelInfo, images: int | None, seed: int, class_map: Path | None
+    ) -> None:
+        root = _find_root(data_dir, name)
+        folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+        index = class_indices(folders, info, class_map)
+        files = [
+            (f"{folder}/{path.name}", index[folder])
+            for folder in folders
+            for path in sorted((root / folder).iterdir())
+            if path.suffix.lower() in _SUFFIXES
+        ]
+        if len(files) < 2:
+            raise UserError(f"{root} holds {len(files)} images in {len(folders)} class folders; expected {root}/CLASS/IMAGE.jpg")
+        order = np.random.default_rng(seed).permutation(len(files))
+        half = (len(files) + 1) // 2
+        dealt = [order[:half][:images], order[half:][:images]]
+        rows = np.concatenate(dealt)
+        self._root, self._transform = root, info.transform
+        self.splits = np.repeat(SPLITS, [len(part) for part in dealt])
+        self.keys = np.array([files[row][0] for row in rows])
+        self.labels = np.array([files[row][1] for row in rows], dtype=np.int64)
+        self.identity = {"dataset": name, "seed": str(seed), "images": _digest(self.keys, self.labels)}
+        self.resolution = info.resolution
+        self.metadata: dict[str, np.ndarray] = {}
+        self.stand_in = False
+        self._pool = ThreadPoolExecutor(os.cpu_count())
+
+    def load(self, rows: np.ndarray) -> Batch:
+        """Decode and transform some rows in parallel; unreadable files are told, not raised."""
+        images = torch.zeros(len(rows), 3, self.resolution, self.resolution)
+        readable = np.ones(len(rows), bool)
+        problems = {}
+        for position, (row, result) in enumerate(zip(rows, self._pool.map(self._read, rows), strict=True)):
+            if isinstance(result, str):
+                readable[position] = False
+                problems[str(self.keys[row])] = result
+            else:
+                images[position] = result
+        return Batch(images, readable, problems)
+
+    def _read(self, row: int) -> Tensor | str:
+        try:
+            with Image.open(self._root / self.keys[row]) as image:
+                return self._transform(image)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return str(error).splitlines()[0].replace(str(self._root) + os.sep, "") if str(error) else type(error).__name__
+
+
+def class_indices(folders: list[str], info: ModelInfo, class_map: Path | None) -> dict[str, int]:
+    """Which of the network's classes each folder is.
+
+    By ``class_map`` if given; else by wnid for a network of ImageNet's 1000 classes; else in sorted order if the numbers agree.
+
+    Raises:
+        UserError: none of these fits, or the map lacks a folder or leaves the network's range.
+    """
+    if class_map is not None:
+        try:
+            mapped = json.loads(class_map.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read the class map {class_map}: {error}") from error
+        lacking = [folder for folder in folders if not isinstance(mapped, dict) or not isinstance(mapped.get(folder), int)]
+        if lacking:
+            raise UserError(f"{class_map} must give a class index for every folder; it lacks {', '.join(lacking[:5])}")
+        wrong = [folder for folder in folders if not 0 <= mapped[folder] < info.classes]
+        if wrong:
+            raise UserError(f"{class_map}: the index of {', '.join(wrong[:5])} is not in 0–{info.classes - 1}, the classes of {info.name}")
+        return {folder: mapped[folder] for folder in folders}
+    if info.classes == 1000 and all(re.fullmatch(r"n\d{8}", folder) for folder in folders):
+        known = {wnid: index for index, wnid in enumerate(_WNIDS.read_text().split())}
+        unknown = [folder for folder in folders if folder not in known]
+        if not unknown:
+            return {folder: known[folder] for folder in folders}
+        raise UserError(f"{', '.join(unknown[:5])} are not among ImageNet's 1000 classes: remove them or pass --class-map FILE")
+    if len(folders) == info.classes:
+        return {folder: position for position, folder in enumerate(folders)}
+    raise UserError(
+        f"the data has {len(folders)} class folders ({', '.join(folders[:4])}, …), {info.name} has {info.classes} classes: "
+        "pass --class-map FILE.json (folder name -> class index) or weights for these classes"
+    )
+
+
+def _find_root(data_dir: Path, name: str) -> Path:
+    """The folder that holds the class folders: DIR/val, DIR/imagenette2*/val, or DIR itself."""
+    if not data_dir.is_dir():
+        raise UserError(f"no folder {data_dir}: --data-dir must be the folder of the images")
+    for root in [data_dir / "val", *sorted(data_dir.glob("imagenette2*/val")), data_dir]:
+        if root.is_dir() and any(entry.is_dir() and entry.name not in ("train", "val") for entry in root.iterdir()):
+            return root
+    layout = {"imagenet": "val/n01440764/….JPEG", "imagenette": "val/n01440764/….JPEG"}.get(name, "CLASS/….jpg")
+    raise UserError(f"{data_dir} holds no class folders: expected {data_dir}/{layout}")
+
+
+def _digest(keys: np.ndarray, labels: np.ndarray) -> str:
+    """Number of images and a short hash of their names and labels."""
+    text = "\n".join(f"{key} {label}" for key, label in zip(keys, labels, strict=True))
+    return f"{len(keys)} ({sha256(text.encode()).hexdigest()[:12]})"

@@ -1,0 +1,146 @@
+"""Comprehensive evaluation: every image of a source under every configuration, into the outcomes store."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dynamic.configuration import Configuration
+from dynamic.errors import UserError
+from dynamic.network import DynamicNetwork
+from oracle.datasets import Batch, ImageSource
+from oracle.outcomes import EVALUATED, PENDING, OutcomesStore
+
+_MOST_ROWS = {"cpu": 128, "cuda": 2048}
+"""Rows a batch beyond which joining branches no longer pays (measured in benchmarks/oracle_speed.py)."""
+
+
+@dataclass(frozen=True)
+class WalkSize:
+    """How much runs at once; it decides memory and, through rounding, the last bits of the outcomes.
+
+    Attributes:
+        images: enter the walk together.
+        rows: most rows that joined branches may have.
+    """
+
+    images: int
+    rows: int
+
+    @classmethod
+    def fitting(
+        cls, network: DynamicNetwork, configurations: Sequence[Configuration], resolution: int, region: int,
+        device: str, memory_gib: float | None,
+    ) -> WalkSize:
+        """The largest useful size for the memory given, or half of what is free.
+
+        Raises:
+            UserError: not even one image fits.
+        """
+        budget = memory_gib * 2**30 if memory_gib is not None else free_memory(device) / 2
+        row = network.costs.row_bytes(configurations, resolution)
+        rows = int(budget // row)
+        if rows < 1:
+            raise UserError(
+                f"one image under this space needs about {row / 2**30:.2f} GiB, {budget / 2**30:.2f} GiB may be used: "
+                "raise --memory-gib or choose a smaller space or resolution"
+            )
+        rows = min(rows, _MOST_ROWS.get(torch.device(device).type, 256))
+        return cls(min(region, rows), rows)
+
+
+def free_memory(device: str) -> int:
+    """Bytes free on a device."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return int(psutil.virtual_memory().available)
+
+
+def evaluate(
+    network: DynamicNetwork,
+    source: ImageSource,
+    configurations: Sequence[Configuration],
+    store: OutcomesStore,
+    size: WalkSize,
+    device: str,
+    dtype: torch.dtype,
+) -> dict[str, str]:
+    """Evaluate the regions of ``store`` that are not done yet, with a progress bar on stderr.
+
+    Args:
+        network: as :meth:`DynamicNetwork.for_inference` made it, on ``device`` in ``dtype``.
+        source: the images.
+        configurations: the store's columns.
+        store: receives predictions and probabilities, region by region.
+        size: see :class:`WalkSize`.
+        device, dtype: where and in what the images run.
+
+    Returns:
+        What was wrong with the images that could not be read, by key.
+    """
+    problems: dict[str, str] = {}
+    done = int((store.status != PENDING).sum())
+    progress = tqdm(
+        total=len(store.status), initial=done, desc=f"{len(configurations)} configurations", unit="image", smoothing=0.1,
+        file=sys.stderr, mininterval=0.5,
+    )
+    # One region is read while the one before it runs.
+    with progress, ThreadPoolExecutor(1) as reader:
+        regions = store.pending()
+        ahead = [reader.submit(source.load, regions[0])] if regions else []
+        for position, rows in enumerate(regions):
+            batch: Batch = ahead.pop().result()
+            if position + 1 < len(regions):
+                ahead.append(reader.submit(source.load, regions[position + 1]))
+            predicted = np.full((len(rows), len(configurations)), -1, dtype=np.int32)
+            p_true = np.zeros((len(rows), len(configurations)), dtype=np.float32)
+            readable = np.flatnonzero(batch.readable)
+            for start in range(0, len(readable), size.images):
+                part = readable[start : start + size.images]
+                images = batch.images[torch.from_numpy(part)].to(device, dtype, memory_format=torch.channels_last)
+                labels = torch.from_numpy(source.labels[rows[part]]).to(device)
+                predicted[part], p_true[part] = outcomes_of(network, images, labels, configurations, size.rows)
+            store.write(rows, predicted, p_true, batch.readable)
+            for key, reason in batch.problems.items():
+                progress.write(f"skipped {key}: {reason}", file=sys.stderr)
+            problems |= batch.problems
+            progress.update(len(rows))
+    assert not store.pending() and (store.status >= EVALUATED).all()
+    return problems
+
+
+@torch.inference_mode()
+def outcomes_of(
+    network: DynamicNetwork, images: Tensor, labels: Tensor, configurations: Sequence[Configuration], max_rows: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted class and probability of the true class of every image under every configuration.
+
+    Args:
+        network: any dynamic network on the images' device and of their dtype.
+        images: (N, 3, H, W), normalised.
+        labels: (N,) int64.
+        configurations: C of them.
+        max_rows: see :meth:`DynamicNetwork.comprehensive`.
+
+    Returns:
+        (N, C) int32 and (N, C) float32. Logits that are not finite count as wrong: class -1, probability 0.
+    """
+    shape = (len(images), len(configurations))
+    predicted = torch.empty(shape, dtype=torch.int32, device=images.device)
+    p_true = torch.empty(shape, dtype=torch.float32, device=images.device)
+    for columns, logits in network.comprehensive(images, configurations, max_rows):
+        logits = logits.float()
+        finite = logits.isfinite().all(dim=1)
+        chosen = torch.where(finite, logits.argmax(dim=1), -1).to(torch.int32)
+        true = torch.where(finite, logits.softmax(dim=1).gather(1, labels[:, None])[:, 0], 0)
+        for column in columns:
+            predicted[:, column], p_true[:, column] = chosen, true
+    return predicted.cpu().numpy(), p_true.cpu().numpy()

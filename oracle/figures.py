@@ -1,0 +1,114 @@
+"""The paper's figures from ``summary.json``; every function returns a matplotlib figure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path as Curve
+
+from dynamic.configuration import Configuration
+
+_BLUE, _GREY, _RED = "#2a6fbb", "#8a8a8a", "#c0392b"
+plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 110})
+
+
+def preference_flow(space: str, split: dict[str, Any], default: Configuration) -> Figure:
+    """Fig. 1: how the preferred options flow from layer to layer; the default's path is black."""
+    preferred = split["preferred"]
+    options, flow, attributes = preferred["options"], preferred["flow"], preferred["attributes"]
+    layers = len(options)
+    images = max(sum(preferred["counts"][0].values()), 1)
+    figure, axes = plt.subplots(figsize=(7.5, 3.8), layout="constrained")
+    gap = 0.04
+    bases: list[dict[str, float]] = []
+    for layer in range(layers):
+        base = 0.0
+        bases.append({})
+        for option in options[layer]:
+            bases[layer][option] = base
+            height = preferred["counts"][layer].get(option, 0) / images
+            axes.add_patch(plt.Rectangle((layer - 0.03, base), 0.06, height, color=_BLUE))
+            axes.text(layer, base + height + 0.004, option.replace("0.5", "½"), ha="center", va="bottom", fontsize=8)
+            base += height + gap
+    for layer in range(layers - 1):
+        left, right = dict(bases[layer]), dict(bases[layer + 1])
+        for source, target, count in sorted(flow[layer], key=lambda f: (options[layer].index(f[0]), options[layer + 1].index(f[1]))):
+            width = count / images
+            _ribbon(axes, layer + 0.03, layer + 0.97, left[source], right[target], width)
+            left[source] += width
+            right[target] += width
+    path = ["/".join(f"{getattr(default, name)[layer]:g}" for name in attributes) for layer in range(layers)]
+    heights = [bases[i][path[i]] + preferred["counts"][i].get(path[i], 0) / images / 2 for i in range(layers) if path[i] in bases[i]]
+    axes.plot(range(len(heights)), heights, color="black", linewidth=2.2, marker="o", markersize=4, label="default")
+    axes.set_xticks(range(layers), [f"layer {'ABCDEF'[i]}" for i in range(layers)])
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.legend(loc="upper right", frameon=False, fontsize=8)
+    axes.set_title(f"Preferred {' / '.join(attributes).replace('_', ' ')} from layer to layer ({space}, {images} solvable images)", fontsize=10)
+    return figure
+
+
+def _ribbon(axes: Any, x0: float, x1: float, y0: float, y1: float, width: float) -> None:
+    middle = (x0 + x1) / 2
+    points = [
+        (x0, y0), (middle, y0), (middle, y1), (x1, y1),
+        (x1, y1 + width), (middle, y1 + width), (middle, y0 + width), (x0, y0 + width), (x0, y0),
+    ]
+    codes = [Curve.MOVETO, *[Curve.CURVE4] * 3, Curve.LINETO, *[Curve.CURVE4] * 3, Curve.CLOSEPOLY]
+    axes.add_patch(PathPatch(Curve(points, codes), facecolor=_BLUE, alpha=0.22, linewidth=0))
+
+
+def unique_predictions(spaces: dict[str, Any], split: str) -> Figure:
+    """Fig. 2: on how many images the configurations predict 1, 2, ... different classes."""
+    figure, all_axes = plt.subplots(1, len(spaces), figsize=(3.2 * len(spaces) + 0.6, 2.8), layout="constrained", sharey=True, squeeze=False)
+    for axes, (name, space) in zip(all_axes[0], spaces.items(), strict=True):
+        histogram = space[split]["unique_predictions"]
+        numbers = np.array(list(map(int, histogram)))
+        axes.bar(numbers, [100 * share for share in histogram.values()], color=_BLUE, width=0.8 if numbers.max() < 40 else 1)
+        axes.set_title(f"{name} ({space['configurations']} configurations)", fontsize=9)
+        axes.set_xlabel("different predictions for an image")
+    all_axes[0][0].set_ylabel("% of images")
+    return figure
+
+
+def portfolio_curves(spaces: dict[str, Any], split: str) -> Figure:
+    """Fig. 3: best case of the greedy portfolio of 1, 2, 4, ... configurations, chosen on the label split."""
+    figure, axes = plt.subplots(figsize=(6, 3.4), layout="constrained")
+    for name, space in spaces.items():
+        curve = space[split]["portfolio"]
+        (line,) = axes.plot([p["size"] for p in curve], [100 * p["accuracy"] for p in curve], marker=".", label=name)
+        axes.axhline(100 * space[split]["best"], color=line.get_color(), linewidth=0.8, linestyle=":")
+    static = next(iter(spaces.values()))[split]["static"]
+    axes.axhline(100 * static, color="black", linewidth=1, label="static")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("configurations in the portfolio (dotted: the whole space)")
+    axes.set_ylabel("best case, %")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def cost_cloud(spaces: dict[str, Any], split: str) -> Figure:
+    """Accuracy against MACs of every configuration run statically, with the default and the oracle."""
+    figure, all_axes = plt.subplots(1, len(spaces), figsize=(3.2 * len(spaces) + 0.6, 2.9), layout="constrained", sharey=True, squeeze=False)
+    for axes, (name, space) in zip(all_axes[0], spaces.items(), strict=True):
+        numbers = space[split]
+        cloud = numbers["static_configurations"]
+        axes.scatter(np.array(cloud["macs"]) / 1e6, 100 * np.array(cloud["accuracy"]), s=6, color=_GREY, alpha=0.6, label="static configurations")
+        axes.scatter(numbers["macs"]["default"] / 1e6, 100 * numbers["static"], s=40, color="black", label="default")
+        axes.scatter(numbers["macs"]["oracle"] / 1e6, 100 * numbers["best"], s=60, marker="*", color=_RED, label="oracle")
+        axes.scatter(numbers["macs"]["cheapest_correct"] / 1e6, 100 * numbers["best"], s=40, marker="v", color=_BLUE, label="oracle, cheapest that is right")
+        axes.set_xscale("log")
+        axes.set_xlabel("MMACs an image")
+        axes.set_title(name, fontsize=9)
+    all_axes[0][0].set_ylabel("accuracy, %")
+    all_axes[0][-1].legend(frameon=False, fontsize=7, loc="lower right")
+    return figure

@@ -1,0 +1,82 @@
+"""``report.html`` and ``figures/*.png`` from ``summary.json``: one file that opens offline."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from dynamic.configuration import Configuration
+from oracle import figures
+from oracle.paper import CITATION, RESNET50_IMAGENET
+
+SPLIT = "test"
+"""The split that tables and figures for people show."""
+
+
+def write_report(summary: dict[str, Any], run: Path) -> None:
+    """Draw all figures and write the report into ``run``."""
+    spaces = summary["spaces"]
+    default = Configuration.parse(summary["run"]["default"])
+    drawn: dict[str, Figure] = {}
+    for name, space in spaces.items():
+        drawn[f"preference_flow_{name}"] = figures.preference_flow(name, space[SPLIT], default)
+    drawn["unique_predictions"] = figures.unique_predictions(spaces, SPLIT)
+    drawn["portfolio"] = figures.portfolio_curves(spaces, SPLIT)
+    drawn["cost_cloud"] = figures.cost_cloud(spaces, SPLIT)
+    folder = run / "figures"
+    folder.mkdir(exist_ok=True)
+    images = {}
+    for name, figure in drawn.items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+        plt.close(figure)
+        (folder / f"{name}.png").write_bytes(buffer.getvalue())
+        images[name] = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("oracle", "templates"), autoescape=True, undefined=jinja2.StrictUndefined)
+    page = environment.get_template("report.html").render(
+        run=summary["run"], spaces=spaces, split=SPLIT, images=images, rows=table_rows(summary), unreadable=summary["unreadable"],
+        citation=CITATION,
+    )
+    temporary = run / "report.new"
+    temporary.write_text(page)
+    temporary.replace(run / "report.html")
+
+
+def table_rows(summary: dict[str, Any]) -> list[list[str]]:
+    """The main table as text: a row for each space and case, ours with its interval, the paper's beside it."""
+    rows = []
+    for name, space in summary["spaces"].items():
+        ours, paper = space[SPLIT], RESNET50_IMAGENET.get(name, {})
+        macs = ours["macs"]
+        costs = {"static": macs["default"], "best": macs["oracle"], "single_best": macs["single_best"]}
+        for case in ("static", "worst", "median", "best", "single_best"):
+            share = ours[case]["accuracy"] if case == "single_best" else ours[case]
+            low, high = ours["intervals"][case]
+            rows.append(
+                [
+                    f"{name} ({space['configurations']})" if case == "static" else "",
+                    case.replace("_", " ") + (" case (oracle)" if case == "best" else " case" if case in ("worst", "median") else ""),
+                    f"{share:.1%}",
+                    f"{low:.1%} – {high:.1%}",
+                    f"{costs[case] / 1e6:.1f}" if case in costs else "",
+                    f"{paper[case]:.1%}" if case in paper else "—",
+                ]
+            )
+    return rows
+
+
+HEADER = ["space (configurations)", "each image runs", "accuracy", "95 % interval", "MMACs", "paper"]
+
+
+def text_table(summary: dict[str, Any]) -> str:
+    """The main table for a terminal."""
+    rows = [HEADER, *table_rows(summary)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

@@ -1,0 +1,173 @@
+"""Try every configuration on every image and say what a perfect chooser would reach.
+
+    python -m oracle.run                                                    # embedded network and data, a few minutes
+    python -m oracle.run --space stride-all --regime wide --images 1000 --out runs/wide
+    python -m oracle.run --model resnet50 --weights IMAGENET1K_V1 --dataset imagenet --data-dir /data/imagenet --device cuda
+    python -m oracle.run --model timm/resnet26 --dynamic-layers layer3.0.conv2,layer4.0.conv2 --dataset imagefolder --data-dir photos
+
+Leaves outcomes.zarr, labels.parquet, summary.json, report.html and figures/ in --out. A run that was interrupted goes on
+when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import dynamic
+from dynamic.command import run_command
+from dynamic.configuration import Space
+from dynamic.errors import UserError
+from dynamic.models import LoadedNetwork, load
+from dynamic.scenes import Regime
+from oracle.datasets import DatasetName, ImageSource, open_source
+from oracle.evaluate import WalkSize, evaluate
+from oracle.outcomes import OutcomesStore, read_outcomes
+from oracle.report import text_table, write_report
+from oracle.summary import make_labels, summarise, write_labels
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What to run."""
+
+    model: str = "resnet50-slim"
+    """resnet50-slim, resnext50_32x4d-slim, mobilenet_v2-slim, densenet121-slim, a torchvision model, or timm/NAME."""
+    weights: str = "default"
+    """default, none (random), a torchvision weights name such as IMAGENET1K_V1, or a checkpoint file."""
+    dynamic_layers: str = ""
+    """Comma-separated module names of one to six layers, input to output; known for the paper's four networks."""
+    dataset: DatasetName = "fashion-scenes"
+    """Which images."""
+    data_dir: Path | None = None
+    """Folder of the data set (class folders in it, or in its val/); not needed for fashion-scenes."""
+    class_map: Path | None = None
+    """JSON file, folder name -> class index, where folder names do not tell."""
+    regime: Regime = "matched"
+    """Of fashion-scenes: object sides as in training, or far beyond."""
+    space: str = "stride,dilation,size"
+    """Comma-separated: stride (361), stride-all (400), dilation (625), size (625), efficiency (4096), a JSON file, or
+    attributes combined with + (stride+dilation)."""
+    images: int | None = None
+    """Images a split (label and test); unless given, 250 of fashion-scenes, all of any other data set."""
+    seed: int = 0
+    """Draws the scenes, or deals a folder's images to the splits."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Any torch device."""
+    dtype: str = "float32"
+    """float32, bfloat16 or float64."""
+    memory_gib: float | None = None
+    """Memory the walk may use; unless given, half of what is free on the device."""
+    region: int = 32
+    """Images stored at a time: what an interruption may cost."""
+    out: Path = Path("runs/oracle")
+    """Folder of the run."""
+    json: bool = False
+    """Print one JSON object as the last line of stdout."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise UserError(f"--dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}")
+        if self.region < 1:
+            raise UserError(f"--region must be at least 1, not {self.region}")
+        if self.memory_gib is not None and self.memory_gib <= 0:
+            raise UserError(f"--memory-gib must be positive, not {self.memory_gib}")
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"--device {self.device} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def run(settings: RunSettings) -> dict[str, Any]:
+    """The whole run; returns what ``summary.json`` holds."""
+    network = load(
+        settings.model,
+        None if settings.weights == "none" else settings.weights,
+        [name for name in settings.dynamic_layers.split(",") if name] or None,
+    )
+    images = settings.images or (250 if settings.dataset == "fashion-scenes" and settings.images is None else settings.images)
+    source = open_source(
+        settings.dataset, network.info, images=images, data_dir=settings.data_dir, regime=settings.regime, seed=settings.seed,
+        class_map=settings.class_map,
+    )
+    spaces = _spaces(settings.space, network)
+    # Spaces share prefixes too (the default is in all of them), so one walk runs their union.
+    union = Space("+".join(space.name for space in spaces), [c for space in spaces for c in space])
+    store = _open_store(settings, network, source, union)
+    size = WalkSize(**store.facts["walk"])
+    fast = network.for_inference(settings.device, DTYPES[settings.dtype])
+    evaluate(fast, source, union, store, size, settings.device, DTYPES[settings.dtype])
+    outcomes = read_outcomes(settings.out)
+    summary = summarise(outcomes, spaces, network.default)
+    write_labels(make_labels(outcomes, spaces, network.default), settings.out / "labels.parquet")
+    write_report(summary, settings.out)
+    temporary = settings.out / "summary.new"
+    temporary.write_text(json.dumps(summary, indent=1))
+    temporary.replace(settings.out / "summary.json")
+    return summary
+
+
+def _spaces(names: str, network: LoadedNetwork) -> list[Space]:
+    spaces = [dynamic.space(name, network) for name in names.split(",") if name]
+    if not spaces or len({space.name for space in spaces}) < len(spaces):
+        raise UserError(f"--space {names!r}: name one or several different spaces, separated by commas")
+    for space in spaces:
+        if network.default not in space:
+            raise UserError(f"the space {space.name!r} lacks the default configuration {network.default.id}, which everything is compared with")
+    return spaces
+
+
+def _open_store(settings: RunSettings, network: LoadedNetwork, source: ImageSource, union: Space) -> OutcomesStore:
+    identity = {
+        "model": network.info.name,
+        "dynamic_layers": ",".join(network.dynamic_layers),
+        "weights_digest": network.digest,
+        "space": f"{union.name} ({len(union)} configurations, {union.digest})",
+        "resolution": str(source.resolution),
+        "dtype": settings.dtype,
+        "device": torch.device(settings.device).type,
+        "memory_gib": str(settings.memory_gib or "half of what is free"),
+        "region": str(settings.region),
+        **source.identity,
+    }
+    size = WalkSize.fitting(network, union, source.resolution, settings.region, settings.device, settings.memory_gib)
+    facts = {
+        "weights": network.info.weights,
+        "classes": network.info.classes,
+        "slim": network.info.slim,
+        "stand_in": source.stand_in,
+        "walk": {"images": size.images, "rows": size.rows},
+        "batch_norm": "folded into the convolutions",
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+    macs = network.costs.of_space(union, source.resolution)
+    return OutcomesStore(settings.out / "outcomes.zarr", source, union, macs, identity, facts, settings.region)
+
+
+def main(settings: RunSettings) -> None:
+    summary = run(settings)
+    if summary["run"]["stand_in"]:
+        print("Small stand-ins (slim network, fashion-scenes at 96 px): compare the shape with the paper, not the numbers.\n")
+    print(text_table(summary))
+    if summary["unreadable"]["count"]:
+        print(f"\n{summary['unreadable']['count']} images could not be read and are left out; summary.json names them.")
+    print(f"\nReport: {settings.out / 'report.html'}   labels: {settings.out / 'labels.parquet'}")
+    if settings.json:
+        print(json.dumps({"out": str(settings.out)} | _headline(summary)))
+
+
+def _headline(summary: dict[str, Any]) -> dict[str, Any]:
+    """The test split's main numbers by space, as one flat object for programs."""
+    keys = ("images", "static", "worst", "median", "best", "single_best", "unsolvable_share", "macs")
+    return {"spaces": {name: {key: space["test"][key] for key in keys} for name, space in summary["spaces"].items()}}
+
+
+if __name__ == "__main__":
+    run_command(main, RunSettings, __doc__ or "")
