@@ -1,15 +1,15 @@
 """Networks whose strides, dilations and kernel sizes are chosen per image.
 
-    >>> import dynamic, torch
-    >>> network = dynamic.load("resnet50-slim")
-    >>> space = dynamic.space("stride", network)
-    >>> images = torch.zeros(2, 3, 96, 96)
-    >>> network(images, space[0]).shape                  # one configuration for the batch
-    torch.Size([2, 10])
-    >>> network(images, [space[0], space[7]]).shape      # or one for each image
-    torch.Size([2, 10])
-    >>> network.macs(network.default, 96)
-    51005440
+>>> import dynamic, torch
+>>> network = dynamic.load("resnet50-slim")
+>>> space = dynamic.space("stride", network)
+>>> images = torch.zeros(2, 3, 96, 96)
+>>> network(images, space[0]).shape                  # one configuration for the batch
+torch.Size([2, 10])
+>>> network(images, [space[0], space[7]]).shape      # or one for each image
+torch.Size([2, 10])
+>>> network.macs(network.default, 96)
+51005440
 """
 
 from dynamic.configuration import Configuration, Space, make_space

@@ -30,7 +30,9 @@ def run_command(main: Callable[[Settings], None], settings: type[Settings], desc
         _stop(f"error: {error}", 2)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        _stop(f"error: {error.strerror or error}{where}: nothing finished is lost; mend it and run the same command again", 1)
+        _stop(
+            f"error: {error.strerror or error}{where}: nothing finished is lost; mend it and run the same command again", 1
+        )
     except KeyboardInterrupt:
         _stop("interrupted: run the same command again to go on", 130)
 

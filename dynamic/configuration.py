@@ -53,7 +53,9 @@ class Configuration:
             raise UserError(f"a configuration has one to {MAX_LAYERS} layers, each with all three options; got {lengths}")
         for name, right in (("stride", "0.5 or 1, 2, 3, …"), ("dilation", "1, 2, 3, …"), ("kernel_size", "1, 2, 3, …")):
             options = getattr(self, name)
-            if not all(option == 0.5 and name == "stride" or option >= 1 and option == int(option) for option in options):
+            if not all(
+                (option == 0.5 and name == "stride") or (option >= 1 and option == int(option)) for option in options
+            ):
                 raise UserError(f"{name} options {options} of a configuration: each must be {right}")
             object.__setattr__(self, name, tuple(option if option == 0.5 else int(option) for option in options))
 
@@ -117,7 +119,7 @@ class Space(Sequence[Configuration]):
 
 
 # The paper runs 361 of the 400 stride configurations and gives no rule beyond memory. We leave out the 39 that cost most
-# MACs on the full ResNet-50 at 224 x 224 (tests/dynamic/test_configuration.py derives them), for every network and resolution.
+# MACs on the full ResNet-50 at 224 x 224 (tests/dynamic/test_configuration.py derives them), for every network.
 _COSTLIEST_STRIDES = frozenset(
     tuple(map(float, strides.split("-")))
     for strides in """
@@ -148,9 +150,13 @@ def named_options(name: str, layers: int) -> list[dict[Attribute, tuple[float, .
         case "efficiency":
             sizes = list(itertools.product((1, 3), repeat=layers))
             return [
-                {"stride": stride, "kernel_size": size} for stride in itertools.product(STRIDES, repeat=layers) for size in sizes
+                {"stride": stride, "kernel_size": size}
+                for stride in itertools.product(STRIDES, repeat=layers)
+                for size in sizes
             ]
-    raise UserError(f"unknown configuration space {name!r}: choose from {', '.join(SPACES)}, join two with +, or name a file")
+    raise UserError(
+        f"unknown configuration space {name!r}: choose from {', '.join(SPACES)}, join two with +, or name a file"
+    )
 
 
 SPACES = ("stride", "stride-all", "dilation", "size", "efficiency")
@@ -209,7 +215,9 @@ def _space_from_file(path: Path, default: Configuration) -> Space:
         for attribute, options in content.items():
             right = isinstance(options, list) and len(options) == layers and all(isinstance(o, list) and o for o in options)
             if not right or not all(isinstance(v, int | float) for o in options for v in o):
-                raise UserError(f"{path}: {attribute} must be a list of {layers} lists of options, one for each dynamic layer")
+                raise UserError(
+                    f"{path}: {attribute} must be a list of {layers} lists of options, one for each dynamic layer"
+                )
         per_attribute = {attribute: list(itertools.product(*options)) for attribute, options in content.items()}
         _check_count(path.name, [len(options) for options in per_attribute.values()])
         combined = (dict(zip(per_attribute, chosen, strict=True)) for chosen in itertools.product(*per_attribute.values()))

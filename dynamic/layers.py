@@ -98,12 +98,18 @@ class DynamicPool2d(nn.Module):
     A window larger than the feature map shrinks to the map. Stride 1/2 inserts a gap after every pixel and pools at stride
     1; gaps count neither for the maximum nor for the average, and the output is exactly 2H x 2W.
 
+    Args:
+        pool: the original module.
+        follows: the pool is a shortcut that must make maps of the same size as the convolution beside it, ceil(H / stride):
+            under other strides than its own it repeats the border where its last window needs more.
+
     Raises:
         UserError: a pool that is not square or has dilation.
     """
 
-    def __init__(self, pool: nn.MaxPool2d | nn.AvgPool2d) -> None:
+    def __init__(self, pool: nn.MaxPool2d | nn.AvgPool2d, follows: bool = False) -> None:
         super().__init__()
+        self.follows = follows
         for field in ("kernel_size", "stride", "padding"):
             if isinstance(getattr(pool, field), tuple) and len(set(getattr(pool, field))) > 1:
                 raise UserError(f"{field} {getattr(pool, field)} of {pool} differs by axis; dynamic layers must be square")
@@ -120,6 +126,9 @@ class DynamicPool2d(nn.Module):
         window, padding = self.default.kernel_size, _single(pool.padding)
         kernel = (min(window, height + 2 * padding), min(window, width + 2 * padding))
         stride = int(option.stride)
+        if self.follows and stride != self.default.stride:
+            lacking = [(-(-side // stride) - 1) * stride + k - side - 2 * padding for side, k in zip((width, height), kernel[::-1])]
+            x = F.pad(x, [0, max(lacking[0], 0), 0, max(lacking[1], 0)], mode="replicate")
         if isinstance(pool, nn.MaxPool2d):
             return F.max_pool2d(x, kernel, stride, padding, 1, pool.ceil_mode)
         return F.avg_pool2d(x, kernel, stride, padding, pool.ceil_mode, pool.count_include_pad, pool.divisor_override)

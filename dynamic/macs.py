@@ -119,7 +119,9 @@ class CostModel:
         for name in live:
             value = state[name]
             if not isinstance(value, Tensor) or value.ndim == 0 or value.shape[0] != 1:
-                raise UserError(f"the network passes {name!r} from one dynamic layer to the next; it is not one row an image")
+                raise UserError(
+                    f"the network passes {name!r} from one dynamic layer to the next; it is not one row an image"
+                )
         shapes = tuple((name, tuple(state[name].shape)) for name in sorted(live))
         widest = max([before] + [_elements(shape) for _, shape in shapes])
         # One multiply-add is two floating-point operations.

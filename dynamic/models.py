@@ -1,10 +1,10 @@
-"""Networks by name: how to build them, where their dynamic layers are, their weights and the transforms that belong to these.
+"""Networks by name: how to build them, where their dynamic layers are, their weights and transforms.
 
-    network = load("resnet50-slim")                          # embedded weights, 96-pixel fashion-scenes
-    network = load("resnet50", weights="IMAGENET1K_V1")      # torchvision's
-    network = load("resnet50", weights="mine.pth")           # a checkpoint; its class count is read off it
-    network = load("timm/resnet26", dynamic_layers=["layer3.0.conv2", "layer4.0.conv2"])
-    network = load(my_module, dynamic_layers=["stage2.conv", "stage3.conv"])
+network = load("resnet50-slim")                          # embedded weights, 96-pixel fashion-scenes
+network = load("resnet50", weights="IMAGENET1K_V1")      # torchvision's
+network = load("resnet50", weights="mine.pth")           # a checkpoint; its class count is read off it
+network = load("timm/resnet26", dynamic_layers=["layer3.0.conv2", "layer4.0.conv2"])
+network = load(my_module, dynamic_layers=["stage2.conv", "stage3.conv"])
 """
 
 from __future__ import annotations
@@ -27,10 +27,14 @@ from torchvision.transforms import v2
 from dynamic import scenes, slim
 from dynamic.errors import UserError
 from dynamic.network import DynamicNetwork
+from dynamic.tracing import candidates
 
 _RESNET_LAYERS = tuple(f"layer{stage}.0.conv2" for stage in (1, 2, 3, 4))
-_DENSENET_LAYERS = ("features.pool0+features.denseblock1.denselayer1.conv2",) + tuple(
-    f"features.transition{block}.pool+features.denseblock{block + 1}.denselayer1.conv2" for block in (1, 2, 3)
+_DENSENET_LAYERS = (
+    "features.pool0+features.denseblock1.denselayer1.conv2",
+    "features.transition1.pool+features.denseblock2.denselayer1.conv2",
+    "features.transition2.pool+features.denseblock3.denselayer1.conv2",
+    "features.transition3.pool+features.denseblock4.denselayer1.conv2",
 )
 
 DYNAMIC_LAYERS: dict[str, tuple[str, ...]] = {
@@ -112,9 +116,8 @@ def load(
         original, transform, resolution, used = _build_with_weights(name, weights, classes)
     layers = dynamic_layers or DYNAMIC_LAYERS.get(name.removesuffix("-slim"))
     if layers is None:
-        from dynamic.tracing import candidates
-
-        raise UserError(f"name one to six dynamic layers of {name} (--dynamic-layers a,b,c,d); candidates: {', '.join(candidates(original))}")
+        found = ", ".join(candidates(original))
+        raise UserError(f"name one to six dynamic layers of {name} (--dynamic-layers a,b,c,d); candidates: {found}")
     network = DynamicNetwork(original, layers)
     info = ModelInfo(
         name=name, weights=used, classes=network.classes, resolution=resolution, transform=transform, slim=name in SLIM
@@ -130,7 +133,9 @@ def build(name: str, classes: int | None = None) -> nn.Module:
         return _build_timm(name.removeprefix("timm/"), False, classes)
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        raise UserError(f"unknown model {name!r}: choose from {', '.join(SLIM)}, timm/NAME, or torchvision's {', '.join(known)}")
+        raise UserError(
+            f"unknown model {name!r}: choose from {', '.join(SLIM)}, timm/NAME, or torchvision's {', '.join(known)}"
+        )
     # Inception and GoogLeNet warn unless told how to draw their initial weights.
     options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
     return torchvision.models.get_model(name, num_classes=classes or 1000, **options)
@@ -192,7 +197,9 @@ def _torchvision_pretrained(name: str, weights: str) -> tuple[nn.Module, Callabl
     named = {entry.name: entry for entry in torchvision.models.get_model_weights(name)}
     chosen = named.get("IMAGENET1K_V1" if weights == "default" else weights)
     if chosen is None:
-        raise UserError(f"unknown weights {weights!r} for {name}: choose from {', '.join(named)}, none, or a checkpoint file")
+        raise UserError(
+            f"unknown weights {weights!r} for {name}: choose from {', '.join(named)}, none, or a checkpoint file"
+        )
     try:
         original = torchvision.models.get_model(name, weights=chosen)
     except OSError as error:
@@ -222,12 +229,14 @@ def _build_timm(name: str, pretrained: bool, classes: int | None) -> nn.Module:
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('.')[0][:6]}*")[:10]
         raise UserError(f"timm has no model {name!r}" + (f"; near it: {', '.join(near)}" if near else ""))
-    options = {} if classes is None else {"num_classes": classes}
+    options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
     module: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
     return module
 
 
-def _timm_pretrained(name: str, weights: str, classes: int | None) -> tuple[nn.Module, Callable[[Image.Image], Tensor], int, str]:
+def _timm_pretrained(
+    name: str, weights: str, classes: int | None
+) -> tuple[nn.Module, Callable[[Image.Image], Tensor], int, str]:
     if weights != "default":
         raise UserError(f"unknown weights {weights!r} for {name}: use default, none, or a checkpoint file")
     try:
@@ -236,10 +245,11 @@ def _timm_pretrained(name: str, weights: str, classes: int | None) -> tuple[nn.M
         raise
     except Exception as error:  # the hub client raises many kinds
         raise UserError(f"cannot download the weights of {name} ({error}): pass --weights FILE or --weights none") from error
-    import timm.data
+    from timm.data.config import resolve_model_data_config
+    from timm.data.transforms_factory import create_transform
 
-    config = timm.data.resolve_model_data_config(original)
-    return original, _Preset(timm.data.create_transform(**config)), config["input_size"][-1], f"{name} pretrained"
+    config = resolve_model_data_config(original)
+    return original, _Preset(create_transform(**config)), config["input_size"][-1], f"{name} pretrained"
 
 
 def _from_checkpoint(name: str, path: Path, classes: int | None) -> nn.Module:
@@ -247,7 +257,7 @@ def _from_checkpoint(name: str, path: Path, classes: int | None) -> nn.Module:
     original = build(name, classes)
     head = _head(original)
     found = stored.get(f"{head}.weight")
-    if found is not None and found.shape[0] != original.get_submodule(head).weight.shape[0]:
+    if found is not None and found.shape[0] != original.state_dict()[f"{head}.weight"].shape[0]:
         if classes is not None:
             raise UserError(f"{path} has {found.shape[0]} classes, not the {classes} asked for")
         original = build(name, found.shape[0])
@@ -255,10 +265,14 @@ def _from_checkpoint(name: str, path: Path, classes: int | None) -> nn.Module:
     missing, unknown = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing or unknown:
-        raise UserError(f"{path} is not a checkpoint of {name}: " + _listed("lacks", missing) + _listed("has unknown", unknown))
+        raise UserError(
+            f"{path} is not a checkpoint of {name}: " + _listed("lacks", missing) + _listed("has unknown", unknown)
+        )
     for key, tensor in stored.items():
         if tensor.shape != expected[key].shape:
-            raise UserError(f"{path} is not a checkpoint of {name}: {key} is {tuple(tensor.shape)}, not {tuple(expected[key].shape)}")
+            raise UserError(
+                f"{path} is not a checkpoint of {name}: {key} is {tuple(tensor.shape)}, not {tuple(expected[key].shape)}"
+            )
     original.load_state_dict(stored, strict=False)
     return original
 
@@ -272,10 +286,22 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"no checkpoint {path}: pass an existing .safetensors or .pth file")
     try:
-        stored: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        stored: Any = (
+            load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except (
+        SafetensorError,
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is truncated or not a checkpoint ({reason}): store one with torch.save(module.state_dict(), …)") from error
+        raise UserError(
+            f"{path} is truncated or not a checkpoint ({reason}): store one with torch.save(module.state_dict(), …)"
+        ) from error
     for wrapper in ("state_dict", "model", "network"):
         if isinstance(stored, dict) and isinstance(stored.get(wrapper), dict):
             stored = stored[wrapper]

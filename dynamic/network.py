@@ -10,11 +10,11 @@ from hashlib import sha256
 import torch
 from torch import Tensor, nn
 
-from dynamic.configuration import ATTRIBUTES, Configuration
+from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 from dynamic.macs import CostModel
 from dynamic.tracing import trace
-from dynamic.walk import Node, comprehensive_plan, mixed_plan, walk
+from dynamic.walk import comprehensive_plan, mixed_plan, walk
 
 
 class DynamicNetwork(nn.Module):
@@ -97,7 +97,8 @@ class DynamicNetwork(nn.Module):
     def check(self, configuration: Configuration) -> None:
         """Raise UserError where ``configuration`` does not fit this network."""
         if len(configuration.stride) != len(self.dynamic_layers):
-            raise UserError(f"{configuration.id} configures {len(configuration.stride)} layers, the network has {len(self.dynamic_layers)}")
+            layers = len(self.dynamic_layers)
+            raise UserError(f"{configuration.id} configures {len(configuration.stride)} layers, the network has {layers}")
         for (layer, name), reason in self.program.fixed.items():
             if getattr(configuration, name)[layer] != getattr(self.default, name)[layer]:
                 raise UserError(f"{configuration.id} changes the {name} of layer {'ABCDEF'[layer]}: {reason}")
@@ -133,8 +134,8 @@ class DynamicNetwork(nn.Module):
         """A copy with batch norms folded, channels last, on ``device`` in ``dtype``, for the fast paths."""
         original = copy.deepcopy(self.original)
         network = DynamicNetwork(original, self.dynamic_layers, fold_batch_norm=True)
-        return network.requires_grad_(False).to(device=device, dtype=dtype, memory_format=torch.channels_last)
+        return network.requires_grad_(False).to(device, dtype).to(memory_format=torch.channels_last)
 
     def extra_repr(self) -> str:
-        varied = [name for name in ATTRIBUTES if any((i, name) not in self.program.fixed for i in range(len(self.dynamic_layers)))]
-        return f"dynamic_layers={list(self.dynamic_layers)}, attributes={varied}, default={self.default.id}"
+        """For ``print(network)``."""
+        return f"dynamic_layers={list(self.dynamic_layers)}, default={self.default.id}"

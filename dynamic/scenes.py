@@ -182,7 +182,7 @@ class FashionScenes:
 
 
 def _sampling_grid(zoom: Tensor, shift: Tensor, size: int) -> Tensor:
-    """Grid (N, size, size, 2) for ``grid_sample``: zoom (N,) and shift (N, 2), far cheaper than ``affine_grid``'s product."""
+    """Grid (N, size, size, 2) for ``grid_sample``: zoom (N,), shift (N, 2); ``affine_grid`` is far slower."""
     centres = (torch.arange(size, dtype=torch.float32) * 2 + 1) / size - 1
     grid = torch.empty(len(zoom), size, size, 2)
     grid[..., 0] = (zoom[:, None] * centres + shift[:, :1])[:, None, :]

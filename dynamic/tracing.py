@@ -101,11 +101,13 @@ def trace(network: nn.Module, layers: Sequence[str], fold_batch_norm: bool = Fal
         raise UserError(f"one to {MAX_LAYERS} dynamic layers, not {len(layers)}")
     _make_functional(graph)
     found, fixed = _find_sites(graph_module, layers)
-    if fold_batch_norm:
-        folded = _fold_batch_norms(graph_module)
-    else:
-        folded = set()
-    sites = [_make_site(graph_module, node, layer, attributes, node in folded) for node, layer, attributes in found]
+    folded = _fold_batch_norms(graph_module) if fold_batch_norm else set()
+    # A pool beside a convolution that has all three attributes is its block's shortcut.
+    beside = {layer for _, layer, attributes in found if attributes == ATTRIBUTES}
+    sites = [
+        _make_site(graph_module, node, layer, attributes, fixed_bias=node in folded, follows=layer in beside)
+        for node, layer, attributes in found
+    ]
     steps = _assign_steps(graph, [node for node, _, _ in found], layers)
     default = _default_configuration(sites, len(layers))
     return _split(graph_module, sites, [node for node, _, _ in found], steps, fixed, default)
@@ -130,9 +132,12 @@ def _make_functional(graph: fx.Graph) -> None:
             node.target = node.target[:-1]
 
 
-def _find_sites(root: fx.GraphModule, layers: Sequence[str]) -> tuple[list[tuple[fx.Node, int, tuple[Attribute, ...]]], dict]:
+_FoundSites = list[tuple[fx.Node, int, tuple[Attribute, ...]]]
+
+
+def _find_sites(root: fx.GraphModule, layers: Sequence[str]) -> tuple[_FoundSites, dict[tuple[int, Attribute], str]]:
     """The nodes of every layer with the attributes each takes, sites of fewer attributes first; and what cannot vary."""
-    sites: list[tuple[fx.Node, int, tuple[Attribute, ...]]] = []
+    sites: _FoundSites = []
     fixed: dict[tuple[int, Attribute], str] = {}
     for layer, spec in enumerate(layers):
         nodes = [_node_of(root, name) for name in spec.split("+")]
@@ -143,7 +148,7 @@ def _find_sites(root: fx.GraphModule, layers: Sequence[str]) -> tuple[list[tuple
             raise UserError(f"dynamic layer {spec!r}: one pool and one convolution at most")
         sites += [(pool, layer, ("stride",)) for pool in pools]
         if not convs:
-            fixed |= {(layer, name): f"{spec} is a pool" for name in ("dilation", "kernel_size")}  # type: ignore[misc]
+            fixed[layer, "dilation"] = fixed[layer, "kernel_size"] = f"{spec} is a pool"
             continue
         if pools:
             sites.append((convs[0], layer, ("dilation", "kernel_size")))
@@ -151,41 +156,51 @@ def _find_sites(root: fx.GraphModule, layers: Sequence[str]) -> tuple[list[tuple
         shortcut = _shortcut(root, convs[0])
         if shortcut is None:
             sites.append((convs[0], layer, ATTRIBUTES))
-        elif shortcut == "identity":
+        elif shortcut.follows is None:
             fixed[layer, "stride"] = f"{spec} lies beside a shortcut without a convolution, which cannot follow its stride"
             sites.append((convs[0], layer, ("dilation", "kernel_size")))
         else:
-            sites += [(shortcut, layer, ("stride",)), (convs[0], layer, ATTRIBUTES)]
+            sites += [(shortcut.follows, layer, ("stride",)), (convs[0], layer, ATTRIBUTES)]
     return sites, fixed
 
 
 def _node_of(root: fx.GraphModule, name: str) -> fx.Node:
     nodes = [node for node in root.graph.nodes if node.op == "call_module" and node.target == name]
     if len(nodes) == 1 and isinstance(root.get_submodule(name), nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
-        return nodes[0]
+        node: fx.Node = nodes[0]
+        return node
     usable = candidates(root)
     if len(nodes) > 1:
         raise UserError(f"dynamic layer {name!r} is called {len(nodes)} times; only a layer used once can be dynamic")
     near = difflib.get_close_matches(name, usable, 5, 0.3)
     listed = ", ".join(usable[:40]) + (f", … ({len(usable)} in all)" if len(usable) > 40 else "")
     raise UserError(
-        f"no convolution or pool is called {name!r}; " + (f"near it: {', '.join(near)}; " if near else "") + f"candidates: {listed}"
+        f"no convolution or pool is called {name!r}; "
+        + (f"near it: {', '.join(near)}; " if near else "")
+        + f"candidates: {listed}"
     )
 
 
-def _shortcut(root: fx.GraphModule, conv: fx.Node) -> fx.Node | str | None:
-    """The convolution or pool on the shortcut beside ``conv``'s block, "identity" if it has none, None without a shortcut."""
+@dataclass(frozen=True)
+class _Shortcut:
+    """The path beside a residual block: its convolution or pool that follows the block's stride, None if it has none."""
+
+    follows: fx.Node | None
+
+
+def _shortcut(root: fx.GraphModule, conv: fx.Node) -> _Shortcut | None:
+    """The shortcut beside ``conv``'s block; None where no path joins the convolution's."""
     before, behind = _closure(conv, lambda node: node.all_input_nodes), _closure(conv, lambda node: list(node.users))
-    for join in root.graph.nodes:
-        if join in behind and join.target in _JOINS:
-            others = [node for node in join.all_input_nodes if node not in behind]
-            if not others:
-                continue
+    stride = _stride(root, conv)
+    for node in root.graph.nodes:
+        if node not in behind:
+            continue
+        others = [source for source in node.all_input_nodes if source not in behind and source is not conv]
+        if node.target in _JOINS and others:
             beside = _closure(others[0], lambda node: node.all_input_nodes) | {others[0]}
-            stride = _stride(root, conv)
-            follows = [node for node in root.graph.nodes if node in beside - before and _stride(root, node) == stride]
-            return follows[0] if follows else "identity"
-        if join in behind and _stride(root, join) not in (None, 1):
+            follows = [other for other in root.graph.nodes if other in beside - before and _stride(root, other) == stride]
+            return _Shortcut(follows[0] if follows else None)
+        if _stride(root, node) not in (None, 1):
             return None  # the block ended in another strided module
     return None
 
@@ -229,11 +244,16 @@ def _fold_batch_norms(root: fx.GraphModule) -> set[fx.Node]:
 
 
 def _make_site(
-    root: fx.GraphModule, node: fx.Node, layer: int, attributes: tuple[Attribute, ...], fixed_bias: bool
+    root: fx.GraphModule, node: fx.Node, layer: int, attributes: tuple[Attribute, ...], *, fixed_bias: bool, follows: bool
 ) -> Site:
     name = str(node.target)
     built = root.get_submodule(name)
-    module = DynamicConv2d(built, fixed_bias) if isinstance(built, nn.Conv2d) else DynamicPool2d(built)  # type: ignore[arg-type]
+    module: DynamicConv2d | DynamicPool2d
+    if isinstance(built, nn.Conv2d):
+        module = DynamicConv2d(built, fixed_bias)
+    else:
+        assert isinstance(built, nn.MaxPool2d | nn.AvgPool2d)
+        module = DynamicPool2d(built, follows)
     (source,) = node.all_input_nodes
     return Site(name, layer, attributes, module, source.name, node.name)
 
@@ -279,11 +299,13 @@ def _split(
     steps[output] = last
     needed_until = {node: max((steps[user] for user in node.users), default=-1) for node in nodes}
     carried = [node for node in nodes if node.op != "get_attr" and needed_until[node] > steps[node]]
-    live = [
-        frozenset(node.name for node in carried if steps[node] <= step < needed_until[node]) for step in range(last)
-    ] + [frozenset([result.name])]
+    live = [frozenset(node.name for node in carried if steps[node] <= step < needed_until[node]) for step in range(last)] + [
+        frozenset([result.name])
+    ]
     segments = tuple(
-        _make_segment(root, [n for n in nodes if steps[n] == step and n.op not in ("placeholder", "output", "get_attr")], live[step])
+        _make_segment(
+            root, [n for n in nodes if steps[n] == step and n.op not in ("placeholder", "output", "get_attr")], live[step]
+        )
         for step in range(0, last + 1, 2)
     )
     return Program(placeholders[0].name, result.name, segments, tuple(sites), tuple(live), fixed, default)

@@ -68,9 +68,11 @@ def train(settings: TrainSettings) -> dict[str, Any]:
     scenes = FashionScenes("train", data_dir=settings.data_dir, count=settings.images)
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
-    network = models.build(settings.model).to(settings.device, memory_format=torch.channels_last)
+    network = models.build(settings.model).to(settings.device).to(memory_format=torch.channels_last)
     steps = -(-len(scenes) // settings.batch)
-    optimizer = torch.optim.SGD(_groups(network, settings.weight_decay), lr=settings.learning_rate, momentum=0.9, nesterov=True)
+    optimizer = torch.optim.SGD(
+        _groups(network, settings.weight_decay), lr=settings.learning_rate, momentum=0.9, nesterov=True
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, epochs=settings.epochs, steps_per_epoch=steps, pct_start=0.2
     )
@@ -91,12 +93,16 @@ def train(settings: TrainSettings) -> dict[str, Any]:
                 logits = network(images)
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.05)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
             losses.append(loss.item())
             progress.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}")
-        line = {"epoch": epoch + 1, "loss": round(float(np.mean(losses)), 4), "seconds": round(time.monotonic() - started, 1)}
+        line = {
+            "epoch": epoch + 1,
+            "loss": round(float(np.mean(losses)), 4),
+            "seconds": round(time.monotonic() - started, 1),
+        }
         line["test_accuracy"] = accuracy(network, "test", settings.device, images=2000)
         _append(out / "log.jsonl", line)
         _save_checkpoint(out / "checkpoint.pt", settings, epoch + 1, network, optimizer, schedule)
@@ -161,7 +167,11 @@ def _resume(path: Path, settings: TrainSettings, network: nn.Module, *others: An
         return 0
     state = torch.load(path, map_location=settings.device, weights_only=True)
     if state["settings"] != (mine := _identity(settings)):
-        changed = [f"{key} {state['settings'].get(key)!r} there, {mine[key]!r} here" for key in mine if mine[key] != state["settings"].get(key)]
+        changed = [
+            f"{key} {state['settings'].get(key)!r} there, {mine[key]!r} here"
+            for key in mine
+            if mine[key] != state["settings"].get(key)
+        ]
         raise UserError(f"{path} belongs to another training ({'; '.join(changed)}): choose another --out or delete it")
     network.load_state_dict(state["network"])
     for other, stored in zip(others, state["others"], strict=True):
@@ -174,6 +184,7 @@ def _identity(settings: TrainSettings) -> dict[str, Any]:
 
 
 def main(settings: TrainSettings) -> None:
+    """Train, then print the accuracies and, if asked, the JSON line."""
     result = train(settings)
     print(f"{result['model']}: {result['parameters']:,} parameters, matched scenes, 10,000 images a split")
     print(f"  label {result['label_accuracy']:.2%}   test {result['test_accuracy']:.2%}   {result['weights']}")

@@ -76,7 +76,9 @@ def walk(program: Program, images: Tensor, plan: Node, max_rows: int) -> Iterato
     yield from _run(program, 0, {program.input: images}, [plan], max(max_rows, 1))
 
 
-def _run(program: Program, index: int, state: dict[str, Tensor], nodes: list[Node], max_rows: int) -> Iterator[tuple[Node, Tensor]]:
+def _run(
+    program: Program, index: int, state: dict[str, Tensor], nodes: list[Node], max_rows: int
+) -> Iterator[tuple[Node, Tensor]]:
     """Run segment ``index`` on ``state``, whose rows are those of ``nodes`` one after the other, and all that follows."""
     segment = program.segments[index]
     made = segment.module(*(state[name] for name in segment.inputs))

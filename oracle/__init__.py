@@ -1,0 +1,1 @@
+"""Every configuration on every image: outcomes, bounds, figures, labels."""

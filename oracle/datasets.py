@@ -120,7 +120,12 @@ class ScenesSource:
         self.keys = np.array([f"{split}/{row:05d}" for split, row in zip(self.splits, self._rows, strict=True)])
         self.labels = np.concatenate([scenes.labels for scenes in self._scenes])
         self.metadata = {"side": np.concatenate([scenes.sides for scenes in self._scenes])}
-        self.identity = {"dataset": "fashion-scenes", "regime": regime, "seed": str(seed), "images": _digest(self.keys, self.labels)}
+        self.identity = {
+            "dataset": "fashion-scenes",
+            "regime": regime,
+            "seed": str(seed),
+            "images": _digest(self.keys, self.labels),
+        }
         self.resolution = 96
         self.stand_in = True
 
@@ -150,7 +155,9 @@ class FolderSource:
             if path.suffix.lower() in _SUFFIXES
         ]
         if len(files) < 2:
-            raise UserError(f"{root} holds {len(files)} images in {len(folders)} class folders; expected {root}/CLASS/IMAGE.jpg")
+            raise UserError(
+                f"{root} holds {len(files)} images in {len(folders)} class folders; expected {root}/CLASS/IMAGE.jpg"
+            )
         order = np.random.default_rng(seed).permutation(len(files))
         half = (len(files) + 1) // 2
         dealt = [order[:half][:images], order[half:][:images]]
@@ -189,7 +196,7 @@ class FolderSource:
 def class_indices(folders: list[str], info: ModelInfo, class_map: Path | None) -> dict[str, int]:
     """Which of the network's classes each folder is.
 
-    By ``class_map`` if given; else by wnid for a network of ImageNet's 1000 classes; else in sorted order if the numbers agree.
+    By ``class_map`` if given; else by wnid for a network of ImageNet's 1000 classes; else in sorted order.
 
     Raises:
         UserError: none of these fits, or the map lacks a folder or leaves the network's range.
@@ -204,14 +211,18 @@ def class_indices(folders: list[str], info: ModelInfo, class_map: Path | None) -
             raise UserError(f"{class_map} must give a class index for every folder; it lacks {', '.join(lacking[:5])}")
         wrong = [folder for folder in folders if not 0 <= mapped[folder] < info.classes]
         if wrong:
-            raise UserError(f"{class_map}: the index of {', '.join(wrong[:5])} is not in 0–{info.classes - 1}, the classes of {info.name}")
+            raise UserError(
+                f"{class_map}: the index of {', '.join(wrong[:5])} is not in 0–{info.classes - 1}, the classes of {info.name}"
+            )
         return {folder: mapped[folder] for folder in folders}
     if info.classes == 1000 and all(re.fullmatch(r"n\d{8}", folder) for folder in folders):
         known = {wnid: index for index, wnid in enumerate(_WNIDS.read_text().split())}
         unknown = [folder for folder in folders if folder not in known]
         if not unknown:
             return {folder: known[folder] for folder in folders}
-        raise UserError(f"{', '.join(unknown[:5])} are not among ImageNet's 1000 classes: remove them or pass --class-map FILE")
+        raise UserError(
+            f"{', '.join(unknown[:5])} are not among ImageNet's 1000 classes: remove them or pass --class-map FILE"
+        )
     if len(folders) == info.classes:
         return {folder: position for position, folder in enumerate(folders)}
     raise UserError(

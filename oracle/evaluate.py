@@ -37,8 +37,13 @@ class WalkSize:
 
     @classmethod
     def fitting(
-        cls, network: DynamicNetwork, configurations: Sequence[Configuration], resolution: int, region: int,
-        device: str, memory_gib: float | None,
+        cls,
+        network: DynamicNetwork,
+        configurations: Sequence[Configuration],
+        resolution: int,
+        region: int,
+        device: str,
+        memory_gib: float | None,
     ) -> WalkSize:
         """The largest useful size for the memory given, or half of what is free.
 
@@ -89,8 +94,13 @@ def evaluate(
     problems: dict[str, str] = {}
     done = int((store.status != PENDING).sum())
     progress = tqdm(
-        total=len(store.status), initial=done, desc=f"{len(configurations)} configurations", unit="image", smoothing=0.1,
-        file=sys.stderr, mininterval=0.5,
+        total=len(store.status),
+        initial=done,
+        desc=f"{len(configurations)} configurations",
+        unit="image",
+        smoothing=0.1,
+        file=sys.stderr,
+        mininterval=0.5,
     )
     # One region is read while the one before it runs.
     with progress, ThreadPoolExecutor(1) as reader:
@@ -113,7 +123,7 @@ def evaluate(
                 progress.write(f"skipped {key}: {reason}", file=sys.stderr)
             problems |= batch.problems
             progress.update(len(rows))
-    assert not store.pending() and (store.status >= EVALUATED).all()
+    assert (store.status >= EVALUATED).all()
     return problems
 
 

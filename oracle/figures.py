@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import PathPatch
+from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path as Curve
 
 from dynamic.configuration import Configuration
@@ -35,32 +35,46 @@ def preference_flow(space: str, split: dict[str, Any], default: Configuration) -
         for option in options[layer]:
             bases[layer][option] = base
             height = preferred["counts"][layer].get(option, 0) / images
-            axes.add_patch(plt.Rectangle((layer - 0.03, base), 0.06, height, color=_BLUE))
+            axes.add_patch(Rectangle((layer - 0.03, base), 0.06, height, color=_BLUE))
             axes.text(layer, base + height + 0.004, option.replace("0.5", "½"), ha="center", va="bottom", fontsize=8)
             base += height + gap
     for layer in range(layers - 1):
         left, right = dict(bases[layer]), dict(bases[layer + 1])
-        for source, target, count in sorted(flow[layer], key=lambda f: (options[layer].index(f[0]), options[layer + 1].index(f[1]))):
+        for source, target, count in sorted(
+            flow[layer], key=lambda f: (options[layer].index(f[0]), options[layer + 1].index(f[1]))
+        ):
             width = count / images
             _ribbon(axes, layer + 0.03, layer + 0.97, left[source], right[target], width)
             left[source] += width
             right[target] += width
     path = ["/".join(f"{getattr(default, name)[layer]:g}" for name in attributes) for layer in range(layers)]
-    heights = [bases[i][path[i]] + preferred["counts"][i].get(path[i], 0) / images / 2 for i in range(layers) if path[i] in bases[i]]
+    heights = [
+        bases[i][path[i]] + preferred["counts"][i].get(path[i], 0) / images / 2 for i in range(layers) if path[i] in bases[i]
+    ]
     axes.plot(range(len(heights)), heights, color="black", linewidth=2.2, marker="o", markersize=4, label="default")
     axes.set_xticks(range(layers), [f"layer {'ABCDEF'[i]}" for i in range(layers)])
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.legend(loc="upper right", frameon=False, fontsize=8)
-    axes.set_title(f"Preferred {' / '.join(attributes).replace('_', ' ')} from layer to layer ({space}, {images} solvable images)", fontsize=10)
+    axes.set_title(
+        f"Preferred {' / '.join(attributes).replace('_', ' ')} from layer to layer ({space}, {images} solvable images)",
+        fontsize=10,
+    )
     return figure
 
 
 def _ribbon(axes: Any, x0: float, x1: float, y0: float, y1: float, width: float) -> None:
     middle = (x0 + x1) / 2
     points = [
-        (x0, y0), (middle, y0), (middle, y1), (x1, y1),
-        (x1, y1 + width), (middle, y1 + width), (middle, y0 + width), (x0, y0 + width), (x0, y0),
+        (x0, y0),
+        (middle, y0),
+        (middle, y1),
+        (x1, y1),
+        (x1, y1 + width),
+        (middle, y1 + width),
+        (middle, y0 + width),
+        (x0, y0 + width),
+        (x0, y0),
     ]
     codes = [Curve.MOVETO, *[Curve.CURVE4] * 3, Curve.LINETO, *[Curve.CURVE4] * 3, Curve.CLOSEPOLY]
     axes.add_patch(PathPatch(Curve(points, codes), facecolor=_BLUE, alpha=0.22, linewidth=0))
@@ -68,7 +82,9 @@ def _ribbon(axes: Any, x0: float, x1: float, y0: float, y1: float, width: float)
 
 def unique_predictions(spaces: dict[str, Any], split: str) -> Figure:
     """Fig. 2: on how many images the configurations predict 1, 2, ... different classes."""
-    figure, all_axes = plt.subplots(1, len(spaces), figsize=(3.2 * len(spaces) + 0.6, 2.8), layout="constrained", sharey=True, squeeze=False)
+    figure, all_axes = plt.subplots(
+        1, len(spaces), figsize=(3.2 * len(spaces) + 0.6, 2.8), layout="constrained", sharey=True, squeeze=False
+    )
     for axes, (name, space) in zip(all_axes[0], spaces.items(), strict=True):
         histogram = space[split]["unique_predictions"]
         numbers = np.array(list(map(int, histogram)))
@@ -98,14 +114,30 @@ def portfolio_curves(spaces: dict[str, Any], split: str) -> Figure:
 
 def cost_cloud(spaces: dict[str, Any], split: str) -> Figure:
     """Accuracy against MACs of every configuration run statically, with the default and the oracle."""
-    figure, all_axes = plt.subplots(1, len(spaces), figsize=(3.2 * len(spaces) + 0.6, 2.9), layout="constrained", sharey=True, squeeze=False)
+    figure, all_axes = plt.subplots(
+        1, len(spaces), figsize=(3.2 * len(spaces) + 0.6, 2.9), layout="constrained", sharey=True, squeeze=False
+    )
     for axes, (name, space) in zip(all_axes[0], spaces.items(), strict=True):
         numbers = space[split]
         cloud = numbers["static_configurations"]
-        axes.scatter(np.array(cloud["macs"]) / 1e6, 100 * np.array(cloud["accuracy"]), s=6, color=_GREY, alpha=0.6, label="static configurations")
+        axes.scatter(
+            np.array(cloud["macs"]) / 1e6,
+            100 * np.array(cloud["accuracy"]),
+            s=6,
+            color=_GREY,
+            alpha=0.6,
+            label="static configurations",
+        )
         axes.scatter(numbers["macs"]["default"] / 1e6, 100 * numbers["static"], s=40, color="black", label="default")
         axes.scatter(numbers["macs"]["oracle"] / 1e6, 100 * numbers["best"], s=60, marker="*", color=_RED, label="oracle")
-        axes.scatter(numbers["macs"]["cheapest_correct"] / 1e6, 100 * numbers["best"], s=40, marker="v", color=_BLUE, label="oracle, cheapest that is right")
+        axes.scatter(
+            numbers["macs"]["cheapest_correct"] / 1e6,
+            100 * numbers["best"],
+            s=40,
+            marker="v",
+            color=_BLUE,
+            label="oracle, cheapest that is right",
+        )
         axes.set_xscale("log")
         axes.set_xlabel("MMACs an image")
         axes.set_title(name, fontsize=9)

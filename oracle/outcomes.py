@@ -109,15 +109,29 @@ class OutcomesStore:
 
         def add(name: str, dims: Sequence[str], dtype: Any, fill: Any, values: np.ndarray | None, unit: str = "") -> None:
             shape = tuple({"image": images, "configuration": columns}[dim] for dim in dims)
-            chunks = tuple(region if dim == "image" and values is None else size for dim, size in zip(dims, shape, strict=True))
+            chunks = tuple(
+                region if dim == "image" and values is None else size for dim, size in zip(dims, shape, strict=True)
+            )
             array = group.create_array(
-                name, shape=shape, dtype=dtype, chunks=chunks, fill_value=fill, dimension_names=tuple(dims),
+                name,
+                shape=shape,
+                dtype=dtype,
+                chunks=chunks,
+                fill_value=fill,
+                dimension_names=tuple(dims),
                 attributes={"units": unit} if unit else {},
             )
             if values is not None:
                 array[:] = values
 
-        add("predicted", ("image", "configuration"), "int16" if facts["classes"] < 2**15 else "int32", -1, None, "class index")
+        add(
+            "predicted",
+            ("image", "configuration"),
+            "int16" if facts["classes"] < 2**15 else "int32",
+            -1,
+            None,
+            "class index",
+        )
         add("p_true", ("image", "configuration"), "float32", 0.0, None, "probability")
         add("status", ("image",), "int8", PENDING, None)
         add("label", ("image",), "int32", -1, source.labels.astype(np.int32), "class index")
@@ -140,7 +154,9 @@ def open_group(path: Path) -> zarr.Group:
         group = zarr.open_group(path, mode="r+")
         _ = group.attrs["identity"], group["status"]
     except (KeyError, ValueError, FileNotFoundError) as error:
-        raise UserError(f"{path} is not an outcomes store of this project ({error}): delete it or choose another --out") from error
+        raise UserError(
+            f"{path} is not an outcomes store of this project ({error}): delete it or choose another --out"
+        ) from error
     return group
 
 

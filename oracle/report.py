@@ -38,9 +38,16 @@ def write_report(summary: dict[str, Any], run: Path) -> None:
         plt.close(figure)
         (folder / f"{name}.png").write_bytes(buffer.getvalue())
         images[name] = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("oracle", "templates"), autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("oracle", "templates"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
     page = environment.get_template("report.html").render(
-        run=summary["run"], spaces=spaces, split=SPLIT, images=images, rows=table_rows(summary), unreadable=summary["unreadable"],
+        run=summary["run"],
+        spaces=spaces,
+        split=SPLIT,
+        images=images,
+        rows=table_rows(summary),
+        unreadable=summary["unreadable"],
         citation=CITATION,
     )
     temporary = run / "report.new"
@@ -61,7 +68,8 @@ def table_rows(summary: dict[str, Any]) -> list[list[str]]:
             rows.append(
                 [
                     f"{name} ({space['configurations']})" if case == "static" else "",
-                    case.replace("_", " ") + (" case (oracle)" if case == "best" else " case" if case in ("worst", "median") else ""),
+                    case.replace("_", " ")
+                    + (" case (oracle)" if case == "best" else " case" if case in ("worst", "median") else ""),
                     f"{share:.1%}",
                     f"{low:.1%} – {high:.1%}",
                     f"{costs[case] / 1e6:.1f}" if case in costs else "",

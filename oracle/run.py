@@ -3,7 +3,8 @@
     python -m oracle.run                                                    # embedded network and data, a few minutes
     python -m oracle.run --space stride-all --regime wide --images 1000 --out runs/wide
     python -m oracle.run --model resnet50 --weights IMAGENET1K_V1 --dataset imagenet --data-dir /data/imagenet --device cuda
-    python -m oracle.run --model timm/resnet26 --dynamic-layers layer3.0.conv2,layer4.0.conv2 --dataset imagefolder --data-dir photos
+    python -m oracle.run --model timm/resnet26 --dynamic-layers layer3.0.conv2,layer4.0.conv2 \\
+        --dataset imagefolder --data-dir photos
 
 Leaves outcomes.zarr, labels.parquet, summary.json, report.html and figures/ in --out. A run that was interrupted goes on
 when the same command is given again.
@@ -92,9 +93,16 @@ def run(settings: RunSettings) -> dict[str, Any]:
         None if settings.weights == "none" else settings.weights,
         [name for name in settings.dynamic_layers.split(",") if name] or None,
     )
-    images = settings.images or (250 if settings.dataset == "fashion-scenes" and settings.images is None else settings.images)
+    images = settings.images or (
+        250 if settings.dataset == "fashion-scenes" and settings.images is None else settings.images
+    )
     source = open_source(
-        settings.dataset, network.info, images=images, data_dir=settings.data_dir, regime=settings.regime, seed=settings.seed,
+        settings.dataset,
+        network.info,
+        images=images,
+        data_dir=settings.data_dir,
+        regime=settings.regime,
+        seed=settings.seed,
         class_map=settings.class_map,
     )
     spaces = _spaces(settings.space, network)
@@ -120,7 +128,9 @@ def _spaces(names: str, network: LoadedNetwork) -> list[Space]:
         raise UserError(f"--space {names!r}: name one or several different spaces, separated by commas")
     for space in spaces:
         if network.default not in space:
-            raise UserError(f"the space {space.name!r} lacks the default configuration {network.default.id}, which everything is compared with")
+            raise UserError(
+                f"the space {space.name!r} lacks the default {network.default.id}, the baseline of every comparison"
+            )
     return spaces
 
 
@@ -152,9 +162,12 @@ def _open_store(settings: RunSettings, network: LoadedNetwork, source: ImageSour
 
 
 def main(settings: RunSettings) -> None:
+    """Run, then print the table and, if asked, the JSON line."""
     summary = run(settings)
     if summary["run"]["stand_in"]:
-        print("Small stand-ins (slim network, fashion-scenes at 96 px): compare the shape with the paper, not the numbers.\n")
+        print(
+            "Small stand-ins (slim network, fashion-scenes at 96 px): compare the shape with the paper, not the numbers.\n"
+        )
     print(text_table(summary))
     if summary["unreadable"]["count"]:
         print(f"\n{summary['unreadable']['count']} images could not be read and are left out; summary.json names them.")

@@ -83,7 +83,13 @@ def _summarise_split(
     solvable = correct.any(axis=1)
     cheapest = bounds.cheapest_correct(correct, macs)
     static = correct[:, space.ids.index(default.id)]
-    hits = {"static": static, "worst": reached.worst, "median": reached.median, "best": reached.best, "single_best": correct[:, best]}
+    hits = {
+        "static": static,
+        "worst": reached.worst,
+        "median": reached.median,
+        "best": reached.best,
+        "single_best": correct[:, best],
+    }
     unique, counts = np.unique(bounds.unique_predictions(predicted), return_counts=True)
     fewest = int(bounds.cost_order(macs)[0])
     return {
@@ -92,11 +98,15 @@ def _summarise_split(
         "single_best": {"id": space[best].id, "accuracy": float(correct[:, best].mean()), "chosen_on": "label"},
         "unsolvable_share": float(1 - solvable.mean()),
         "intervals": {name: bounds.interval(right) for name, right in hits.items()}
-        | {"unsolvable_share": bounds.interval(~solvable)},
-        "unique_predictions": {str(number): float(count / len(correct)) for number, count in zip(unique, counts, strict=True)},
+        | {"unsolvable_share": bounds.interval(np.logical_not(solvable))},
+        "unique_predictions": {
+            str(number): float(count / len(correct)) for number, count in zip(unique, counts, strict=True)
+        },
         "portfolio": [
             {"size": size + 1, "configuration": space[position].id, "accuracy": accuracy}
-            for size, (position, accuracy) in enumerate(zip(portfolio, bounds.portfolio_curve(correct, portfolio), strict=True))
+            for size, (position, accuracy) in enumerate(
+                zip(portfolio, bounds.portfolio_curve(correct, portfolio), strict=True)
+            )
         ],
         "portfolio_chosen_on": "label",
         "macs": {
@@ -127,8 +137,15 @@ def _preferences(preferred: np.ndarray, space: Space) -> dict[str, Any]:
     for layer in range(layers - 1):
         pairs, counts = np.unique(taken[:, layer : layer + 2], axis=0, return_counts=True)
         flow.append([[str(a), str(b), int(n)] for (a, b), n in zip(pairs, counts, strict=True)])
-    options = [{str(o): int(n) for o, n in zip(*np.unique(taken[:, i], return_counts=True), strict=True)} for i in range(layers)]
-    return {"attributes": varied, "options": [sorted(set(names[:, i]), key=_numeric) for i in range(layers)], "counts": options, "flow": flow}
+    options = [
+        {str(o): int(n) for o, n in zip(*np.unique(taken[:, i], return_counts=True), strict=True)} for i in range(layers)
+    ]
+    return {
+        "attributes": varied,
+        "options": [sorted(set(names[:, i]), key=_numeric) for i in range(layers)],
+        "counts": options,
+        "flow": flow,
+    }
 
 
 def _numeric(label: str) -> tuple[float, ...]:
@@ -163,7 +180,7 @@ def make_labels(outcomes: xr.Dataset, spaces: list[Space], default: Configuratio
         frame[f"{prefix}quality"] = qualities[np.arange(len(labels)), preferred]
         frame[f"{prefix}preferred_macs"] = macs[preferred]
         frame[f"{prefix}solvable"] = correct.any(axis=1)
-        frame[f"{prefix}cheapest_correct"] = np.where(cheapest >= 0, names[cheapest], None)
+        frame[f"{prefix}cheapest_correct"] = [names[position] if position >= 0 else None for position in cheapest]
         frame[f"{prefix}cheapest_correct_macs"] = np.where(cheapest >= 0, macs[cheapest], -1)
     return frame
 

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+import dynamic
+from dynamic.models import DYNAMIC_LAYERS, build
+
+MODELS = list(DYNAMIC_LAYERS)
+
+
+@functools.cache
+def settled(name: str) -> nn.Module:
+    """A network with random weights and batch-norm statistics that fit them, so that logits are of ordinary size."""
+    torch.manual_seed(0)
+    network = build(name)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():
+        network.train()(torch.randn(8, 3, 64, 64))
+    return network.eval()
+
+
+@pytest.fixture(params=[f"{name}-slim" for name in MODELS])
+def slim_network(request: pytest.FixtureRequest) -> tuple[str, dynamic.DynamicNetwork]:
+    name = request.param
+    return name, dynamic.DynamicNetwork(settled(name), DYNAMIC_LAYERS[name.removesuffix("-slim")])
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(1)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dynamic import UserError
+from dynamic.scenes import SIDES, FashionScenes, load_photographs
+
+
+@pytest.fixture
+def training_folder(tmp_path: Path) -> Path:
+    """The first label photographs, in the files and format of Fashion-MNIST's training set."""
+    images, labels = load_photographs("label")
+    for name, array in (("images-idx3", images[:60]), ("labels-idx1", labels[:60].astype(np.uint8))):
+        header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+        (tmp_path / f"train-{name}-ubyte.gz").write_bytes(gzip.compress(header + array.tobytes()))
+    return tmp_path
+
+
+def test_a_scene_depends_on_split_index_seed_and_regime_alone() -> None:
+    scenes = FashionScenes("label")
+    first = scenes.render([3, 8, 5])
+    assert first.shape == (3, 3, 96, 96)
+    assert first.dtype == torch.float32
+    assert torch.equal(first[1], FashionScenes("label", count=9).render([8])[0])
+    assert not torch.equal(first[1], FashionScenes("label", seed=1).render([8])[0])
+    assert not torch.equal(first[1], FashionScenes("test").render([8])[0])
+    scenes.reseed(1)
+    assert torch.equal(scenes.render([8]), FashionScenes("label", seed=1).render([8]))
+
+
+@pytest.mark.parametrize("regime", ["matched", "wide"])
+def test_sides_are_log_uniform_in_the_regime(regime: str) -> None:
+    sides = FashionScenes("test", regime).sides  # type: ignore[arg-type]
+    low, high = SIDES[regime]  # type: ignore[index]
+    assert low <= sides.min() < low * 1.01
+    assert high * 0.99 < sides.max() <= high
+    assert np.median(sides) == pytest.approx(np.sqrt(low * high), rel=0.05)
+
+
+def test_objects_fit_the_canvas_or_cover_it() -> None:
+    scenes = FashionScenes("test", "wide")
+    rows = np.flatnonzero(scenes.sides > 150)[:4]
+    drawn = scenes._object[rows].copy()
+    scenes._clutter[:] = 0  # black photographs' corners: only the object is left
+    pixels = scenes.render(rows, normalise=False)[:, 0]
+    assert (pixels.amax((1, 2)) > 0.3).all()
+    assert 0 <= pixels.min()
+    assert pixels.max() <= 1
+    assert drawn.shape == (4, 4)
+
+
+def test_no_photograph_is_in_two_splits(training_folder: Path) -> None:
+    label, test = load_photographs("label")[0], load_photographs("test")[0]
+    assert label.shape == test.shape == (10_000, 28, 28)
+    assert {image.tobytes() for image in label}.isdisjoint(image.tobytes() for image in test)
+    images, labels = load_photographs("train", training_folder)
+    assert np.array_equal(images, label[:60])
+    assert np.array_equal(labels, load_photographs("label")[1][:60])
+
+
+def test_classes_are_balanced() -> None:
+    counts = np.bincount(load_photographs("test")[1])
+    assert counts.tolist() == [1000] * 10
+
+
+def test_missing_and_damaged_photographs_are_named(tmp_path: Path, training_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"no Fashion-MNIST training photographs .*apt-get install dataset-fashion-mnist"):
+        FashionScenes("train", data_dir=tmp_path / "nowhere")
+    path = training_folder / "train-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match="cannot read the Fashion-MNIST training photographs"):
+        FashionScenes("train", data_dir=training_folder)
+    with pytest.raises(UserError, match="unknown regime 'narrow': choose one of matched, wide"):
+        FashionScenes("test", "narrow")  # type: ignore[arg-type]
