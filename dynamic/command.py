@@ -24,7 +24,6 @@ def run_command(main: Callable[[Settings], None], settings: type[Settings], desc
     keep_freed_memory()
     warnings.filterwarnings("ignore", message=".*non-writable.*|.*Consolidated metadata.*")
     try:
-        # Validation in __post_init__ raises UserError through tyro.
         main(tyro.cli(settings, description=description, prog=f"python -m {_module_name()}"))
     except UserError as error:
         _stop(f"error: {error}", 2)

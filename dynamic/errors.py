@@ -1,7 +1,7 @@
 """The one exception that means: the user can mend this."""
 
 
-class UserError(ValueError):
+class UserError(Exception):
     """A mistake in what the user asked for; its text names what was wrong and what would be right.
 
     Command lines print it as one line and end with exit code 2.

@@ -127,8 +127,11 @@ class DynamicPool2d(nn.Module):
         kernel = (min(window, height + 2 * padding), min(window, width + 2 * padding))
         stride = int(option.stride)
         if self.follows and stride != self.default.stride:
-            lacking = [(-(-side // stride) - 1) * stride + k - side - 2 * padding for side, k in zip((width, height), kernel[::-1])]
-            x = F.pad(x, [0, max(lacking[0], 0), 0, max(lacking[1], 0)], mode="replicate")
+            right, below = (
+                max((-(-side // stride) - 1) * stride + reach - side - 2 * padding, 0)
+                for side, reach in ((width, kernel[1]), (height, kernel[0]))
+            )
+            x = F.pad(x, [0, right, 0, below], mode="replicate")
         if isinstance(pool, nn.MaxPool2d):
             return F.max_pool2d(x, kernel, stride, padding, 1, pool.ceil_mode)
         return F.avg_pool2d(x, kernel, stride, padding, pool.ceil_mode, pool.count_include_pad, pool.divisor_override)

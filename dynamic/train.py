@@ -47,7 +47,7 @@ class TrainSettings:
     seed: int = 0
     """Initial weights, scenes and order."""
     images: int | None = None
-    """Use only this many training photographs (for trying things out)."""
+    """Use only so many photographs of each split (for trying things out)."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Any torch device."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -103,7 +103,7 @@ def train(settings: TrainSettings) -> dict[str, Any]:
             "loss": round(float(np.mean(losses)), 4),
             "seconds": round(time.monotonic() - started, 1),
         }
-        line["test_accuracy"] = accuracy(network, "test", settings.device, images=2000)
+        line["test_accuracy"] = accuracy(network, "test", settings.device, images=min(2000, len(scenes)))
         _append(out / "log.jsonl", line)
         _save_checkpoint(out / "checkpoint.pt", settings, epoch + 1, network, optimizer, schedule)
     # What is stored is rounded to float16, so that is what is evaluated.
@@ -114,8 +114,8 @@ def train(settings: TrainSettings) -> dict[str, Any]:
         "model": settings.model,
         "parameters": sum(p.numel() for p in network.parameters()),
         "epochs": settings.epochs,
-        "label_accuracy": accuracy(network, "label", settings.device),
-        "test_accuracy": accuracy(network, "test", settings.device),
+        "label_accuracy": accuracy(network, "label", settings.device, settings.images),
+        "test_accuracy": accuracy(network, "test", settings.device, settings.images),
         "weights": str(out / "weights.safetensors"),
     }
     _append(out / "log.jsonl", result)
@@ -186,7 +186,8 @@ def _identity(settings: TrainSettings) -> dict[str, Any]:
 def main(settings: TrainSettings) -> None:
     """Train, then print the accuracies and, if asked, the JSON line."""
     result = train(settings)
-    print(f"{result['model']}: {result['parameters']:,} parameters, matched scenes, 10,000 images a split")
+    images = settings.images or 10_000
+    print(f"{result['model']}: {result['parameters']:,} parameters; matched scenes, {images:,} images a split")
     print(f"  label {result['label_accuracy']:.2%}   test {result['test_accuracy']:.2%}   {result['weights']}")
     if settings.json:
         print(json.dumps(result))

@@ -212,7 +212,7 @@ def class_indices(folders: list[str], info: ModelInfo, class_map: Path | None) -
         wrong = [folder for folder in folders if not 0 <= mapped[folder] < info.classes]
         if wrong:
             raise UserError(
-                f"{class_map}: the index of {', '.join(wrong[:5])} is not in 0–{info.classes - 1}, the classes of {info.name}"
+                f"{class_map}: the index of {', '.join(wrong[:5])} is not among the {info.classes} of {info.name}"
             )
         return {folder: mapped[folder] for folder in folders}
     if info.classes == 1000 and all(re.fullmatch(r"n\d{8}", folder) for folder in folders):

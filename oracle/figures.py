@@ -51,15 +51,14 @@ def preference_flow(space: str, split: dict[str, Any], default: Configuration) -
     heights = [
         bases[i][path[i]] + preferred["counts"][i].get(path[i], 0) / images / 2 for i in range(layers) if path[i] in bases[i]
     ]
-    axes.plot(range(len(heights)), heights, color="black", linewidth=2.2, marker="o", markersize=4, label="default")
+    axes.plot(range(len(heights)), heights, color="black", linewidth=2.2, marker="o", markersize=4)
     axes.set_xticks(range(layers), [f"layer {'ABCDEF'[i]}" for i in range(layers)])
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    axes.legend(loc="upper right", frameon=False, fontsize=8)
-    axes.set_title(
-        f"Preferred {' / '.join(attributes).replace('_', ' ')} from layer to layer ({space}, {images} solvable images)",
-        fontsize=10,
-    )
+    axes.text(layers - 0.94, heights[-1], "default", va="center", fontsize=9)
+    axes.set_xlim(-0.15, layers - 0.6)
+    what = " / ".join(attributes).replace("_", " ")
+    axes.set_title(f"Preferred {what} from layer to layer ({space} space, {images} solvable images)", fontsize=10)
     return figure
 
 
@@ -82,16 +81,14 @@ def _ribbon(axes: Any, x0: float, x1: float, y0: float, y1: float, width: float)
 
 def unique_predictions(spaces: dict[str, Any], split: str) -> Figure:
     """Fig. 2: on how many images the configurations predict 1, 2, ... different classes."""
-    figure, all_axes = plt.subplots(
-        1, len(spaces), figsize=(3.2 * len(spaces) + 0.6, 2.8), layout="constrained", sharey=True, squeeze=False
-    )
-    for axes, (name, space) in zip(all_axes[0], spaces.items(), strict=True):
+    figure, all_axes = _row_of_axes(len(spaces), 2.8)
+    for axes, (name, space) in zip(all_axes, spaces.items(), strict=True):
         histogram = space[split]["unique_predictions"]
         numbers = np.array(list(map(int, histogram)))
         axes.bar(numbers, [100 * share for share in histogram.values()], color=_BLUE, width=0.8 if numbers.max() < 40 else 1)
         axes.set_title(f"{name} ({space['configurations']} configurations)", fontsize=9)
         axes.set_xlabel("different predictions for an image")
-    all_axes[0][0].set_ylabel("% of images")
+    all_axes[0].set_ylabel("% of images")
     return figure
 
 
@@ -114,33 +111,36 @@ def portfolio_curves(spaces: dict[str, Any], split: str) -> Figure:
 
 def cost_cloud(spaces: dict[str, Any], split: str) -> Figure:
     """Accuracy against MACs of every configuration run statically, with the default and the oracle."""
-    figure, all_axes = plt.subplots(
-        1, len(spaces), figsize=(3.2 * len(spaces) + 0.6, 2.9), layout="constrained", sharey=True, squeeze=False
-    )
-    for axes, (name, space) in zip(all_axes[0], spaces.items(), strict=True):
+    figure, all_axes = _row_of_axes(len(spaces), 3.3)
+    for axes, (name, space) in zip(all_axes, spaces.items(), strict=True):
         numbers = space[split]
-        cloud = numbers["static_configurations"]
+        macs, cloud = numbers["macs"], numbers["static_configurations"]
+        points: list[tuple[float, float, dict[str, Any]]] = [
+            (macs["default"], numbers["static"], {"marker": "o", "color": "black", "label": "default"}),
+            (macs["oracle"], numbers["best"], {"marker": "*", "color": _RED, "s": 90, "label": "oracle (highest quality)"}),
+            (
+                macs["cheapest_correct"],
+                numbers["best"],
+                {"marker": "v", "color": _BLUE, "label": "oracle (cheapest that is right)"},
+            ),
+        ]
+        label = "a configuration, run statically"
         axes.scatter(
-            np.array(cloud["macs"]) / 1e6,
-            100 * np.array(cloud["accuracy"]),
-            s=6,
-            color=_GREY,
-            alpha=0.6,
-            label="static configurations",
+            np.array(cloud["macs"]) / 1e6, 100 * np.array(cloud["accuracy"]), s=6, color=_GREY, alpha=0.6, label=label
         )
-        axes.scatter(numbers["macs"]["default"] / 1e6, 100 * numbers["static"], s=40, color="black", label="default")
-        axes.scatter(numbers["macs"]["oracle"] / 1e6, 100 * numbers["best"], s=60, marker="*", color=_RED, label="oracle")
-        axes.scatter(
-            numbers["macs"]["cheapest_correct"] / 1e6,
-            100 * numbers["best"],
-            s=40,
-            marker="v",
-            color=_BLUE,
-            label="oracle, cheapest that is right",
-        )
-        axes.set_xscale("log")
+        for cost, accuracy, style in points:
+            axes.scatter(cost / 1e6, 100 * accuracy, **({"s": 40} | style))
+        axes.set_xlim(0, 1.05 * max(macs["costliest"] / 1e6, 1.5 * macs["default"] / 1e6))
+        axes.set_ylim(0, 103)
         axes.set_xlabel("MMACs an image")
         axes.set_title(name, fontsize=9)
-    all_axes[0][0].set_ylabel("accuracy, %")
-    all_axes[0][-1].legend(frameon=False, fontsize=7, loc="lower right")
+    all_axes[0].set_ylabel("accuracy, %")
+    figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
+
+
+def _row_of_axes(count: int, height: float) -> tuple[Figure, list[Any]]:
+    figure, axes = plt.subplots(
+        1, count, figsize=(3.2 * count + 0.6, height), layout="constrained", sharey=True, squeeze=False
+    )
+    return figure, list(axes[0])

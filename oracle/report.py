@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from dynamic.configuration import Configuration
 from oracle import figures
+from oracle.files import write_whole
 from oracle.paper import CITATION, RESNET50_IMAGENET
 
 SPLIT = "test"
@@ -36,7 +37,7 @@ def write_report(summary: dict[str, Any], run: Path) -> None:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
         plt.close(figure)
-        (folder / f"{name}.png").write_bytes(buffer.getvalue())
+        write_whole(folder / f"{name}.png", buffer.getvalue())
         images[name] = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("oracle", "templates"), autoescape=True, undefined=jinja2.StrictUndefined
@@ -50,9 +51,7 @@ def write_report(summary: dict[str, Any], run: Path) -> None:
         unreadable=summary["unreadable"],
         citation=CITATION,
     )
-    temporary = run / "report.new"
-    temporary.write_text(page)
-    temporary.replace(run / "report.html")
+    write_whole(run / "report.html", page.encode())
 
 
 def table_rows(summary: dict[str, Any]) -> list[list[str]]:

@@ -28,11 +28,15 @@ from dynamic.models import LoadedNetwork, load
 from dynamic.scenes import Regime
 from oracle.datasets import DatasetName, ImageSource, open_source
 from oracle.evaluate import WalkSize, evaluate
+from oracle.files import make_writable, write_whole
 from oracle.outcomes import OutcomesStore, read_outcomes
 from oracle.report import text_table, write_report
 from oracle.summary import make_labels, summarise, write_labels
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+SCENES_IMAGES = 250
+"""Scenes a split unless told otherwise: what two cores do in a few minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +61,7 @@ class RunSettings:
     """Comma-separated: stride (361), stride-all (400), dilation (625), size (625), efficiency (4096), a JSON file, or
     attributes combined with + (stride+dilation)."""
     images: int | None = None
-    """Images a split (label and test); unless given, 250 of fashion-scenes, all of any other data set."""
+    """Images a split (label and test); unless given, 250 of fashion-scenes, all of other data sets."""
     seed: int = 0
     """Draws the scenes, or deals a folder's images to the splits."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
@@ -88,6 +92,7 @@ class RunSettings:
 
 def run(settings: RunSettings) -> dict[str, Any]:
     """The whole run; returns what ``summary.json`` holds."""
+    make_writable(settings.out)
     network = load(
         settings.model,
         None if settings.weights == "none" else settings.weights,
@@ -116,9 +121,7 @@ def run(settings: RunSettings) -> dict[str, Any]:
     summary = summarise(outcomes, spaces, network.default)
     write_labels(make_labels(outcomes, spaces, network.default), settings.out / "labels.parquet")
     write_report(summary, settings.out)
-    temporary = settings.out / "summary.new"
-    temporary.write_text(json.dumps(summary, indent=1))
-    temporary.replace(settings.out / "summary.json")
+    write_whole(settings.out / "summary.json", json.dumps(summary, indent=1).encode())
     return summary
 
 

@@ -13,6 +13,7 @@ from dynamic.configuration import ATTRIBUTES, Configuration, Space
 from dynamic.errors import UserError
 from oracle import bounds
 from oracle.datasets import SPLITS
+from oracle.files import write_whole
 
 PORTFOLIO_SIZE = 32
 
@@ -186,7 +187,5 @@ def make_labels(outcomes: xr.Dataset, spaces: list[Space], default: Configuratio
 
 
 def write_labels(frame: pd.DataFrame, path: Path) -> None:
-    """Write ``labels.parquet`` in one piece or not at all."""
-    temporary = path.with_suffix(".new")
-    frame.to_parquet(temporary, index=False)
-    temporary.replace(path)
+    """Write ``labels.parquet``."""
+    write_whole(path, frame.to_parquet(index=False))

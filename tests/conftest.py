@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import os
 
 import pytest
 import torch
@@ -10,6 +11,9 @@ import dynamic
 from dynamic.models import DYNAMIC_LAYERS, build
 
 MODELS = list(DYNAMIC_LAYERS)
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # the workers share the cores
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""The slow reference: the original torchvision module with ``conv.stride`` and friends set by hand, one configuration at a time.
+"""The slow reference: the original torchvision module with ``conv.stride`` and friends set by hand, over and over.
 
 Written apart from ``dynamic/`` and sharing no code with it; the benchmarks time it too.
 """
@@ -38,13 +38,11 @@ class ClippedPool(nn.Module):
     def __init__(self, pool: nn.MaxPool2d | nn.AvgPool2d, stride: int) -> None:
         super().__init__()
         self.pool = pool
-        pool.stride = stride
-        self.kernel = pool.kernel_size
+        self.kernel, self.stride = pool.kernel_size, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        padding = self.pool.padding
-        self.pool.kernel_size = min(self.kernel, x.shape[-1] + 2 * padding)
-        return self.pool(x)
+        kernel = min(self.kernel, x.shape[-1] + 2 * self.pool.padding)
+        return type(self.pool)(kernel, self.stride, self.pool.padding)(x)
 
 
 def replace(root: nn.Module, name: str, module: nn.Module) -> None:
@@ -57,7 +55,9 @@ def set_convolution(root: nn.Module, name: str, stride: float, dilation: int, si
     native = conv.kernel_size[0]
     parts: list[nn.Module] = [conv]
     if size != native:
-        conv.weight = nn.Parameter(F.interpolate(conv.weight.detach(), size=(size, size), mode="bilinear"), requires_grad=False)
+        conv.weight = nn.Parameter(
+            F.interpolate(conv.weight.detach(), size=(size, size), mode="bilinear"), requires_grad=False
+        )
         parts.append(Scale(native**2 / size**2))
     conv.kernel_size, conv.dilation, conv.stride = (size, size), (dilation, dilation), (int(max(stride, 1)),) * 2
     conv.padding = (dilation * (size // 2),) * 2
@@ -77,23 +77,49 @@ def set_pool(root: nn.Module, name: str, stride: float) -> None:
         replace(root, name, ClippedPool(pool, int(stride)))
 
 
-def configured(original: nn.Module, name: str, configuration: Configuration) -> nn.Module:
-    """A copy of one of the paper's four networks that runs ``configuration`` and nothing else."""
-    network = copy.deepcopy(original)
-    options = zip(configuration.stride, configuration.dilation, configuration.kernel_size, strict=True)
-    for layer, (stride, dilation, size) in enumerate(options):
-        if name.startswith(("resnet", "resnext")):
-            set_convolution(network, f"layer{layer + 1}.0.conv2", stride, dilation, size)
-            set_convolution(network, f"layer{layer + 1}.0.downsample.0", stride, 1, 1)
-        elif name.startswith("mobilenet"):
-            set_convolution(network, f"features.{(2, 4, 7, 14)[layer]}.conv.1.0", stride, dilation, size)
-        elif name.startswith("densenet"):
-            set_pool(network, "features.pool0" if layer == 0 else f"features.transition{layer}.pool", stride)
-            set_convolution(network, f"features.denseblock{layer + 1}.denselayer1.conv2", 1, dilation, size)
-    return network.eval()
+class PlainLoop:
+    """One of the paper's four networks, set to one configuration after the other.
+
+    Args:
+        original: a torchvision network, full size or slim; copied.
+        name: which architecture.
+    """
+
+    def __init__(self, original: nn.Module, name: str) -> None:
+        self.network = copy.deepcopy(original).eval()
+        self.name = name
+        self._pristine = {site: self.network.get_submodule(site) for site in self._sites()}
+
+    def _sites(self) -> list[str]:
+        if self.name.startswith(("resnet", "resnext")):
+            return [f"layer{stage}.0.{part}" for stage in (1, 2, 3, 4) for part in ("conv2", "downsample.0")]
+        if self.name.startswith("mobilenet"):
+            return [f"features.{block}.conv.1.0" for block in (2, 4, 7, 14)]
+        pools = ["features.pool0", *(f"features.transition{block}.pool" for block in (1, 2, 3))]
+        return [name for i, pool in enumerate(pools) for name in (pool, f"features.denseblock{i + 1}.denselayer1.conv2")]
+
+    def set(self, configuration: Configuration) -> nn.Module:
+        """The network, running ``configuration`` and nothing else."""
+        for site, module in self._pristine.items():
+            fresh = copy.copy(module)
+            fresh._parameters = dict(module._parameters)  # a shallow copy would share the dictionary
+            replace(self.network, site, fresh)
+        options = zip(configuration.stride, configuration.dilation, configuration.kernel_size, strict=True)
+        sites = list(self._pristine)
+        for layer, (stride, dilation, size) in enumerate(options):
+            if self.name.startswith(("resnet", "resnext")):
+                set_convolution(self.network, sites[2 * layer], stride, dilation, size)
+                set_convolution(self.network, sites[2 * layer + 1], stride, 1, 1)
+            elif self.name.startswith("mobilenet"):
+                set_convolution(self.network, sites[layer], stride, dilation, size)
+            else:
+                set_pool(self.network, sites[2 * layer], stride)
+                set_convolution(self.network, sites[2 * layer + 1], 1, dilation, size)
+        return self.network
 
 
 @torch.inference_mode()
 def plain_loop(original: nn.Module, name: str, configurations: list[Configuration], images: Tensor) -> Tensor:
     """Logits (configurations, images, classes), nothing shared."""
-    return torch.stack([configured(original, name, configuration)(images) for configuration in configurations])
+    loop = PlainLoop(original, name)
+    return torch.stack([loop.set(configuration)(images) for configuration in configurations])

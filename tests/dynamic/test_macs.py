@@ -58,7 +58,12 @@ def test_resnet50_is_4_09_gmacs() -> None:
     network = dynamic.load("resnet50", weights=None)
     # Stem; then per stage: first block's three convolutions and projection, remaining blocks; classifier.
     expected = 112**2 * 64 * 3 * 49 + 2048 * 1000
-    for channels, width, side, blocks, first in ((64, 64, 56, 3, 1), (256, 128, 28, 4, 2), (512, 256, 14, 6, 2), (1024, 512, 7, 3, 2)):
+    for channels, width, side, blocks, first in (
+        (64, 64, 56, 3, 1),
+        (256, 128, 28, 4, 2),
+        (512, 256, 14, 6, 2),
+        (1024, 512, 7, 3, 2),
+    ):
         before = (side * first) ** 2
         expected += before * channels * width + side**2 * (9 * width**2 + 4 * width**2 + channels * 4 * width)
         expected += (blocks - 1) * side**2 * (2 * 4 * width**2 + 9 * width**2)

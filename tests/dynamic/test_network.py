@@ -120,9 +120,7 @@ def test_folded_network_is_equal_within_rounding(slim_network: tuple[str, Dynami
     images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         for configuration in configurations:
-            torch.testing.assert_close(
-                folded(images, configuration), network(images, configuration), atol=2e-3, rtol=2e-3
-            )
+            torch.testing.assert_close(folded(images, configuration), network(images, configuration), atol=2e-3, rtol=2e-3)
     assert any(isinstance(module, nn.BatchNorm2d) for module in network.original.modules())
 
 

@@ -1,0 +1,240 @@
+"""How much faster the prefix-shared engine is than a loop over configurations, in one run on one machine.
+
+    python -m benchmarks.oracle_speed                                        # slim ResNet-50 at 96 px, a few minutes
+    python -m benchmarks.oracle_speed --model resnet50 --images 2 --space benchmarks/dilation81.json
+    python -m benchmarks.oracle_speed --model resnet50 --device cuda --dtype bfloat16 --images 64
+
+Three ways to the same outcomes, timed in turn, ``--repeats`` times:
+
+* plain loop: the original module with ``conv.stride`` and friends set by hand, as one would write it;
+* tuned loop: the same after folding batch norms and converting to channels last, to tell tuning from sharing;
+* engine: the walk of ``dynamic/walk.py``.
+
+"MAC ratio" is what sharing prefixes saves in theory; "share" is how much of it the engine gains over the tuned loop.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_eval
+
+import dynamic
+from dynamic.command import run_command
+from dynamic.models import SLIM
+from oracle.evaluate import WalkSize, outcomes_of
+from oracle.run import DTYPES
+from tests.plain_loop import PlainLoop
+
+VALIDATION_IMAGES = 50_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkSettings:
+    """What to time."""
+
+    model: str = "resnet50-slim"
+    """One of the paper's four networks, full size or -slim, with random weights."""
+    space: str = "dilation,size,efficiency,stride"
+    """Comma-separated spaces."""
+    images: int = 32
+    """Images that run as one batch."""
+    repeats: int = 3
+    """How often each way is timed."""
+    resolution: int | None = None
+    """Side in pixels; 96 for slim networks, 224 for full-size ones unless given."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Any torch device."""
+    dtype: str = "float32"
+    """float32 or bfloat16."""
+    rows: int | None = None
+    """Most rows of joined branches; chosen as oracle.run does unless given."""
+    json: bool = False
+    """Print one JSON object as the last line of stdout."""
+
+
+def matmul_peak(device: str, dtype: torch.dtype) -> float:
+    """Measured multiply-accumulates a second of square matrix products, best of several."""
+    side = 8192 if device.startswith("cuda") else 2048
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    best = 0.0
+    for _ in range(8):
+        seconds = timed(lambda: a @ b, device)
+        best = max(best, side**3 / seconds)
+    return best
+
+
+def timed(action: Callable[[], Any], device: str) -> float:
+    """Seconds of wall clock, the device's queue drained."""
+    synchronise(device)
+    started = time.perf_counter()
+    action()
+    synchronise(device)
+    return time.perf_counter() - started
+
+
+def synchronise(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def folded(original: nn.Module) -> nn.Module:
+    """A copy with batch norms folded, by torch's own tool on the traced graph."""
+    traced = torch.fx.symbolic_trace(copy.deepcopy(original))
+    for node in list(traced.graph.nodes):
+        norm = traced.get_submodule(node.target) if node.op == "call_module" else None
+        if not isinstance(norm, nn.BatchNorm2d) or node.args[0].op != "call_module" or len(node.args[0].users) > 1:
+            continue
+        source = node.args[0]
+        conv = traced.get_submodule(source.target)
+        if isinstance(conv, nn.Conv2d):
+            parent, _, name = source.target.rpartition(".")
+            setattr(traced.get_submodule(parent), name, fuse_conv_bn_eval(conv, norm))
+            node.replace_all_uses_with(source)
+            traced.graph.erase_node(node)
+    traced.recompile()
+    return traced
+
+
+def peak_memory(action: Callable[[], Any], device: str) -> int:
+    """Bytes that ``action`` held at most beyond what was held before."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        action()
+        return torch.cuda.max_memory_allocated() - before
+    process, done, seen = psutil.Process(), threading.Event(), [0]
+    before = process.memory_info().rss
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            seen.append(process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    action()
+    done.set()
+    watcher.join()
+    return max(seen) - before
+
+
+@torch.inference_mode()
+def loop_outcomes(
+    loop: PlainLoop, configurations: list[dynamic.Configuration], images: Tensor, labels: Tensor
+) -> np.ndarray:
+    """Probabilities of the true class (images, configurations), one configuration after the other."""
+    columns = []
+    for configuration in configurations:
+        probabilities = loop.set(configuration)(images).float().softmax(1)
+        columns.append(probabilities.gather(1, labels[:, None])[:, 0])
+    return torch.stack(columns, 1).cpu().numpy()
+
+
+def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
+    """Time all spaces and return the numbers of the table."""
+    device, dtype = settings.device, DTYPES[settings.dtype]
+    torch.manual_seed(0)
+    network = dynamic.load(settings.model, weights=None)
+    resolution = settings.resolution or (96 if settings.model in SLIM else 224)
+    images = torch.randn(settings.images, 3, resolution, resolution).to(device, dtype)
+    labels = torch.randint(0, network.classes, (settings.images,)).to(device)
+    plain = PlainLoop(copy.deepcopy(network.original).to(device, dtype), settings.model)
+    tuned_module = folded(network.original).to(device, dtype).to(memory_format=torch.channels_last)
+    tuned = PlainLoop(tuned_module, settings.model)
+    fast = network.for_inference(device, dtype)
+    fast_images = images.to(memory_format=torch.channels_last)
+    peak = matmul_peak(device, dtype)
+    results: dict[str, Any] = {
+        "model": settings.model,
+        "resolution": resolution,
+        "images": settings.images,
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
+        "dtype": settings.dtype,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "matmul_gmacs_per_s": peak / 1e9,
+        "spaces": {},
+    }
+    for name in settings.space.split(","):
+        space = dynamic.space(name, network)
+        configurations = list(space)
+        size = WalkSize.fitting(network, configurations, resolution, settings.images, device, None)
+        rows = settings.rows or size.rows
+
+        ways: dict[str, Callable[[], object]] = {
+            "plain": partial(loop_outcomes, plain, configurations, images, labels),
+            "tuned": partial(loop_outcomes, tuned, configurations, fast_images, labels),
+            "engine": partial(outcomes_of, fast, fast_images, labels, configurations, rows),
+        }
+        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        for _ in range(settings.repeats):
+            for way, action in ways.items():
+                seconds[way].append(timed(action, device))
+        memory = {way: peak_memory(action, device) for way, action in ways.items() if way != "plain"}
+        macs = int(network.costs.of_space(space, resolution).sum())
+        shared = network.costs.shared(space, resolution)
+        middle = {way: statistics.median(times) for way, times in seconds.items()}
+        results["spaces"][space.name] = {
+            "configurations": len(space),
+            "seconds": {way: sorted(times) for way, times in seconds.items()},
+            "mac_ratio": macs / shared,
+            "ratio_to_plain": middle["plain"] / middle["engine"],
+            "ratio_to_tuned": middle["tuned"] / middle["engine"],
+            "share_of_mac_ratio": middle["tuned"] / middle["engine"] / (macs / shared),
+            "share_of_matmul_peak": shared * settings.images / middle["engine"] / peak,
+            "images_per_s": settings.images / middle["engine"],
+            "hours_for_50000_images": VALIDATION_IMAGES * middle["engine"] / settings.images / 3600,
+            "rows": rows,
+            "peak_memory_mib": {way: held / 2**20 for way, held in memory.items()},
+        }
+        print(line(space.name, results["spaces"][space.name]), flush=True)
+    return results
+
+
+def spread(times: list[float]) -> float:
+    """Half the range."""
+    return (max(times) - min(times)) / 2
+
+
+HEADER = (
+    f"{'space':<12}{'configs':>8}{'plain s':>16}{'tuned s':>16}{'engine s':>16}{'x plain':>9}{'x tuned':>9}{'MAC ratio':>11}"
+    f"{'share':>7}{'of peak':>9}{'images/s':>10}{'h/50,000':>10}{'MiB tuned':>11}{'engine':>8}"
+)
+
+
+def line(name: str, result: dict[str, Any]) -> str:
+    """One row of the table; times are median ± half the range."""
+    times = [
+        f"{statistics.median(result['seconds'][way]):.2f} ± {spread(result['seconds'][way]):.2f}"
+        for way in ("plain", "tuned", "engine")
+    ]
+    return (
+        f"{name:<12}{result['configurations']:>8}{times[0]:>16}{times[1]:>16}{times[2]:>16}{result['ratio_to_plain']:>9.2f}"
+        f"{result['ratio_to_tuned']:>9.2f}{result['mac_ratio']:>11.2f}{result['share_of_mac_ratio']:>7.0%}"
+        f"{result['share_of_matmul_peak']:>9.0%}{result['images_per_s']:>10.2f}{result['hours_for_50000_images']:>10.1f}"
+        f"{result['peak_memory_mib']['tuned']:>11.0f}{result['peak_memory_mib']['engine']:>8.0f}"
+    )
+
+
+def main(settings: BenchmarkSettings) -> None:
+    print(f"{settings.model}, {settings.images} images a batch, {settings.dtype} on {settings.device}\n{HEADER}")
+    results = benchmark(settings)
+    print(f"matrix-multiply peak measured: {results['matmul_gmacs_per_s']:.0f} GMACs/s on {results['threads']} threads")
+    if settings.json:
+        print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    run_command(main, BenchmarkSettings, __doc__ or "")

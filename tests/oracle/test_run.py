@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import json
+import random
+import re
+import resource
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import dynamic
+from dynamic import Configuration, UserError
+from oracle import bounds
+from oracle.evaluate import WalkSize
+from oracle.outcomes import read_outcomes
+from oracle.run import RunSettings, run
+from tests.oracle.conftest import all_bytes, command, environment, run_command
+from tests.plain_loop import plain_loop
+
+CONFIGURATIONS = 6
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of three named spaces cut to two images a split would take long; two small files do the same."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "strides.json").write_text(json.dumps({"stride": [[1], [2], [2], [2, 1, 0.5]]}))
+    (folder / "sizes.json").write_text(json.dumps({"kernel_size": [[3], [3], [3, 1], [3, 5]]}))
+    run(RunSettings(space=f"{folder}/strides.json,{folder}/sizes.json", images=8, region=4, out=folder / "run"))
+    return folder / "run"
+
+
+def test_outcomes_equal_the_plain_loop(finished: Path) -> None:
+    outcomes = read_outcomes(finished)
+    assert dict(outcomes.sizes) == {"image": 16, "configuration": 6}
+    network = dynamic.load("resnet50-slim")
+    configurations = [Configuration.parse(name) for name in outcomes["configuration"].values]
+    from dynamic.scenes import FashionScenes
+
+    for split in ("label", "test"):
+        part = outcomes.isel(image=outcomes["split"].values == split)
+        scenes = FashionScenes(split)  # type: ignore[arg-type]
+        expected = plain_loop(network.original, "resnet50-slim", configurations, scenes.render(range(8)))
+        labels = torch.from_numpy(scenes.labels[:8])
+        p_true = expected.softmax(-1)[:, torch.arange(8), labels].T
+        assert np.array_equal(part["label"].values, labels)
+        assert np.array_equal(part["predicted"].values, expected.argmax(-1).T)
+        np.testing.assert_allclose(part["p_true"].values, p_true, atol=1e-4)
+        np.testing.assert_allclose(part["side"].values, scenes.sides[:8])
+    assert outcomes["macs"].values.tolist() == [network.macs(c, 96) for c in configurations]
+    assert outcomes["stride_D"].values.tolist() == [c.stride[3] for c in configurations]
+    assert outcomes.attrs["weights_digest"] == network.digest
+
+
+def test_summary_has_the_promised_numbers(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    assert {name: space["configurations"] for name, space in summary["spaces"].items()} == {"strides": 3, "sizes": 4}
+    outcomes = read_outcomes(finished)
+    default = dynamic.load("resnet50-slim").default.id
+    for space in summary["spaces"].values():
+        for split in ("label", "test"):
+            numbers = space[split]
+            part = outcomes.isel(image=outcomes["split"].values == split)
+            static = part["predicted"].sel(configuration=default).values == part["label"].values
+            assert numbers["images"] == 8
+            assert numbers["static"] == static.mean()
+            assert numbers["worst"] <= numbers["median"] <= numbers["best"] == 1 - numbers["unsolvable_share"]
+            assert set(numbers["single_best"]) == {"id", "accuracy", "chosen_on"}
+            assert sum(numbers["unique_predictions"].values()) == pytest.approx(1)
+            assert numbers["portfolio"][0]["configuration"] == space["label"]["single_best"]["id"]
+            assert numbers["macs"]["default"] == 50_988_032
+            assert numbers["intervals"]["static"][0] <= numbers["static"] <= numbers["intervals"]["static"][1]
+    assert "fraction" in summary["units"]["accuracy"]
+
+
+def test_constants_come_from_the_label_split(finished: Path) -> None:
+    outcomes = read_outcomes(finished)
+    summary = json.loads((finished / "summary.json").read_text())["spaces"]["sizes"]
+    part = outcomes.isel(image=outcomes["split"].values == "label")
+    ids = [name for name in outcomes["configuration"].values if name.startswith("s1-2-2-2_")]
+    part = part.sel(configuration=ids)
+    correct = part["predicted"].values == part["label"].values[:, None]
+    expected = ids[bounds.single_best(correct, part["macs"].values)]
+    assert summary["test"]["single_best"]["id"] == summary["label"]["single_best"]["id"] == expected
+
+
+def test_labels_are_one_row_an_image(finished: Path) -> None:
+    labels = pd.read_parquet(finished / "labels.parquet")
+    outcomes = read_outcomes(finished)
+    assert labels["image"].tolist() == outcomes["image"].values.tolist()
+    correct = outcomes["predicted"].values == outcomes["label"].values[:, None]
+    assert labels["solvable"].tolist() == correct.any(axis=1).tolist()
+    for row, one in labels.iterrows():
+        image = outcomes.isel(image=row)
+        chosen = image.sel(configuration=one["preferred"])
+        assert one["quality"] == pytest.approx(float(chosen["p_true"]) + bool(chosen["predicted"] == image["label"]))
+        assert one["preferred_macs"] == int(chosen["macs"])
+        assert (one["cheapest_correct"] is None) == (not one["solvable"])
+    assert {"split", "label", "side", "default_correct", "strides.preferred", "sizes.solvable"} <= set(labels.columns)
+
+
+def test_report_opens_offline_and_says_what_it_is(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+    assert "Small stand-ins" in page
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+    assert page.count("data:image/png;base64,") == 5
+    for name in ("preference_flow_strides", "preference_flow_sizes", "unique_predictions", "portfolio", "cost_cloud"):
+        assert (finished / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert "76.5%" not in page  # the paper's numbers belong to its own spaces
+
+
+def test_killed_anywhere_and_started_again_ends_with_the_same_bytes(tmp_path: Path, small_space: str) -> None:
+    options = ("--space", small_space, "--images", 24, "--region", 2)
+    whole = run_command(*options, "--out", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    generator, killed = random.Random(0), 0
+    out = tmp_path / "killed"
+    for _ in range(12):
+        process = subprocess.Popen(
+            command(*options, "--out", out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()
+        )
+        status = out / "outcomes.zarr" / "status" / "c"
+        before = len(list(status.iterdir())) if status.exists() else 0
+        while process.poll() is None and (len(list(status.iterdir())) if status.exists() else 0) <= before + 1:
+            time.sleep(0.005)
+        time.sleep(generator.random() * 0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        killed += process.returncode == -signal.SIGKILL
+        if process.returncode == 0:
+            break
+    assert killed >= 3
+    last = run_command(*options, "--out", out)
+    assert last.returncode == 0, last.stderr
+    assert all_bytes(out) == all_bytes(tmp_path / "whole")
+
+
+def test_another_run_is_not_resumed(tmp_path: Path, small_space: str) -> None:
+    options = {"space": small_space, "images": 2, "out": tmp_path / "run"}
+    run(RunSettings(**options))  # type: ignore[arg-type]
+    before = all_bytes(tmp_path / "run")
+    other = dynamic.load("resnet50-slim").original.state_dict()
+    other["fc.bias"] = other["fc.bias"] + 1
+    save_file(other, tmp_path / "other.safetensors")
+    other_space = tmp_path / "other.json"
+    other_space.write_text('{"stride": [[1], [2], [2], [2, 1]]}')
+    for change, named in (
+        ({"weights": str(tmp_path / "other.safetensors")}, "weights is"),
+        ({"regime": "wide"}, "regime is matched there, wide here"),
+        ({"images": 3}, "images is 4"),
+        ({"space": str(other_space)}, "configuration space is small"),
+        ({"dtype": "bfloat16"}, "dtype is float32 there, bfloat16 here"),
+    ):
+        with pytest.raises(UserError, match=named):
+            run(RunSettings(**(options | change)))  # type: ignore[arg-type]
+    assert all_bytes(tmp_path / "run") == before
+    run(RunSettings(**options))  # type: ignore[arg-type]
+    assert all_bytes(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--model", "resnet5"), "unknown model 'resnet5'"),
+        (("--model", "resnet18", "--weights", "none"), "name one to six dynamic layers of resnet18"),
+        (("--model", "resnet50", "--weights", "none"), "resnet50 has 1000 classes, fashion-scenes has 10"),
+        (("--weights", "missing.pth"), "no checkpoint missing.pth"),
+        (("--weights", "IMAGENET1K_V1"), "unknown weights 'IMAGENET1K_V1' for resnet50-slim"),
+        (("--space", "strides"), "unknown configuration space 'strides'"),
+        (("--space", "stride,stride"), "name one or several different spaces"),
+        (("--dynamic-layers", "layer1.0.conv2,layer9"), "no convolution or pool is called 'layer9'; near it"),
+        (("--dataset", "imagenet"), "--dataset imagenet needs --data-dir"),
+        (("--dataset", "imagefolder", "--data-dir", "nowhere"), "no folder nowhere"),
+        (("--images", "0"), "--images must be at least 1, not 0"),
+        (("--dtype", "float8"), "--dtype must be one of float32"),
+        (("--device", "cuda:99"), "--device cuda:99 cannot be used"),
+        (("--memory-gib", "0.0001"), "one image under this space needs about"),
+        (("--out", "/proc/nowhere"), "cannot write in /proc/nowhere"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    done = run_command("--out", tmp_path / "run", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "run" / "outcomes.zarr").exists()
+
+
+def test_a_full_disk_loses_nothing_finished(tmp_path: Path, small_space: str) -> None:
+    """A limit on the size of files makes writes fail as a full disk does, in a real process."""
+    options = ("--space", small_space, "--images", 6, "--region", 2, "--out", tmp_path / "run")
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+
+    failed = subprocess.run(command(*options), capture_output=True, text=True, env=environment(), preexec_fn=limit)
+    assert failed.returncode == 1
+    assert "File too large" in failed.stderr
+    assert "run the same command again" in failed.stderr.splitlines()[-1]
+    for result in ("labels.parquet", "summary.json", "report.html"):
+        assert not (tmp_path / "run" / result).exists()
+    again = run_command(*options, "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout.splitlines()[-1])["spaces"]["small"]["images"] == 6
+
+
+def test_an_unfinished_run_is_not_read(tmp_path: Path, small_space: str) -> None:
+    run(RunSettings(space=small_space, images=2, region=1, out=tmp_path))
+    next((tmp_path / "outcomes.zarr" / "status" / "c").iterdir()).unlink()
+    with pytest.raises(UserError, match="is not finished \\(3 of 4 images\\)"):
+        read_outcomes(tmp_path)
+    with pytest.raises(UserError, match="no outcomes in"):
+        read_outcomes(tmp_path / "nowhere")
+
+
+def test_memory_bounds_the_walk() -> None:
+    network = dynamic.load("resnet50-slim")
+    space = dynamic.space("stride", network)
+    row = network.costs.row_bytes(space, 96) / 2**30
+    assert WalkSize.fitting(network, space, 96, 32, "cpu", 8.5 * row) == WalkSize(8, 8)
+    assert WalkSize.fitting(network, space, 96, 32, "cpu", 50.5 * row) == WalkSize(32, 50)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_other_types(tmp_path: Path, small_space: str, dtype: str) -> None:
+    summary = run(RunSettings(space=small_space, images=2, dtype=dtype, out=tmp_path))
+    assert summary["run"]["dtype"] == dtype
+    assert summary["spaces"]["small"]["test"]["static"] in (0, 0.5, 1)
