@@ -6,9 +6,9 @@ there, so a run that is killed anywhere, started again, ends with the same bytes
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,11 +62,12 @@ class OutcomesStore:
         if not path.exists():
             self._create(source, configurations, macs, dict(identity), dict(facts), region)
         self._group = open_group(path)
-        _compare(path, json.loads(str(self._group.attrs["identity"])), dict(identity))
+        stored: dict[str, Any] = dict(self._group.attrs)
+        _compare(path, {key: str(stored[key]) for key in stored["identity"]}, dict(identity))
         # What a killed writer left half-written was never renamed into place.
         for leftover in path.rglob("*.partial"):
             leftover.unlink()
-        self.facts: dict[str, Any] = json.loads(str(self._group.attrs["facts"]))
+        self.facts: dict[str, Any] = {key: value for key, value in stored.items() if key not in identity}
         self.region = int(self._array("status").chunks[0])
         self.status = np.asarray(self._array("status")[:])
 
@@ -104,7 +105,7 @@ class OutcomesStore:
             shutil.rmtree(making)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         group = zarr.create_group(making, zarr_format=3)
-        group.attrs.update({"identity": json.dumps(identity), "facts": json.dumps(facts)})
+        group.attrs.update(identity | facts | {"identity": sorted(identity)})
         images, columns = len(source.keys), len(configurations)
 
         def add(name: str, dims: Sequence[str], dtype: Any, fill: Any, values: np.ndarray | None, unit: str = "") -> None:
@@ -145,6 +146,12 @@ class OutcomesStore:
             for layer in range(len(configurations[0].stride)):
                 options = np.array([getattr(c, attribute)[layer] for c in configurations], dtype="float32")
                 add(f"{attribute}_{'ABCDEF'[layer]}", ("configuration",), "float32", 0.0, options)
+        # xarray reads this list as "these variables are coordinates".
+        coordinates = sorted(set(group.array_keys()) - {"predicted", "p_true", "label", "macs", "image", "configuration"})
+        group.attrs["coordinates"] = " ".join(coordinates)
+        with warnings.catch_warnings():  # zarr: not yet in the specification; xarray: slow and noisy without
+            warnings.simplefilter("ignore")
+            zarr.consolidate_metadata(making)
         os.rename(making, self.path)
 
 
@@ -173,11 +180,8 @@ def read_outcomes(run: Path) -> xr.Dataset:
     path = run / "outcomes.zarr"
     if not path.exists():
         raise UserError(f"no outcomes in {run}: make them with python -m oracle.run --out {run}")
-    attrs = dict(open_group(path).attrs)
-    data = xr.open_zarr(path, consolidated=False, chunks=None).load()
-    coordinates = [name for name in data.variables if name not in ("predicted", "p_true", "label", "macs")]
-    data = data.set_coords(coordinates)
-    data.attrs = json.loads(str(attrs["identity"])) | json.loads(str(attrs["facts"]))
+    open_group(path)
+    data: xr.Dataset = xr.open_zarr(path, chunks=None).load()
     status = data["status"].values
     if (status == PENDING).any():
         done = int((status != PENDING).sum())

@@ -39,7 +39,7 @@ def summarise(outcomes: xr.Dataset, spaces: list[Space], default: Configuration)
     Returns:
         JSON-ready; see ``units`` in it.
     """
-    facts = {key: value for key, value in outcomes.attrs.items() if key != "unreadable"}
+    facts = {key: value for key, value in outcomes.attrs.items() if key not in ("unreadable", "identity")}
     return {
         "run": facts | {"default": default.id},
         "units": UNITS,
