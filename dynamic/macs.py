@@ -60,6 +60,7 @@ class CostModel:
         """Bytes of float32 that one image may hold alive at once on its way through the walk: an upper estimate.
 
         At every depth the walk keeps one batch's values waiting; on top of them comes the widest step's working space.
+        Activations only: weights and the larger kernels derived from them are not in it.
         """
         waiting: dict[int, int] = {}
         widest = 0
@@ -67,7 +68,7 @@ class CostModel:
             for step, _, _, (held, working) in self._path(configuration, resolution):
                 waiting[step] = max(waiting.get(step, 0), held)
                 widest = max(widest, working)
-        return 4 * (sum(waiting[step] for step in waiting if step % 2) + 2 * widest)
+        return 4 * (sum(waiting[step] for step in waiting if step % 2) + 4 * widest)
 
     @property
     def classes(self) -> int:
