@@ -149,7 +149,7 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
     network = dynamic.load(settings.model, weights=None)
     resolution = settings.resolution or (96 if settings.model in SLIM else 224)
     images = torch.randn(settings.images, 3, resolution, resolution).to(device, dtype)
-    labels = torch.randint(0, network.classes, (settings.images,)).to(device)
+    labels = torch.randint(0, network.info.classes, (settings.images,)).to(device)
     plain = PlainLoop(copy.deepcopy(network.original).to(device, dtype), settings.model)
     tuned_module = folded(network.original).to(device, dtype).to(memory_format=torch.channels_last)
     tuned = PlainLoop(tuned_module, settings.model)

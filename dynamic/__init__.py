@@ -9,7 +9,7 @@ torch.Size([2, 10])
 >>> network(images, [space[0], space[7]]).shape      # or one for each image
 torch.Size([2, 10])
 >>> network.macs(network.default, 96)
-51005440
+50988032
 """
 
 from dynamic.configuration import Configuration, Space, make_space

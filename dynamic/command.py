@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
+import torch
 import tyro
 
 from dynamic.errors import UserError
@@ -32,8 +33,18 @@ def run_command(main: Callable[[Settings], None], settings: type[Settings], desc
         _stop(
             f"error: {error.strerror or error}{where}: nothing finished is lost; mend it and run the same command again", 1
         )
+    except torch.OutOfMemoryError as error:
+        _stop(f"error: out of memory ({str(error).splitlines()[0]}): lower --memory-gib or --batch", 1)
     except KeyboardInterrupt:
         _stop("interrupted: run the same command again to go on", 130)
+
+
+def check_device(device: str) -> None:
+    """Raise UserError where tensors cannot be made, and read back, on ``device``."""
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def _module_name() -> str:

@@ -18,7 +18,7 @@ Attribute = Literal["stride", "dilation", "kernel_size"]
 ATTRIBUTES: tuple[Attribute, ...] = get_args(Attribute)
 
 MAX_LAYERS = 6
-MAX_CONFIGURATIONS = 100_000
+MAX_CONFIGURATIONS = 500_000
 
 STRIDES = (1, 2, 3, 4)
 STRIDES_FROM_C = (0.5, *STRIDES)
@@ -54,7 +54,7 @@ class Configuration:
         for name, right in (("stride", "0.5 or 1, 2, 3, …"), ("dilation", "1, 2, 3, …"), ("kernel_size", "1, 2, 3, …")):
             options = getattr(self, name)
             if not all(
-                (option == 0.5 and name == "stride") or (option >= 1 and option == int(option)) for option in options
+                (option == 0.5 and name == "stride") or (option >= 1 and float(option).is_integer()) for option in options
             ):
                 raise UserError(f"{name} options {options} of a configuration: each must be {right}")
             object.__setattr__(self, name, tuple(option if option == 0.5 else int(option) for option in options))
@@ -70,7 +70,7 @@ class Configuration:
     @classmethod
     def parse(cls, text: str) -> Configuration:
         """Read an id back. Raises UserError where ``text`` is none."""
-        match = re.fullmatch(r"s([\d.]+(?:-[\d.]+)*)_d(\d+(?:-\d+)*)_k(\d+(?:-\d+)*)", text)
+        match = re.fullmatch(r"s((?:0\.5|\d+)(?:-(?:0\.5|\d+))*)_d(\d+(?:-\d+)*)_k(\d+(?:-\d+)*)", text)
         if match is None:
             raise UserError(f"{text!r} is not a configuration id; one looks like s1-2-2-0.5_d1-1-1-1_k3-3-3-3")
         stride, dilation, kernel_size = (tuple(map(float, group.split("-"))) for group in match.groups())
@@ -172,9 +172,11 @@ def make_space(name: str, default: Configuration) -> Space:
         default: gives the options of the attributes that the space does not vary.
 
     Raises:
-        UserError: unknown name, unreadable file, options out of range, or more than 100,000 configurations.
+        UserError: unknown name, unreadable file, options out of range, or more than 500,000 configurations.
     """
     if Path(name).suffix:
+        if Path(name).stem in SPACES:
+            raise UserError(f"rename {name}: {Path(name).stem!r} is the name of a space that is defined already")
         return _space_from_file(Path(name), default)
     parts = [named_options(part, len(default.stride)) for part in name.split("+")]
     varied = [attribute for part in parts for attribute in part[0]]

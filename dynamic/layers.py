@@ -65,16 +65,17 @@ class DynamicConv2d(nn.Module):
         return F.conv2d(x, weight, bias, int(option.stride), padding, option.dilation, self.conv.groups)
 
     def _kernel(self, size: int, half: bool) -> tuple[Tensor, Tensor | None]:
-        """The kernel and bias for this size; computed once for inference, afresh where gradients are wanted."""
+        """The kernel and bias for this size; kept where the weights are frozen, afresh where they may change."""
         weight, bias = self.conv.weight, self.conv.bias
         if size == self.default.kernel_size and not half:
             return weight, bias
-        if torch.is_grad_enabled() and weight.requires_grad:
+        if weight.requires_grad:
             return self._derive(size, half)
         version = tuple(_version(tensor) for tensor in (weight, bias) if tensor is not None)
         cached = self._kernels.get((size, half))
         if cached is None or cached[0] != version:
-            cached = self._kernels[size, half] = (version, *self._derive(size, half))
+            with torch.inference_mode(False), torch.no_grad():  # so that gradients may flow to the input later
+                cached = self._kernels[size, half] = (version, *self._derive(size, half))
         return cached[1:]
 
     def _derive(self, size: int, half: bool) -> tuple[Tensor, Tensor | None]:
@@ -126,15 +127,17 @@ class DynamicPool2d(nn.Module):
         window, padding = self.default.kernel_size, _single(pool.padding)
         kernel = (min(window, height + 2 * padding), min(window, width + 2 * padding))
         stride = int(option.stride)
+        ceil_mode = pool.ceil_mode
         if self.follows and stride != self.default.stride:
+            ceil_mode = False
             right, below = (
                 max((-(-side // stride) - 1) * stride + reach - side - 2 * padding, 0)
                 for side, reach in ((width, kernel[1]), (height, kernel[0]))
             )
             x = F.pad(x, [0, right, 0, below], mode="replicate")
         if isinstance(pool, nn.MaxPool2d):
-            return F.max_pool2d(x, kernel, stride, padding, 1, pool.ceil_mode)
-        return F.avg_pool2d(x, kernel, stride, padding, pool.ceil_mode, pool.count_include_pad, pool.divisor_override)
+            return F.max_pool2d(x, kernel, stride, padding, 1, ceil_mode)
+        return F.avg_pool2d(x, kernel, stride, padding, ceil_mode, pool.count_include_pad, pool.divisor_override)
 
     def _half(self, x: Tensor) -> Tensor:
         window = max(self.default.kernel_size, 2)  # a window of one pixel would hold only the gap

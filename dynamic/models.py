@@ -9,8 +9,6 @@ network = load(my_module, dynamic_layers=["stage2.conv", "stage3.conv"])
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,6 @@ from typing import Any
 import torch
 import torchvision
 from PIL import Image
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.transforms import v2
@@ -82,9 +79,7 @@ class ModelInfo:
 class LoadedNetwork(DynamicNetwork):
     """A dynamic network that knows where it came from; see :class:`ModelInfo`."""
 
-    def __init__(self, original: nn.Module, dynamic_layers: Sequence[str], info: ModelInfo) -> None:
-        super().__init__(original, dynamic_layers)
-        self.info = info
+    info: ModelInfo
 
 
 def load(
@@ -118,11 +113,26 @@ def load(
     if layers is None:
         found = ", ".join(candidates(original))
         raise UserError(f"name one to six dynamic layers of {name} (--dynamic-layers a,b,c,d); candidates: {found}")
-    network = DynamicNetwork(original, layers)
-    info = ModelInfo(
-        name=name, weights=used, classes=network.classes, resolution=resolution, transform=transform, slim=name in SLIM
+    network = LoadedNetwork(original, layers)
+    network.info = ModelInfo(
+        name=name,
+        weights=used,
+        classes=_count_classes(network, resolution),
+        resolution=resolution,
+        transform=transform,
+        slim=name in SLIM,
     )
-    return LoadedNetwork(original, layers, info)
+    return network
+
+
+def _count_classes(network: DynamicNetwork, resolution: int) -> int:
+    try:
+        return network.costs.classes(resolution)
+    except UserError:  # a module for images of another size
+        heads = [module for module in network.original.modules() if isinstance(module, nn.Linear)]
+        if not heads:
+            raise
+        return heads[-1].out_features
 
 
 def build(name: str, classes: int | None = None) -> nn.Module:
@@ -145,7 +155,7 @@ def imagenet_transform(size: int = 224) -> Callable[[Image.Image], Tensor]:
     """Resize the short side to 8/7 of ``size``, crop the centre, normalise with ImageNet's statistics."""
     return v2.Compose(
         [
-            v2.Lambda(lambda image: image.convert("RGB")),
+            v2.Lambda(_to_rgb),
             v2.Resize(size * 8 // 7),
             v2.CenterCrop(size),
             v2.PILToTensor(),
@@ -159,7 +169,7 @@ def scenes_transform() -> Callable[[Image.Image], Tensor]:
     """For the slim networks: grey, short side to 96 pixels, centre, normalised as fashion-scenes are."""
     return v2.Compose(
         [
-            v2.Lambda(lambda image: image.convert("RGB")),
+            v2.Lambda(_to_rgb),
             v2.Grayscale(3),
             v2.Resize(scenes.CANVAS),
             v2.CenterCrop(scenes.CANVAS),
@@ -170,31 +180,51 @@ def scenes_transform() -> Callable[[Image.Image], Tensor]:
     )
 
 
-def _build_with_weights(
-    name: str, weights: str | Path | None, classes: int | None
-) -> tuple[nn.Module, Callable[[Image.Image], Tensor], int, str]:
-    if name in SLIM:
-        transform, resolution = scenes_transform(), scenes.CANVAS
-        if weights == "default":
-            embedded = _EMBEDDED / f"{name}.safetensors"
-            return _from_checkpoint(name, embedded, classes), transform, resolution, "embedded"
-    else:
-        transform, resolution = imagenet_transform(), 224
-    if weights is None:
-        return build(name, classes), transform, resolution, "random"
-    path = Path(weights)
-    if path.suffix in (".pt", ".pth", ".safetensors", ".ckpt", ".bin") or path.exists():
-        return _from_checkpoint(name, path, classes), transform, resolution, str(path)
-    if name in SLIM:
+_Built = tuple[nn.Module, Callable[[Image.Image], Tensor], int, str]
+"""A network, its transform, the side of the images that this makes, and which weights it has, for people."""
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    return image.convert("RGB")
+
+
+def _build_with_weights(name: str, weights: str | Path | None, classes: int | None) -> _Built:
+    path = None if weights is None else Path(weights)
+    is_file = path is not None and (path.suffix in (".pt", ".pth", ".safetensors", ".ckpt", ".bin") or path.exists())
+    if name in SLIM and weights == "default":
+        path, is_file = _EMBEDDED / f"{name}.safetensors", True
+    if is_file:
+        assert path is not None
+        original, used = _from_checkpoint(name, path, classes), "embedded" if weights == "default" else str(path)
+    elif weights is None:
+        original, used = build(name, classes), "random"
+    elif name in SLIM:
         raise UserError(f"unknown weights {weights!r} for {name}: use default, none, or a .safetensors or .pth file")
+    elif name.startswith("timm/"):
+        original, used = _timm_pretrained(name, str(weights), classes), f"{name} pretrained"
+    else:
+        return _torchvision_pretrained(name, str(weights))
+    if name in SLIM:
+        return original, scenes_transform(), scenes.CANVAS, used
     if name.startswith("timm/"):
-        return _timm_pretrained(name, str(weights), classes)
-    return _torchvision_pretrained(name, str(weights))
+        return original, *_timm_transform(original), used
+    return original, *_torchvision_transform(name, path if is_file else None), used
 
 
-def _torchvision_pretrained(name: str, weights: str) -> tuple[nn.Module, Callable[[Image.Image], Tensor], int, str]:
+def _torchvision_weights(name: str) -> dict[str, Any]:
     build(name)  # an unknown model is named first
-    named = {entry.name: entry for entry in torchvision.models.get_model_weights(name)}
+    return {entry.name: entry for entry in torchvision.models.get_model_weights(name)}
+
+
+def _torchvision_transform(name: str, path: Path | None) -> tuple[Callable[[Image.Image], Tensor], int]:
+    """The preset of the weights whose file ``path`` is, by its name; of the model's first weights otherwise."""
+    entries = list(_torchvision_weights(name).values())
+    preset = next((e for e in entries if path is not None and e.url.endswith(f"/{path.name}")), entries[0]).transforms()
+    return _Preset(preset), preset.crop_size[0]
+
+
+def _torchvision_pretrained(name: str, weights: str) -> _Built:
+    named = _torchvision_weights(name)
     chosen = named.get("IMAGENET1K_V1" if weights == "default" else weights)
     if chosen is None:
         raise UserError(
@@ -202,17 +232,17 @@ def _torchvision_pretrained(name: str, weights: str) -> tuple[nn.Module, Callabl
         )
     try:
         original = torchvision.models.get_model(name, weights=chosen)
-    except OSError as error:
+    except Exception as error:  # no network, or a damaged file in the cache: torch raises many kinds
         raise UserError(
-            f"cannot download {chosen} ({error}): fetch {chosen.url} where there is a network and pass --weights FILE, "
-            "or use --weights none for random ones"
+            f"cannot load {chosen} ({str(error).splitlines()[0]}): fetch {chosen.url} where there is a network and pass "
+            "--weights FILE, or use --weights none for random ones"
         ) from error
     preset = chosen.transforms()
     return original, _Preset(preset), preset.crop_size[0], str(chosen)
 
 
 class _Preset:
-    """torchvision's preset behind a conversion to RGB, which photographs in other modes need."""
+    """A library's transform behind a conversion to RGB, which photographs in other modes need."""
 
     def __init__(self, preset: Callable[[Image.Image], Tensor]) -> None:
         self.preset = preset
@@ -234,22 +264,23 @@ def _build_timm(name: str, pretrained: bool, classes: int | None) -> nn.Module:
     return module
 
 
-def _timm_pretrained(
-    name: str, weights: str, classes: int | None
-) -> tuple[nn.Module, Callable[[Image.Image], Tensor], int, str]:
+def _timm_pretrained(name: str, weights: str, classes: int | None) -> nn.Module:
     if weights != "default":
         raise UserError(f"unknown weights {weights!r} for {name}: use default, none, or a checkpoint file")
     try:
-        original = _build_timm(name.removeprefix("timm/"), True, classes)
+        return _build_timm(name.removeprefix("timm/"), True, classes)
     except UserError:
         raise
     except Exception as error:  # the hub client raises many kinds
         raise UserError(f"cannot download the weights of {name} ({error}): pass --weights FILE or --weights none") from error
+
+
+def _timm_transform(original: nn.Module) -> tuple[Callable[[Image.Image], Tensor], int]:
     from timm.data.config import resolve_model_data_config
     from timm.data.transforms_factory import create_transform
 
     config = resolve_model_data_config(original)
-    return original, _Preset(create_transform(**config)), config["input_size"][-1], f"{name} pretrained"
+    return _Preset(create_transform(**config)), config["input_size"][-1]
 
 
 def _from_checkpoint(name: str, path: Path, classes: int | None) -> nn.Module:
@@ -289,15 +320,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         stored: Any = (
             load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
         )
-    except (
-        SafetensorError,
-        OSError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-    ) as error:
+    except Exception as error:  # a damaged file makes torch raise almost anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{path} is truncated or not a checkpoint ({reason}): store one with torch.save(module.state_dict(), …)"

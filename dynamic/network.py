@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
+from dynamic.layers import DynamicConv2d
 from dynamic.macs import CostModel
 from dynamic.tracing import trace
 from dynamic.walk import comprehensive_plan, mixed_plan, walk
@@ -30,7 +31,8 @@ class DynamicNetwork(nn.Module):
         default: the configuration the network was built with.
 
     Raises:
-        UserError: a network that cannot be traced, or a layer name that is wrong (the candidates are listed).
+        UserError: a network that cannot be traced or computes something else once traced, or a layer name that is wrong
+            (the candidates are listed).
 
     >>> import torchvision, torch
     >>> network = DynamicNetwork(torchvision.models.resnet18(), ["layer3.0.conv1", "layer4.0.conv1"])
@@ -49,6 +51,29 @@ class DynamicNetwork(nn.Module):
         self._segments = nn.ModuleList(segment.module for segment in self.program.segments)
         self._sites = nn.ModuleList(site.module for site in self.program.sites)
         self.eval()
+        if not fold_batch_norm:
+            self._verify()
+
+    def _verify(self) -> None:
+        """Refuse a network whose traced copy does not compute what the original does, rather than run it wrongly."""
+        parameter = next(self.original.parameters(), None)
+        if parameter is None or parameter.is_meta:
+            return
+        for side in (64, 224):
+            images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(parameter)
+            try:
+                with torch.no_grad():
+                    expected = self.original(images)
+            except (RuntimeError, ValueError):
+                continue  # not its resolution
+            with torch.no_grad():
+                got = [logits for _, logits in self.comprehensive(images, [self.default])]
+            if not torch.allclose(got[0], expected, equal_nan=True):
+                raise UserError(
+                    f"the traced {type(self.original).__name__} does not compute what the original does: "
+                    "it writes into a tensor that it reads elsewhere; write such steps out of place"
+                )
+            return
 
     def forward(self, images: Tensor, configuration: Configuration | Sequence[Configuration]) -> Tensor:
         """Classify.
@@ -67,7 +92,7 @@ class DynamicNetwork(nn.Module):
         for chosen in set(configuration):
             self.check(chosen)
         if len(images) == 0:
-            return images.new_empty((0, self.classes))
+            return self.original(images)
         plan = mixed_plan(self.program, configuration)
         ends = list(walk(self.program, images, plan, max_rows=len(images)))
         if len(ends) == 1:
@@ -99,6 +124,10 @@ class DynamicNetwork(nn.Module):
         if len(configuration.stride) != len(self.dynamic_layers):
             layers = len(self.dynamic_layers)
             raise UserError(f"{configuration.id} configures {len(configuration.stride)} layers, the network has {layers}")
+        for site in self.program.sites:
+            even = isinstance(site.module, DynamicConv2d) and site.option(configuration).kernel_size % 2 == 0
+            if even and site.option(configuration)._replace(dilation=1) != site.module.default._replace(dilation=1):
+                raise UserError(f"{configuration.id} gives {site.name} an even kernel, which has no centre: use odd sizes")
         for (layer, name), reason in self.program.fixed.items():
             if getattr(configuration, name)[layer] != getattr(self.default, name)[layer]:
                 raise UserError(f"{configuration.id} changes the {name} of layer {'ABCDEF'[layer]}: {reason}")
@@ -115,11 +144,6 @@ class DynamicNetwork(nn.Module):
     def costs(self) -> CostModel:
         """Counts MACs and memory without running images."""
         return CostModel(self.program)
-
-    @cached_property
-    def classes(self) -> int:
-        """Number of classes."""
-        return self.costs.classes
 
     @property
     def digest(self) -> str:

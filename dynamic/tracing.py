@@ -11,6 +11,7 @@ in which everything up to site i depends only on the options of the sites before
 
 from __future__ import annotations
 
+import copy
 import difflib
 import operator
 from collections.abc import Callable, Sequence
@@ -97,9 +98,10 @@ def trace(network: nn.Module, layers: Sequence[str], fold_batch_norm: bool = Fal
     except Exception as error:
         raise UserError(f"torch.fx cannot trace {type(network).__name__}: {error}") from error
     graph = graph_module.graph
+    _check_arguments(graph, type(network).__name__)
     if not 1 <= len(layers) <= MAX_LAYERS:
         raise UserError(f"one to {MAX_LAYERS} dynamic layers, not {len(layers)}")
-    _make_functional(graph)
+    _make_functional(graph_module)
     found, fixed = _find_sites(graph_module, layers)
     folded = _fold_batch_norms(graph_module) if fold_batch_norm else set()
     # A pool beside a convolution that has all three attributes is its block's shortcut.
@@ -108,9 +110,20 @@ def trace(network: nn.Module, layers: Sequence[str], fold_batch_norm: bool = Fal
         _make_site(graph_module, node, layer, attributes, fixed_bias=node in folded, follows=layer in beside)
         for node, layer, attributes in found
     ]
-    steps = _assign_steps(graph, [node for node, _, _ in found], layers)
+    inlined = _inlined(graph)
+    steps = _assign_steps(graph, [node for node, _, _ in found], layers, inlined)
     default = _default_configuration(sites, len(layers))
-    return _split(graph_module, sites, [node for node, _, _ in found], steps, fixed, default)
+    return _split(graph_module, sites, steps, inlined, fixed, default)
+
+
+def _check_arguments(graph: fx.Graph, name: str) -> None:
+    _, *others = [node for node in graph.nodes if node.op == "placeholder"]
+    for node in others:
+        if node.users:
+            raise UserError(
+                f"{name}.forward takes {node.target!r} beside the images: wrap it in a module that takes images only"
+            )
+        graph.erase_node(node)
 
 
 def candidates(network: nn.Module) -> list[str]:
@@ -123,13 +136,50 @@ def candidates(network: nn.Module) -> list[str]:
     return names
 
 
-def _make_functional(graph: fx.Graph) -> None:
-    """Replace operators that write into their operand, which several branches may share."""
-    for node in graph.nodes:
-        if node.op == "call_function" and node.target in _OUT_OF_PLACE:
-            node.target = _OUT_OF_PLACE[node.target]
-        if node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__"):
-            node.target = node.target[:-1]
+def _make_functional(root: fx.GraphModule) -> None:
+    """Replace what writes into its operand, which several branches may share, by what makes a new tensor.
+
+    Later readers of the operand read the new tensor instead, as they would have seen the change.
+    """
+    order = {node: position for position, node in enumerate(root.graph.nodes)}
+    for node in root.graph.nodes:
+        if node.op == "call_method" and node.target == "view" and not isinstance(node.args[1], torch.dtype):
+            node.target = "reshape"  # the same, but for memory formats that cannot be viewed so
+        if not _functional(root, node):
+            continue
+        changed = node.args[0]
+        assert isinstance(changed, fx.Node)
+        assert isinstance(changed, fx.Node)
+        for reader in list(changed.users):
+            if order[reader] > order[node]:
+                reader.replace_input_with(changed, node)
+
+
+def _functional(root: fx.GraphModule, node: fx.Node) -> bool:
+    """Make one node work out of place; False where it did already, or where nobody can see that it does not."""
+    if node.op == "call_function" and node.target in _OUT_OF_PLACE:
+        node.target = _OUT_OF_PLACE[node.target]
+        return True
+    if node.op == "call_function" and node.kwargs.get("inplace"):
+        node.kwargs = {**node.kwargs, "inplace": False}
+        return True
+    target = str(node.target)
+    if node.op == "call_method" and target.endswith("_") and not target.endswith("__"):
+        node.target = target[:-1]
+        return True
+    if node.op == "call_module" and getattr(module := root.get_submodule(str(node.target)), "inplace", False):
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        made = root.get_submodule(str(source.target)) if source.op == "call_module" else None
+        if isinstance(made, nn.Conv2d | nn.BatchNorm2d | nn.Linear) and len(source.users) == 1:
+            return False  # the operand is fresh and has no other reader; writing into it saves memory
+        separate: Any = copy.copy(module)
+        separate.inplace = False
+        name = f"{node.name}_out_of_place"
+        root.add_submodule(name, separate)
+        node.target = name
+        return True
+    return False
 
 
 _FoundSites = list[tuple[fx.Node, int, tuple[Attribute, ...]]]
@@ -140,7 +190,7 @@ def _find_sites(root: fx.GraphModule, layers: Sequence[str]) -> tuple[_FoundSite
     sites: _FoundSites = []
     fixed: dict[tuple[int, Attribute], str] = {}
     for layer, spec in enumerate(layers):
-        nodes = [_node_of(root, name) for name in spec.split("+")]
+        nodes = [_node_of(root, name.strip()) for name in spec.split("+")]
         kinds = [type(root.get_submodule(str(node.target))) for node in nodes]
         pools = [node for node, kind in zip(nodes, kinds, strict=True) if not issubclass(kind, nn.Conv2d)]
         convs = [node for node in nodes if node not in pools]
@@ -156,11 +206,15 @@ def _find_sites(root: fx.GraphModule, layers: Sequence[str]) -> tuple[_FoundSite
         shortcut = _shortcut(root, convs[0])
         if shortcut is None:
             sites.append((convs[0], layer, ATTRIBUTES))
-        elif shortcut.follows is None:
+        elif not shortcut.follows:
             fixed[layer, "stride"] = f"{spec} lies beside a shortcut without a convolution, which cannot follow its stride"
             sites.append((convs[0], layer, ("dilation", "kernel_size")))
         else:
-            sites += [(shortcut.follows, layer, ("stride",)), (convs[0], layer, ATTRIBUTES)]
+            sites += [(node, layer, ("stride",)) for node in shortcut.follows] + [(convs[0], layer, ATTRIBUTES)]
+    nodes = [node for node, _, _ in sites]
+    twice = {str(node.target) for node in nodes if nodes.count(node) > 1}
+    if twice:
+        raise UserError(f"{', '.join(sorted(twice))} would be in two dynamic layers: name each once, no block's shortcut")
     return sites, fixed
 
 
@@ -170,6 +224,11 @@ def _node_of(root: fx.GraphModule, name: str) -> fx.Node:
         node: fx.Node = nodes[0]
         return node
     usable = candidates(root)
+    if not nodes and name in usable:
+        kind = type(root.get_submodule(name)).__name__
+        raise UserError(
+            f"dynamic layer {name!r} is a {kind}, a convolution of its own kind; only torch.nn's own can be dynamic"
+        )
     if len(nodes) > 1:
         raise UserError(f"dynamic layer {name!r} is called {len(nodes)} times; only a layer used once can be dynamic")
     near = difflib.get_close_matches(name, usable, 5, 0.3)
@@ -183,13 +242,13 @@ def _node_of(root: fx.GraphModule, name: str) -> fx.Node:
 
 @dataclass(frozen=True)
 class _Shortcut:
-    """The path beside a residual block: its convolution or pool that follows the block's stride, None if it has none."""
+    """The paths beside a block: on each, the convolution or pool that follows the block's stride; empty if one has none."""
 
-    follows: fx.Node | None
+    follows: tuple[fx.Node, ...]
 
 
 def _shortcut(root: fx.GraphModule, conv: fx.Node) -> _Shortcut | None:
-    """The shortcut beside ``conv``'s block; None where no path joins the convolution's."""
+    """What joins ``conv``'s block from beside it; None where nothing does."""
     before, behind = _closure(conv, lambda node: node.all_input_nodes), _closure(conv, lambda node: list(node.users))
     stride = _stride(root, conv)
     for node in root.graph.nodes:
@@ -197,9 +256,13 @@ def _shortcut(root: fx.GraphModule, conv: fx.Node) -> _Shortcut | None:
             continue
         others = [source for source in node.all_input_nodes if source not in behind and source is not conv]
         if node.target in _JOINS and others:
-            beside = _closure(others[0], lambda node: node.all_input_nodes) | {others[0]}
-            follows = [other for other in root.graph.nodes if other in beside - before and _stride(root, other) == stride]
-            return _Shortcut(follows[0] if follows else None)
+            firsts = []
+            for other in others:
+                beside = (_closure(other, lambda node: node.all_input_nodes) | {other}) - before
+                firsts.append(
+                    next((step for step in root.graph.nodes if step in beside and _stride(root, step) == stride), None)
+                )
+            return _Shortcut(() if None in firsts else tuple(dict.fromkeys(first for first in firsts if first)))
         if _stride(root, node) not in (None, 1):
             return None  # the block ended in another strided module
     return None
@@ -235,6 +298,8 @@ def _fold_batch_norms(root: fx.GraphModule) -> set[fx.Node]:
         conv = root.get_submodule(str(source.target)) if source.op == "call_module" else None
         if not isinstance(conv, nn.Conv2d) or conv.bias is not None or len(source.users) > 1 or norm.running_mean is None:
             continue
+        if sum(other.target == source.target for other in root.graph.nodes) > 1:
+            continue  # called elsewhere too
         parent, _, name = str(source.target).rpartition(".")
         setattr(root.get_submodule(parent), name, torch.nn.utils.fuse_conv_bn_eval(conv, norm))
         node.replace_all_uses_with(source)
@@ -258,13 +323,41 @@ def _make_site(
     return Site(name, layer, attributes, module, source.name, node.name)
 
 
-def _assign_steps(graph: fx.Graph, site_nodes: list[fx.Node], layers: Sequence[str]) -> dict[fx.Node, int]:
-    """Step 2i is segment i, step 2i + 1 is site i."""
+def _inlined(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
+    """Nodes computed anew wherever they are used, with the carried nodes that they read.
+
+    They have no image axis to be carried along: parameters and what is computed from them alone, and sizes of tensors.
+    """
+    inlined: dict[fx.Node, list[fx.Node]] = {}
+    for node in graph.nodes:
+        if node.op in ("placeholder", "output", "call_module"):
+            continue
+        size = (
+            node.target in ("size", "dim")
+            if node.op == "call_method"
+            else node.target is getattr and node.args[1] == "shape"
+        )
+        if size or all(source in inlined for source in node.all_input_nodes):
+            reads = [inlined.get(source, [source]) for source in node.all_input_nodes]
+            inlined[node] = list(dict.fromkeys(source for sources in reads for source in sources))
+    return inlined
+
+
+def _reads(node: fx.Node, inlined: dict[fx.Node, list[fx.Node]]) -> list[fx.Node]:
+    """The carried nodes that ``node`` reads, itself or through inlined ones."""
+    return [source for direct in node.all_input_nodes for source in inlined.get(direct, [direct])]
+
+
+def _assign_steps(
+    graph: fx.Graph, site_nodes: list[fx.Node], layers: Sequence[str], inlined: dict[fx.Node, list[fx.Node]]
+) -> dict[fx.Node, int]:
+    """Step 2i is segment i, step 2i + 1 is site i; inlined nodes have none."""
     order = {node: 2 * index + 1 for index, node in enumerate(site_nodes)}
     steps: dict[fx.Node, int] = {}
     for node in graph.nodes:
-        # Parameters are read where they are used; they have no image axis to be carried along.
-        inputs = [steps[source] for source in node.all_input_nodes if source.op != "get_attr"]
+        if node in inlined:
+            continue
+        inputs = [steps[source] for source in _reads(node, inlined)]
         earliest = max((step + step % 2 for step in inputs), default=0)
         steps[node] = order.get(node, earliest)
         if node in order and earliest > order[node]:
@@ -284,48 +377,53 @@ def _default_configuration(sites: Sequence[Site], layers: int) -> Configuration:
 def _split(
     root: fx.GraphModule,
     sites: list[Site],
-    site_nodes: list[fx.Node],
     steps: dict[fx.Node, int],
+    inlined: dict[fx.Node, list[fx.Node]],
     fixed: dict[tuple[int, Attribute], str],
     default: Configuration,
 ) -> Program:
-    nodes = list(root.graph.nodes)
-    output = next(node for node in nodes if node.op == "output")
-    placeholders = [node for node in nodes if node.op == "placeholder"]
+    output = next(node for node in root.graph.nodes if node.op == "output")
+    images = next(node for node in root.graph.nodes if node.op == "placeholder")
     result = output.args[0]
-    if not isinstance(result, fx.Node):
+    if not isinstance(result, fx.Node) or result in inlined:
         raise UserError("the network must return one tensor of logits, not a tuple or dictionary")
     last = 2 * len(sites)
     steps[output] = last
-    needed_until = {node: max((steps[user] for user in node.users), default=-1) for node in nodes}
-    carried = [node for node in nodes if node.op != "get_attr" and needed_until[node] > steps[node]]
-    live = [frozenset(node.name for node in carried if steps[node] <= step < needed_until[node]) for step in range(last)] + [
-        frozenset([result.name])
-    ]
+    needed_until = dict.fromkeys(steps, -1)
+    for node, step in steps.items():
+        for source in _reads(node, inlined):
+            needed_until[source] = max(needed_until[source], step)
+    live = [
+        frozenset(node.name for node, made in steps.items() if made <= step < needed_until[node]) for step in range(last)
+    ] + [frozenset([result.name])]
     segments = tuple(
-        _make_segment(
-            root, [n for n in nodes if steps[n] == step and n.op not in ("placeholder", "output", "get_attr")], live[step]
-        )
+        _make_segment(root, [n for n in steps if steps[n] == step and n not in (images, output)], inlined, live[step])
         for step in range(0, last + 1, 2)
     )
-    return Program(placeholders[0].name, result.name, segments, tuple(sites), tuple(live), fixed, default)
+    return Program(images.name, result.name, segments, tuple(sites), tuple(live), fixed, default)
 
 
-def _make_segment(root: fx.GraphModule, nodes: list[fx.Node], live: frozenset[str]) -> Segment:
+def _make_segment(
+    root: fx.GraphModule, nodes: list[fx.Node], inlined: dict[fx.Node, list[fx.Node]], live: frozenset[str]
+) -> Segment:
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    inputs: list[str] = []
     inside = set(nodes)
-    outside = {source: None for node in nodes for source in node.all_input_nodes if source not in inside}
-    for source in outside:  # placeholders first
-        if source.op != "get_attr":
-            copies[source] = graph.placeholder(source.name)
-            inputs.append(source.name)
-    for source in outside:
-        if source.op == "get_attr":
-            copies[source] = graph.node_copy(source)
+    inputs = dict.fromkeys(source for node in nodes for source in _reads(node, inlined) if source not in inside)
+    for source in inputs:  # placeholders first
+        copies[source] = graph.placeholder(source.name)
+
+    def copied(node: fx.Node) -> fx.Node:
+        if node not in copies:
+            for source in node.all_input_nodes:
+                copied(source)
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+        return copies[node]
+
     for node in nodes:
-        copies[node] = graph.node_copy(node, lambda source: copies[source])
+        copied(node)
     outputs = [node for node in nodes if node.name in live]
     graph.output(tuple(copies[node] for node in outputs))
-    return Segment(fx.GraphModule(root, graph), tuple(inputs), tuple(node.name for node in outputs))
+    return Segment(
+        fx.GraphModule(root, graph), tuple(source.name for source in inputs), tuple(node.name for node in outputs)
+    )

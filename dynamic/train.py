@@ -21,8 +21,9 @@ from torch import nn
 from tqdm import tqdm
 
 from dynamic import models
-from dynamic.command import run_command
+from dynamic.command import check_device, run_command
 from dynamic.errors import UserError
+from dynamic.files import make_writable
 from dynamic.scenes import FashionScenes
 
 
@@ -60,13 +61,16 @@ class TrainSettings:
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise UserError(f"--{field} must be at least 1, not {value}")
+        if self.seed < 0:
+            raise UserError(f"--seed must not be negative, as {self.seed} is")
+        check_device(self.device)
 
 
 def train(settings: TrainSettings) -> dict[str, Any]:
     """Train, evaluate on the label and test splits of the matched regime, and return what the last log line says."""
     out = settings.out or Path("trained") / settings.model
     scenes = FashionScenes("train", data_dir=settings.data_dir, count=settings.images)
-    out.mkdir(parents=True, exist_ok=True)
+    make_writable(out)
     torch.manual_seed(settings.seed)
     network = models.build(settings.model).to(settings.device).to(memory_format=torch.channels_last)
     steps = -(-len(scenes) // settings.batch)

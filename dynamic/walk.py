@@ -7,6 +7,7 @@ same shape (all but strides) are joined again into one batch for the segment tha
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -90,55 +91,45 @@ def _run(
         return
     site, live = program.sites[index], program.live[2 * index + 1]
     for branches in _batches(nodes, max_rows):
-        outputs, rows = [], []
-        for option, index_of_rows in branches.rows.items():
-            outputs.append(site.module(_take(state[site.input], index_of_rows), option))
-            rows.append(index_of_rows)
-        joined = {name: _join([_take(state[name], r) for r in rows]) for name in live if name != site.output}
-        if site.output in live:
-            joined[site.output] = _join(outputs)
-        del outputs
-        if branches.last:
-            state = {}  # nothing here is needed again; free it before going deeper
-        yield from _run(program, index + 1, joined, branches.nodes, max_rows)
+        made_by = [(rows, nodes, site.module(_take(state[site.input], rows), option)) for option, rows, nodes in branches]
+        while made_by:
+            # Almost always all of them; kernels of even size shift the shape.
+            shape = made_by[0][2].shape[1:]
+            together = [branch for branch in made_by if branch[2].shape[1:] == shape]
+            made_by = [branch for branch in made_by if branch[2].shape[1:] != shape]
+            joined = {
+                name: _join([_take(state[name], rows) for rows, _, _ in together]) for name in live if name != site.output
+            }
+            if site.output in live:
+                joined[site.output] = _join([output for _, _, output in together])
+            followers = [node for _, nodes, _ in together for node in nodes]
+            del together
+            yield from _run(program, index + 1, joined, followers, max_rows)
 
 
-@dataclass
-class _Branches:
-    """Branches of one fork that go on as one batch: the rows each option takes (None: all) and the nodes they form."""
-
-    rows: dict[Option, Tensor | None]
-    nodes: list[Node]
-    last: bool = False
+_Branch = tuple[Option, Tensor | None, list[Node]]
+"""An option, the rows that take it (None: all), and the nodes they form."""
 
 
-def _batches(nodes: list[Node], max_rows: int) -> list[_Branches]:
-    """Group the branches of ``nodes`` by stride, which alone decides the shape, into batches of at most ``max_rows``."""
-    options = sorted({option for node in nodes for option in node.children})
-    starts = [0]
-    for node in nodes:
-        starts.append(starts[-1] + len(node.images))
-    batches: list[_Branches] = []
+def _batches(nodes: list[Node], max_rows: int) -> list[list[_Branch]]:
+    """Group the branches of ``nodes`` by stride into batches of at most ``max_rows`` rows."""
+    starts = list(itertools.accumulate((len(node.images) for node in nodes), initial=0))
+    batches: list[list[_Branch]] = []
     size, stride = 0, None
-    for option in options:
-        taken, rows, whole = [], [], True
-        for start, node in zip(starts, nodes, strict=False):
-            if option not in node.children:
-                whole = False
-                continue
-            index, child = node.children[option]
-            whole = whole and index is None
-            rows.append(start + (torch.arange(len(node.images)) if index is None else index))
-            taken.append(child)
-        count = sum(len(r) for r in rows)
+    for option in sorted({option for node in nodes for option in node.children}):
+        takers = [
+            (start, node, *node.children[option])
+            for start, node in zip(starts, nodes, strict=False)
+            if option in node.children
+        ]
+        rows = [start + (torch.arange(len(node.images)) if index is None else index) for start, node, index, _ in takers]
+        whole = len(takers) == len(nodes) and all(index is None for _, _, index, _ in takers)
+        count = sum(map(len, rows))
         if not batches or stride != option.stride or size + count > max_rows:
-            batches.append(_Branches({}, []))
+            batches.append([])
             size, stride = 0, option.stride
-        batches[-1].rows[option] = None if whole else torch.cat(rows)
-        batches[-1].nodes += taken
+        batches[-1].append((option, None if whole else torch.cat(rows), [child for *_, child in takers]))
         size += count
-    if batches:
-        batches[-1].last = True
     return batches
 
 

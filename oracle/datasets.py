@@ -6,9 +6,11 @@ on); no image is in both. Sources give rows in that order.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -104,6 +106,10 @@ def open_source(
                 f"{info.name} has {info.classes} classes, fashion-scenes has {len(CLASSES)}: "
                 "choose a slim network or another --dataset with --data-dir"
             )
+        if data_dir is not None or class_map is not None:
+            raise UserError(
+                "--data-dir and --class-map do not apply to fashion-scenes, which are embedded; choose another --dataset"
+            )
         return ScenesSource(regime, seed, images)
     if data_dir is None:
         raise UserError(f"--dataset {name} needs --data-dir, the folder that holds its class folders")
@@ -146,14 +152,15 @@ class FolderSource:
         self, name: str, data_dir: Path, info: ModelInfo, images: int | None, seed: int, class_map: Path | None
     ) -> None:
         root = _find_root(data_dir, name)
-        folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+        folders = sorted(entry.name for entry in root.iterdir() if _is_class(entry))
         index = class_indices(folders, info, class_map)
-        files = [
-            (f"{folder}/{path.name}", index[folder])
-            for folder in folders
-            for path in sorted((root / folder).iterdir())
-            if path.suffix.lower() in _SUFFIXES
+        found = [
+            (path, index[folder]) for folder in folders for path in sorted((root / folder).rglob("*")) if path.is_file()
         ]
+        files = [(path, label) for path, label in found if path.suffix.lower() in _SUFFIXES]
+        if len(files) < len(found):
+            example = next(path for path, _ in found if path.suffix.lower() not in _SUFFIXES)
+            print(f"ignored {len(found) - len(files)} files that are not images, such as {example}", file=sys.stderr)
         if len(files) < 2:
             raise UserError(
                 f"{root} holds {len(files)} images in {len(folders)} class folders; expected {root}/CLASS/IMAGE.jpg"
@@ -164,9 +171,10 @@ class FolderSource:
         rows = np.concatenate(dealt)
         self._root, self._transform = root, info.transform
         self.splits = np.repeat(SPLITS, [len(part) for part in dealt])
-        self.keys = np.array([files[row][0] for row in rows])
+        self.keys = np.array([files[row][0].relative_to(root).as_posix() for row in rows])
         self.labels = np.array([files[row][1] for row in rows], dtype=np.int64)
-        self.identity = {"dataset": name, "seed": str(seed), "images": _digest(self.keys, self.labels)}
+        sizes = np.array([files[row][0].stat().st_size for row in rows])
+        self.identity = {"dataset": name, "seed": str(seed), "images": _digest(self.keys, self.labels, sizes)}
         self.resolution = info.resolution
         self.metadata: dict[str, np.ndarray] = {}
         self.stand_in = False
@@ -190,6 +198,8 @@ class FolderSource:
             with Image.open(self._root / self.keys[row]) as image:
                 return self._transform(image)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            if isinstance(error, OSError) and error.errno not in (None, errno.EACCES):
+                raise  # the disk or the mount failed, not the image; nothing must be recorded
             return str(error).splitlines()[0].replace(str(self._root) + os.sep, "") if str(error) else type(error).__name__
 
 
@@ -236,13 +246,17 @@ def _find_root(data_dir: Path, name: str) -> Path:
     if not data_dir.is_dir():
         raise UserError(f"no folder {data_dir}: --data-dir must be the folder of the images")
     for root in [data_dir / "val", *sorted(data_dir.glob("imagenette2*/val")), data_dir]:
-        if root.is_dir() and any(entry.is_dir() and entry.name not in ("train", "val") for entry in root.iterdir()):
+        if root.is_dir() and any(_is_class(entry) and entry.name not in ("train", "val") for entry in root.iterdir()):
             return root
     layout = {"imagenet": "val/n01440764/….JPEG", "imagenette": "val/n01440764/….JPEG"}.get(name, "CLASS/….jpg")
     raise UserError(f"{data_dir} holds no class folders: expected {data_dir}/{layout}")
 
 
-def _digest(keys: np.ndarray, labels: np.ndarray) -> str:
-    """Number of images and a short hash of their names and labels."""
-    text = "\n".join(f"{key} {label}" for key, label in zip(keys, labels, strict=True))
-    return f"{len(keys)} ({sha256(text.encode()).hexdigest()[:12]})"
+def _is_class(entry: Path) -> bool:
+    return entry.is_dir() and not entry.name.startswith(".")
+
+
+def _digest(*columns: np.ndarray) -> str:
+    """Number of images and a short hash of what is known of each: name, label, size of the file."""
+    text = "\n".join(" ".join(map(str, row)) for row in zip(*columns, strict=True))
+    return f"{len(columns[0])} ({sha256(text.encode()).hexdigest()[:12]})"

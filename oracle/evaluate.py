@@ -44,6 +44,7 @@ class WalkSize:
         region: int,
         device: str,
         memory_gib: float | None,
+        dtype: torch.dtype = torch.float32,
     ) -> WalkSize:
         """The largest useful size for the memory given, or half of what is free.
 
@@ -51,7 +52,7 @@ class WalkSize:
             UserError: not even one image fits.
         """
         budget = memory_gib * 2**30 if memory_gib is not None else free_memory(device) / 2
-        row = network.costs.row_bytes(configurations, resolution)
+        row = network.costs.row_bytes(configurations, resolution, item_bytes=torch.empty(0, dtype=dtype).element_size())
         rows = int(budget // row)
         if rows < 1:
             raise UserError(

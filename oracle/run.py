@@ -21,14 +21,14 @@ from typing import Any
 import torch
 
 import dynamic
-from dynamic.command import run_command
+from dynamic.command import check_device, run_command
 from dynamic.configuration import Space
 from dynamic.errors import UserError
+from dynamic.files import make_writable, write_whole
 from dynamic.models import LoadedNetwork, load
 from dynamic.scenes import Regime
 from oracle.datasets import DatasetName, ImageSource, open_source
 from oracle.evaluate import WalkSize, evaluate
-from oracle.files import make_writable, write_whole
 from oracle.outcomes import OutcomesStore, read_outcomes
 from oracle.report import text_table, write_report
 from oracle.summary import make_labels, summarise, write_labels
@@ -58,8 +58,9 @@ class RunSettings:
     regime: Regime = "matched"
     """Of fashion-scenes: object sides as in training, or far beyond."""
     space: str = "stride,dilation,size"
-    """Comma-separated: stride (361), stride-all (400), dilation (625), size (625), efficiency (4096), a JSON file, or
-    attributes combined with + (stride+dilation)."""
+    """Comma-separated: stride (361), stride-all (400), dilation (625), size (625), efficiency (4096), combinations with
+    + (stride+dilation: 225,625, hours), or a JSON file: a list of configuration ids, or options per attribute and
+    layer, {"stride": [[1], [2], [1, 2], [1, 2]], "dilation": [[1], [1], [1], [1, 2]]}."""
     images: int | None = None
     """Images a split (label and test); unless given, 250 of fashion-scenes, all of other data sets."""
     seed: int = 0
@@ -84,23 +85,28 @@ class RunSettings:
             raise UserError(f"--region must be at least 1, not {self.region}")
         if self.memory_gib is not None and self.memory_gib <= 0:
             raise UserError(f"--memory-gib must be positive, not {self.memory_gib}")
-        try:
-            torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(f"--device {self.device} cannot be used: {str(error).splitlines()[0]}") from error
+        if self.seed < 0:
+            raise UserError(f"--seed must not be negative, as {self.seed} is")
+        check_device(self.device)
 
 
-def run(settings: RunSettings) -> dict[str, Any]:
-    """The whole run; returns what ``summary.json`` holds."""
+def run(settings: RunSettings, network: LoadedNetwork | None = None) -> dict[str, Any]:
+    """The whole run; returns what ``summary.json`` holds.
+
+    Args:
+        settings: what to run.
+        network: run this one, from :func:`dynamic.load`, instead of what ``settings.model`` and ``weights`` name.
+
+    >>> run(RunSettings(dataset="imagefolder", data_dir=photos, out=out), dynamic.load(my_module, dynamic_layers=["a", "b"]))
+    """
     make_writable(settings.out)
-    network = load(
-        settings.model,
-        None if settings.weights == "none" else settings.weights,
-        [name for name in settings.dynamic_layers.split(",") if name] or None,
-    )
-    images = settings.images or (
-        250 if settings.dataset == "fashion-scenes" and settings.images is None else settings.images
-    )
+    if network is None:
+        torch.manual_seed(settings.seed)  # for random weights
+        layers = [name.strip() for name in settings.dynamic_layers.split(",") if name.strip()]
+        network = load(settings.model, None if settings.weights == "none" else settings.weights, layers or None)
+    images = settings.images
+    if images is None and settings.dataset == "fashion-scenes":
+        images = SCENES_IMAGES
     source = open_source(
         settings.dataset,
         network.info,
@@ -150,7 +156,9 @@ def _open_store(settings: RunSettings, network: LoadedNetwork, source: ImageSour
         "region": str(settings.region),
         **source.identity,
     }
-    size = WalkSize.fitting(network, union, source.resolution, settings.region, settings.device, settings.memory_gib)
+    size = WalkSize.fitting(
+        network, union, source.resolution, settings.region, settings.device, settings.memory_gib, DTYPES[settings.dtype]
+    )
     facts = {
         "weights": network.info.weights,
         "classes": network.info.classes,

@@ -11,9 +11,9 @@ import xarray as xr
 
 from dynamic.configuration import ATTRIBUTES, Configuration, Space
 from dynamic.errors import UserError
+from dynamic.files import write_whole
 from oracle import bounds
 from oracle.datasets import SPLITS
-from oracle.files import write_whole
 
 PORTFOLIO_SIZE = 32
 
@@ -44,6 +44,7 @@ def summarise(outcomes: xr.Dataset, spaces: list[Space], default: Configuration)
         "run": facts | {"default": default.id},
         "units": UNITS,
         "unreadable": {"count": len(outcomes.attrs["unreadable"]), "images": outcomes.attrs["unreadable"]},
+        "non_finite_share": float((outcomes["predicted"].values < 0).mean()),
         "spaces": {space.name: _summarise_space(outcomes.sel(configuration=space.ids), space, default) for space in spaces},
     }
 
@@ -158,7 +159,8 @@ def make_labels(outcomes: xr.Dataset, spaces: list[Space], default: Configuratio
 
     Columns ``preferred``, ``quality``, ``preferred_macs``, ``solvable``, ``cheapest_correct`` (None where unsolvable) and
     ``cheapest_correct_macs`` are over all configurations of the run; with several spaces, each has its own columns too,
-    ``<space>.preferred`` and so on. ``default_correct`` is the static network's.
+    ``<space>.preferred`` and so on. ``oracle`` is what the oracle
+    runs: the preferred, or the cheapest of all where unsolvable. ``default_correct`` is the static network's.
     """
     frame = pd.DataFrame({name: outcomes[name].values for name in ("image", "split", "label")})
     known = {"image", "split", "label", "status"} | {v for v in outcomes.coords if outcomes[v].dims != ("image",)}
@@ -181,6 +183,7 @@ def make_labels(outcomes: xr.Dataset, spaces: list[Space], default: Configuratio
         frame[f"{prefix}quality"] = qualities[np.arange(len(labels)), preferred]
         frame[f"{prefix}preferred_macs"] = macs[preferred]
         frame[f"{prefix}solvable"] = correct.any(axis=1)
+        frame[f"{prefix}oracle"] = names[bounds.oracle_choice(qualities, correct, macs)]
         frame[f"{prefix}cheapest_correct"] = [names[position] if position >= 0 else None for position in cheapest]
         frame[f"{prefix}cheapest_correct_macs"] = np.where(cheapest >= 0, macs[cheapest], -1)
     return frame

@@ -67,8 +67,9 @@ def test_combinations_of_attributes() -> None:
     assert {c.kernel_size for c in space} == {(3, 3)}
     with pytest.raises(UserError, match="varies stride twice"):
         make_space("stride+efficiency", default)
-    with pytest.raises(UserError, match="225,625 configurations, more than 100,000"):
-        make_space("stride+dilation", DEFAULT)
+    assert len(make_space("stride+dilation", DEFAULT)) == 361 * 625
+    with pytest.raises(UserError, match="141,015,625 configurations, more than 500,000"):
+        make_space("stride+dilation+size", DEFAULT)
 
 
 def test_spaces_from_files(tmp_path: Path) -> None:
@@ -91,6 +92,8 @@ def test_spaces_from_files(tmp_path: Path) -> None:
         ('{"stride": [[1]]}', "stride must be a list of 4 lists"),
         ('{"speed": [[1]]}', "must hold a list of configuration ids"),
         ('{"stride": [[1], [1], [1], [0]]}', "each must be 0.5 or 1, 2, 3"),
+        ('{"stride": [[1], [1], [1], [Infinity]]}', "each must be 0.5 or 1, 2, 3"),
+        ('["s1..2-1-1-1_d1-1-1-1_k3-3-3-3"]', "not a configuration id"),
         ("[]", "is empty"),
     ],
 )
@@ -104,6 +107,8 @@ def test_wrong_files_are_named(tmp_path: Path, content: str, message: str) -> No
 def test_wrong_names_are_told() -> None:
     with pytest.raises(UserError, match="unknown configuration space 'strides': choose from stride, stride-all"):
         make_space("strides", DEFAULT)
+    with pytest.raises(UserError, match=r"rename stride.json: 'stride' is the name of a space"):
+        make_space("stride.json", DEFAULT)
     with pytest.raises(UserError, match="cannot read the configuration space"):
         make_space("missing.json", DEFAULT)
     with pytest.raises(UserError, match="dilation options"):

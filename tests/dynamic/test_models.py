@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import dynamic
@@ -74,3 +76,21 @@ def test_random_weights_follow_the_seed() -> None:
     torch.manual_seed(3)
     assert first.digest == dynamic.load("resnet50-slim", weights=None).digest
     assert first.digest != dynamic.load("resnet50-slim", weights=None).digest
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "size"), [("inception_v3", "mine.pth", 299), ("resnet50", "resnet50-11ad3fa6.pth", 224)]
+)
+def test_checkpoints_come_with_the_models_transform(tmp_path: Path, name: str, file: str, size: int) -> None:
+    torch.save(build(name).state_dict(), tmp_path / file)
+    layers = None if name == "resnet50" else ["Conv2d_2a_3x3.conv"]
+    info = dynamic.load(name, weights=tmp_path / file, dynamic_layers=layers).info
+    assert info.resolution == size
+    # The second file bears the name of IMAGENET1K_V2's, which wants another size before the crop.
+    expected = {"mine.pth": [342], "resnet50-11ad3fa6.pth": [232]}[file]
+    assert info.transform.preset.resize_size == expected  # type: ignore[attr-defined]
+
+
+def test_a_loaded_network_can_be_sent_to_another_process() -> None:
+    transform = pickle.loads(pickle.dumps(dynamic.load("resnet50-slim").info.transform))
+    assert transform(Image.new("RGB", (200, 150))).shape == (3, 96, 96)

@@ -27,7 +27,9 @@ def fill(root: Path, folders: dict[str, int], suffix: str = ".JPEG") -> None:
         (root / folder).mkdir(parents=True)
         for number in range(count):
             pixels = generator.integers(0, 255, (40 + number, 60, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / folder / f"{folder}_{number}{suffix}")
+            path = root / folder / f"{folder}_{number}{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
 
 
 @pytest.fixture
@@ -145,3 +147,34 @@ def test_wrong_folders_are_named(tmp_path: Path) -> None:
     fill(tmp_path / "foreign", {"n99999999": 2})
     with pytest.raises(UserError, match="n99999999 are not among ImageNet's 1000 classes"):
         open_source("imagefolder", info, images=None, data_dir=tmp_path / "foreign")
+
+
+def test_nested_folders_count_and_other_files_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(tmp_path / "data", {"a/deep": 2, "b": 2, ".ipynb_checkpoints": 1})
+    (tmp_path / "data" / "b" / "notes.txt").write_text("not an image")
+    info = dynamic.load("resnet50-slim", weights=None, classes=2).info
+    source = FolderSource("imagefolder", tmp_path / "data", info, None, 0, None)
+    assert sorted(source.keys) == ["a/deep/a/deep_0.JPEG", "a/deep/a/deep_1.JPEG", "b/b_0.JPEG", "b/b_1.JPEG"]
+    assert "ignored 1 files that are not images, such as " in capsys.readouterr().err
+
+
+def test_other_pixels_under_the_same_names_are_other_data(tmp_path: Path) -> None:
+    info = dynamic.load("resnet50-slim", weights=None, classes=2).info
+    fill(tmp_path / "data", {"a": 2, "b": 2})
+    before = FolderSource("imagefolder", tmp_path / "data", info, None, 0, None).identity
+    Image.new("RGB", (300, 300), "red").save(tmp_path / "data" / "a" / "a_0.JPEG")
+    assert FolderSource("imagefolder", tmp_path / "data", info, None, 0, None).identity != before
+
+
+def test_a_failing_disk_is_no_unreadable_image(tmp_path: Path) -> None:
+    info = dynamic.load("resnet50-slim", weights=None, classes=2).info
+    fill(tmp_path / "data", {"a": 2, "b": 2})
+    source = FolderSource("imagefolder", tmp_path / "data", info, None, 0, None)
+    (tmp_path / "data" / "a" / "a_0.JPEG").unlink()
+    with pytest.raises(FileNotFoundError):
+        source.load(np.arange(4))
+
+
+def test_options_of_folders_do_not_apply_to_scenes(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="do not apply to fashion-scenes"):
+        open_source("fashion-scenes", dynamic.load("resnet50-slim").info, images=2, data_dir=tmp_path)

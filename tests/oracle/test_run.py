@@ -21,6 +21,7 @@ from dynamic import Configuration, UserError
 from oracle import bounds
 from oracle.evaluate import WalkSize
 from oracle.outcomes import read_outcomes
+from oracle.report import table_rows
 from oracle.run import RunSettings, run
 from tests.oracle.conftest import all_bytes, command, environment, run_command
 from tests.plain_loop import plain_loop
@@ -187,6 +188,8 @@ def test_another_run_is_not_resumed(tmp_path: Path, small_space: str) -> None:
         (("--images", "0"), "--images must be at least 1, not 0"),
         (("--dtype", "float8"), "--dtype must be one of float32"),
         (("--device", "cuda:99"), "--device cuda:99 cannot be used"),
+        (("--device", "meta"), "--device meta cannot be used"),
+        (("--seed", "-1"), "--seed must not be negative"),
         (("--memory-gib", "0.0001"), "one image under this space needs about"),
         (("--out", "/proc/nowhere"), "cannot write in /proc/nowhere"),
     ],
@@ -234,8 +237,41 @@ def test_memory_bounds_the_walk() -> None:
     assert WalkSize.fitting(network, space, 96, 32, "cpu", 50.5 * row) == WalkSize(32, 50)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
-def test_other_types(tmp_path: Path, small_space: str, dtype: str) -> None:
-    summary = run(RunSettings(space=small_space, images=2, dtype=dtype, out=tmp_path))
-    assert summary["run"]["dtype"] == dtype
-    assert summary["spaces"]["small"]["test"]["static"] in (0, 0.5, 1)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.2), ("float64", 1e-4)])
+def test_other_types_differ_by_rounding(tmp_path: Path, small_space: str, dtype: str, tolerance: float) -> None:
+    for name in ("float32", dtype):
+        run(RunSettings(space=small_space, images=4, dtype=name, out=tmp_path / name))
+    expected, got = (read_outcomes(tmp_path / name)["p_true"].values for name in ("float32", dtype))
+    assert 0 < np.abs(got - expected).max() < tolerance
+
+
+def test_random_weights_follow_the_seed_and_resume(tmp_path: Path, small_space: str) -> None:
+    options = RunSettings(weights="none", space=small_space, images=1, seed=5, out=tmp_path)
+    run(options)
+    before = all_bytes(tmp_path)
+    run(options)
+    assert all_bytes(tmp_path) == before
+
+
+def test_an_own_network_runs_too(tmp_path: Path) -> None:
+    space = tmp_path / "own.json"
+    space.write_text('{"dilation": [[1, 2]]}')
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 10)
+    )
+    network = dynamic.load(module, dynamic_layers=["0"])
+    summary = run(RunSettings(space=str(space), images=3, out=tmp_path / "run"), network)
+    assert summary["run"]["model"] == "Sequential"
+    assert summary["spaces"]["own"]["test"]["images"] == 3
+    assert "slim copy" not in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_the_papers_column_is_for_its_network_and_spaces() -> None:
+    numbers = dict.fromkeys(("static", "worst", "median", "best"), 0.5) | {"single_best": {"accuracy": 0.5}}
+    numbers |= {
+        "intervals": dict.fromkeys([*numbers], (0.4, 0.6)),
+        "macs": dict.fromkeys(("default", "oracle", "single_best"), 1),
+    }
+    for model, expected in (("resnet50", "93.7%"), ("resnet50-slim", "93.7%"), ("mobilenet_v2", "—")):
+        summary = {"run": {"model": model}, "spaces": {"stride": {"configurations": 361, "test": numbers}}}
+        assert [row[-1] for row in table_rows(summary) if row[1].startswith("best")] == [expected]
