@@ -18,12 +18,14 @@ from __future__ import annotations
 import copy
 import json
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import psutil
@@ -61,6 +63,8 @@ class BenchmarkSettings:
     """float32 or bfloat16."""
     rows: int | None = None
     """Most rows of joined branches; chosen as oracle.run does unless given."""
+    memory_of: Literal["plain", "tuned", "engine"] | None = None
+    """Only run this way through --space once and print the MiB it held."""
     json: bool = False
     """Print one JSON object as the last line of stdout."""
 
@@ -142,25 +146,72 @@ def loop_outcomes(
     return torch.stack(columns, 1).cpu().numpy()
 
 
+@dataclass(frozen=True)
+class Contest:
+    """One network, its images and the three ways to their outcomes."""
+
+    settings: BenchmarkSettings
+    network: dynamic.LoadedNetwork
+    resolution: int
+    runners: dict[str, Callable[[list[dynamic.Configuration], int], object]]
+
+    @classmethod
+    def prepare(cls, settings: BenchmarkSettings) -> Contest:
+        device, dtype = settings.device, DTYPES[settings.dtype]
+        torch.manual_seed(0)
+        network = dynamic.load(settings.model, weights=None)
+        resolution = settings.resolution or (96 if settings.model in SLIM else 224)
+        images = torch.randn(settings.images, 3, resolution, resolution).to(device, dtype)
+        labels = torch.randint(0, network.info.classes, (settings.images,)).to(device)
+        plain = PlainLoop(copy.deepcopy(network.original).to(device, dtype), settings.model)
+        tuned = PlainLoop(folded(network.original).to(device, dtype).to(memory_format=torch.channels_last), settings.model)
+        fast = network.for_inference(device, dtype)
+        fast_images = images.to(memory_format=torch.channels_last)
+        runners: dict[str, Callable[[list[dynamic.Configuration], int], object]] = {
+            "plain": lambda configurations, rows: loop_outcomes(plain, configurations, images, labels),
+            "tuned": lambda configurations, rows: loop_outcomes(tuned, configurations, fast_images, labels),
+            "engine": lambda configurations, rows: outcomes_of(fast, fast_images, labels, configurations, rows),
+        }
+        return cls(settings, network, resolution, runners)
+
+    def actions(self, space: dynamic.Space) -> dict[str, Callable[[], object]]:
+        """The three ways through one space, ready to be called."""
+        fitting = WalkSize.fitting(
+            self.network,
+            space,
+            self.resolution,
+            self.settings.images,
+            self.settings.device,
+            None,
+            DTYPES[self.settings.dtype],
+        )
+        rows = self.settings.rows or fitting.rows
+        return {way: partial(runner, list(space), rows) for way, runner in self.runners.items()}
+
+
+def memory_in_a_fresh_process(settings: BenchmarkSettings, space: str, way: str) -> float:
+    """MiB that one way holds at most, measured where no earlier one has left its memory with the allocator."""
+    options = {**asdict(settings), "space": space, "memory_of": way, "json": False}
+    arguments = [
+        part
+        for name, value in options.items()
+        if value not in (None, False)
+        for part in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    command = [sys.executable, "-m", "benchmarks.oracle_speed", *arguments]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
 def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
     """Time all spaces and return the numbers of the table."""
-    device, dtype = settings.device, DTYPES[settings.dtype]
-    torch.manual_seed(0)
-    network = dynamic.load(settings.model, weights=None)
-    resolution = settings.resolution or (96 if settings.model in SLIM else 224)
-    images = torch.randn(settings.images, 3, resolution, resolution).to(device, dtype)
-    labels = torch.randint(0, network.info.classes, (settings.images,)).to(device)
-    plain = PlainLoop(copy.deepcopy(network.original).to(device, dtype), settings.model)
-    tuned_module = folded(network.original).to(device, dtype).to(memory_format=torch.channels_last)
-    tuned = PlainLoop(tuned_module, settings.model)
-    fast = network.for_inference(device, dtype)
-    fast_images = images.to(memory_format=torch.channels_last)
-    peak = matmul_peak(device, dtype)
+    contest = Contest.prepare(settings)
+    network, resolution = contest.network, contest.resolution
+    peak = matmul_peak(settings.device, DTYPES[settings.dtype])
     results: dict[str, Any] = {
         "model": settings.model,
         "resolution": resolution,
         "images": settings.images,
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
+        "device": torch.cuda.get_device_name() if settings.device.startswith("cuda") else "cpu",
         "dtype": settings.dtype,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -169,20 +220,10 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
     }
     for name in settings.space.split(","):
         space = dynamic.space(name, network)
-        configurations = list(space)
-        size = WalkSize.fitting(network, configurations, resolution, settings.images, device, None)
-        rows = settings.rows or size.rows
-
-        ways: dict[str, Callable[[], object]] = {
-            "plain": partial(loop_outcomes, plain, configurations, images, labels),
-            "tuned": partial(loop_outcomes, tuned, configurations, fast_images, labels),
-            "engine": partial(outcomes_of, fast, fast_images, labels, configurations, rows),
-        }
-        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        seconds: dict[str, list[float]] = {way: [] for way in contest.runners}
         for _ in range(settings.repeats):
-            for way, action in ways.items():
-                seconds[way].append(timed(action, device))
-        memory = {way: peak_memory(action, device) for way, action in ways.items() if way != "plain"}
+            for way, action in contest.actions(space).items():
+                seconds[way].append(timed(action, settings.device))
         macs = int(network.costs.of_space(space, resolution).sum())
         shared = network.costs.shared(space, resolution)
         middle = {way: statistics.median(times) for way, times in seconds.items()}
@@ -196,8 +237,7 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
             "share_of_matmul_peak": shared * settings.images / middle["engine"] / peak,
             "images_per_s": settings.images / middle["engine"],
             "hours_for_50000_images": VALIDATION_IMAGES * middle["engine"] / settings.images / 3600,
-            "rows": rows,
-            "peak_memory_mib": {way: held / 2**20 for way, held in memory.items()},
+            "peak_memory_mib": {way: memory_in_a_fresh_process(settings, name, way) for way in ("tuned", "engine")},
         }
         print(line(space.name, results["spaces"][space.name]), flush=True)
     return results
@@ -229,6 +269,11 @@ def line(name: str, result: dict[str, Any]) -> str:
 
 
 def main(settings: BenchmarkSettings) -> None:
+    if settings.memory_of:
+        contest = Contest.prepare(settings)
+        action = contest.actions(dynamic.space(settings.space, contest.network))[settings.memory_of]
+        print(peak_memory(action, settings.device) / 2**20)
+        return
     print(f"{settings.model}, {settings.images} images a batch, {settings.dtype} on {settings.device}\n{HEADER}")
     results = benchmark(settings)
     print(f"matrix-multiply peak measured: {results['matmul_gmacs_per_s']:.0f} GMACs/s on {results['threads']} threads")
