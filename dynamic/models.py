@@ -24,7 +24,7 @@ from torchvision.transforms import v2
 from dynamic import scenes, slim
 from dynamic.errors import UserError
 from dynamic.network import DynamicNetwork
-from dynamic.tracing import candidates
+from dynamic.sites import candidates
 
 _RESNET_LAYERS = tuple(f"layer{stage}.0.conv2" for stage in (1, 2, 3, 4))
 _DENSENET_LAYERS = (
@@ -141,14 +141,18 @@ def build(name: str, classes: int | None = None) -> nn.Module:
         return SLIM[name](classes or slim.CLASSES)
     if name.startswith("timm/"):
         return _build_timm(name.removeprefix("timm/"), False, classes)
+    _check_torchvision(name)
+    # Inception and GoogLeNet warn unless told how to draw their initial weights.
+    options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    return torchvision.models.get_model(name, num_classes=classes or 1000, **options)
+
+
+def _check_torchvision(name: str) -> None:
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise UserError(
             f"unknown model {name!r}: choose from {', '.join(SLIM)}, timm/NAME, or torchvision's {', '.join(known)}"
         )
-    # Inception and GoogLeNet warn unless told how to draw their initial weights.
-    options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    return torchvision.models.get_model(name, num_classes=classes or 1000, **options)
 
 
 def imagenet_transform(size: int = 224) -> Callable[[Image.Image], Tensor]:
@@ -212,7 +216,7 @@ def _build_with_weights(name: str, weights: str | Path | None, classes: int | No
 
 
 def _torchvision_weights(name: str) -> dict[str, Any]:
-    build(name)  # an unknown model is named first
+    _check_torchvision(name)
     return {entry.name: entry for entry in torchvision.models.get_model_weights(name)}
 
 

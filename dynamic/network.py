@@ -64,11 +64,11 @@ class DynamicNetwork(nn.Module):
             try:
                 with torch.no_grad():
                     expected = self.original(images)
-            except (RuntimeError, ValueError):
+            except (RuntimeError, ValueError, AssertionError):
                 continue  # not its resolution
             with torch.no_grad():
-                got = [logits for _, logits in self.comprehensive(images, [self.default])]
-            if not torch.allclose(got[0], expected, equal_nan=True):
+                got = self(images, self.default)
+            if (got - expected).abs().max() > 1e-5 * expected.abs().max():
                 raise UserError(
                     f"the traced {type(self.original).__name__} does not compute what the original does: "
                     "it writes into a tensor that it reads elsewhere; write such steps out of place"

@@ -30,7 +30,7 @@ from dynamic.scenes import Regime
 from oracle.datasets import DatasetName, ImageSource, open_source
 from oracle.evaluate import WalkSize, evaluate
 from oracle.outcomes import OutcomesStore, read_outcomes
-from oracle.report import text_table, write_report
+from oracle.report import stand_ins, text_table, write_report
 from oracle.summary import make_labels, summarise, write_labels
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -175,10 +175,7 @@ def _open_store(settings: RunSettings, network: LoadedNetwork, source: ImageSour
 def main(settings: RunSettings) -> None:
     """Run, then print the table and, if asked, the JSON line."""
     summary = run(settings)
-    if summary["run"]["stand_in"]:
-        print(
-            "Small stand-ins (slim network, fashion-scenes at 96 px): compare the shape with the paper, not the numbers.\n"
-        )
+    print(*stand_ins(summary["run"]), sep="\n", end="\n\n")
     print(text_table(summary))
     if summary["unreadable"]["count"]:
         print(f"\n{summary['unreadable']['count']} images could not be read and are left out; summary.json names them.")
