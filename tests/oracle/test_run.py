@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -124,26 +125,34 @@ def test_report_opens_offline_and_says_what_it_is(finished: Path) -> None:
 
 
 def test_killed_anywhere_and_started_again_ends_with_the_same_bytes(tmp_path: Path, small_space: str) -> None:
-    options = ("--space", small_space, "--images", 24, "--region", 2)
+    """Real processes, real signals: at the store's creation, between and inside regions, while results are written."""
+    options = ("--space", small_space, "--images", 16, "--region", 2)
     whole = run_command(*options, "--out", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
-    generator, killed = random.Random(0), 0
     out = tmp_path / "killed"
-    for _ in range(6):
+    status = out / "outcomes.zarr" / "status" / "c"
+
+    def regions() -> int:
+        return len(list(status.iterdir())) if status.exists() else 0
+
+    moments: list[Callable[[int], bool]] = [
+        lambda before: (out / "outcomes.zarr.making").exists(),
+        lambda before: (out / "outcomes.zarr").exists(),
+        *[lambda before: regions() > before + 1] * 4,
+        lambda before: (out / "labels.parquet").exists(),
+    ]
+    generator = random.Random(0)
+    for moment in moments:
+        before = regions()
         process = subprocess.Popen(
             command(*options, "--out", out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()
         )
-        status = out / "outcomes.zarr" / "status" / "c"
-        before = len(list(status.iterdir())) if status.exists() else 0
-        while process.poll() is None and (len(list(status.iterdir())) if status.exists() else 0) <= before + 1:
-            time.sleep(0.005)
-        time.sleep(generator.random() * 0.05)
+        while process.poll() is None and not moment(before):
+            time.sleep(0.001)
+        time.sleep(generator.random() * 0.02)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        killed += process.returncode == -signal.SIGKILL
-        if process.returncode == 0:
-            break
-    assert killed >= 3
+        assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
     last = run_command(*options, "--out", out)
     assert last.returncode == 0, last.stderr
     assert all_bytes(out) == all_bytes(tmp_path / "whole")
