@@ -29,7 +29,7 @@ from dynamic.scenes import FashionScenes
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """How to train; the defaults are what the shipped weights were trained with."""
+    """How to train; docs/training lists the commands that made the embedded weights."""
 
     model: Literal["resnet50-slim", "resnext50_32x4d-slim", "mobilenet_v2-slim", "densenet121-slim"] = "resnet50-slim"
     """Which network."""
