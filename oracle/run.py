@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,7 @@ def _open_store(settings: RunSettings, network: LoadedNetwork, source: ImageSour
         "classes": network.info.classes,
         "slim": network.info.slim,
         "stand_in": source.stand_in,
-        "walk": {"images": size.images, "rows": size.rows},
+        "walk": asdict(size),
         "batch_norm": "folded into the convolutions",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }

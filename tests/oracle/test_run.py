@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import resource
@@ -238,12 +239,19 @@ def test_an_unfinished_run_is_not_read(tmp_path: Path, small_space: str) -> None
         read_outcomes(tmp_path / "nowhere")
 
 
-def test_memory_bounds_the_walk() -> None:
+def test_memory_bounds_the_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     network = dynamic.load("resnet50-slim")
     space = dynamic.space("stride", network)
     row = network.costs.row_bytes(space, 96) / 2**30
-    assert WalkSize.fitting(network, space, 96, 32, "cpu", 8.5 * row) == WalkSize(8, 8)
-    assert WalkSize.fitting(network, space, 96, 32, "cpu", 50.5 * row) == WalkSize(32, 50)
+    for rows, expected in (
+        (1.5, WalkSize(1, 1, 1)),
+        (8.5, WalkSize(4, 4, 2)),
+        (50.5, WalkSize(16, 25, 2)),
+        (999, WalkSize(16, 128, 2)),
+    ):
+        assert WalkSize.fitting(network, space, 96, 32, "cpu", rows * row) == expected
+    assert WalkSize.fitting(network, space, 96, 1, "cpu", 50.5 * row) == WalkSize(1, 50, 1)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.2), ("float64", 1e-4)])
