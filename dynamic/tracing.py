@@ -138,7 +138,6 @@ def _make_functional(root: fx.GraphModule) -> None:
             continue
         changed = node.args[0]
         assert isinstance(changed, fx.Node)
-        assert isinstance(changed, fx.Node)
         for reader in list(changed.users):
             if order[reader] > order[node]:
                 reader.replace_input_with(changed, node)

@@ -1,6 +1,6 @@
 """Numbers of Inkawhich et al. (WACV 2022) that ours are shown beside: ResNet-50 on ImageNet's validation images.
 
-Only numbers we could verify are here; a table shows a dash for the rest.
+Its full tables were not at hand: here are the numbers the project's design quotes; a table shows a dash for the rest.
 """
 
 from __future__ import annotations
