@@ -62,7 +62,12 @@ class DynamicConv2d(nn.Module):
         padding = reach + self._extra_padding
         if padding < 0:
             x, padding = F.pad(x, [padding] * 4), 0
-        return F.conv2d(x, weight, bias, int(option.stride), padding, option.dilation, self.conv.groups)
+        stride = int(option.stride)
+        if not self._extra_padding:
+            # A stride beyond the map makes one window, as the map's side does; oneDNN's bfloat16 weight gradients are
+            # uninitialised memory there (torch 2.15 on a CPU).
+            stride = min(stride, *x.shape[2:]) if x.shape[2] == x.shape[3] else stride
+        return F.conv2d(x, weight, bias, stride, padding, option.dilation, self.conv.groups)
 
     def _kernel(self, size: int, half: bool) -> tuple[Tensor, Tensor | None]:
         """The kernel and bias for this size; kept where the weights are frozen, afresh where they may change."""

@@ -14,7 +14,8 @@ from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 from dynamic.layers import DynamicConv2d
 from dynamic.macs import CostModel
-from dynamic.tracing import trace
+from dynamic.recalibration import PrefixNorms, Statistics
+from dynamic.tracing import BatchNormMode, trace
 from dynamic.walk import comprehensive_plan, mixed_plan, walk
 
 
@@ -24,11 +25,12 @@ class DynamicNetwork(nn.Module):
     Args:
         original: any torch.fx-traceable CNN; put in eval mode, its parameters are shared, never changed.
         dynamic_layers: one to six module names, from input to output (``pool+conv`` for a layer of two modules).
-        fold_batch_norm: fold batch norms into a copy of the convolutions: faster, equal within rounding, inference only.
+        batch_norm: see :func:`dynamic.tracing.trace`; with ``by_prefix``, set ``norms`` before running it.
 
     Attributes:
         original: the untouched nn.Module.
         default: the configuration the network was built with.
+        norms: batch norms by prefix of options, None for the network's own.
 
     Raises:
         UserError: a network that cannot be traced or computes something else once traced, or a layer name that is wrong
@@ -40,18 +42,18 @@ class DynamicNetwork(nn.Module):
     torch.Size([1, 1000])
     """
 
-    def __init__(self, original: nn.Module, dynamic_layers: Sequence[str], fold_batch_norm: bool = False) -> None:
+    def __init__(self, original: nn.Module, dynamic_layers: Sequence[str], batch_norm: BatchNormMode = "kept") -> None:
         super().__init__()
         self.original = original.eval()
         self.dynamic_layers = tuple(dynamic_layers)
-        self.program = trace(original, self.dynamic_layers, fold_batch_norm)
+        self.program = trace(original, self.dynamic_layers, batch_norm)
         self.default: Configuration = self.program.default
-        self.folded = fold_batch_norm
+        self.norms: PrefixNorms | None = None
         # Registered so that .to() and .train() reach what only the traced copy holds.
         self._segments = nn.ModuleList(segment.module for segment in self.program.segments)
         self._sites = nn.ModuleList(site.module for site in self.program.sites)
         self.eval()
-        if not fold_batch_norm:
+        if batch_norm == "kept":
             self._verify()
 
     def _verify(self) -> None:
@@ -94,7 +96,7 @@ class DynamicNetwork(nn.Module):
         if len(images) == 0:
             return self.original(images)
         plan = mixed_plan(self.program, configuration)
-        ends = list(walk(self.program, images, plan, max_rows=len(images)))
+        ends = list(walk(self.program, images, plan, len(images), self.norms))
         if len(ends) == 1:
             return ends[0][1]
         order = torch.cat([node.images for node, _ in ends]).argsort()
@@ -116,7 +118,7 @@ class DynamicNetwork(nn.Module):
         for configuration in configurations:
             self.check(configuration)
         plan = comprehensive_plan(self.program, configurations, len(images))
-        for node, logits in walk(self.program, images, plan, max_rows):
+        for node, logits in walk(self.program, images, plan, max_rows, self.norms):
             yield node.columns, logits
 
     def check(self, configuration: Configuration) -> None:
@@ -143,7 +145,7 @@ class DynamicNetwork(nn.Module):
     @cached_property
     def costs(self) -> CostModel:
         """Counts MACs and memory without running images."""
-        return CostModel(self.program)
+        return CostModel(trace(self.original, self.dynamic_layers))
 
     @property
     def digest(self) -> str:
@@ -154,10 +156,33 @@ class DynamicNetwork(nn.Module):
             hashed.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return hashed.hexdigest()[:16]
 
-    def for_inference(self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> DynamicNetwork:
-        """A copy with batch norms folded, channels last, on ``device`` in ``dtype``, for the fast paths."""
-        original = copy.deepcopy(self.original)
-        network = DynamicNetwork(original, self.dynamic_layers, fold_batch_norm=True)
+    def for_inference(
+        self,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        statistics: Statistics | None = None,
+    ) -> DynamicNetwork:
+        """A copy for the fast paths: channels last, on ``device`` in ``dtype``, batch norms folded.
+
+        Args:
+            device, dtype: of the copy.
+            statistics: recalibrated ones, used instead of the network's own; the copy then runs only configurations that
+                they were estimated for.
+
+        Raises:
+            UserError: ``statistics`` belong to other weights.
+        """
+        if statistics is None:
+            return self.copied("folded", device, dtype)
+        if statistics.weights_digest != self.digest:
+            raise UserError("the batch-norm statistics were estimated for other weights: recalibrate this network")
+        network = self.copied("by_prefix", device, dtype)
+        network.norms = PrefixNorms(network.program, statistics, device, dtype)
+        return network
+
+    def copied(self, batch_norm: BatchNormMode, device: str | torch.device, dtype: torch.dtype) -> DynamicNetwork:
+        """A frozen copy, channels last, on ``device`` in ``dtype``."""
+        network = DynamicNetwork(copy.deepcopy(self.original), self.dynamic_layers, batch_norm)
         return network.requires_grad_(False).to(device, dtype).to(memory_format=torch.channels_last)
 
     def extra_repr(self) -> str:

@@ -15,7 +15,7 @@ import copy
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import fx, nn
@@ -24,6 +24,8 @@ from dynamic.configuration import ATTRIBUTES, MAX_LAYERS, Attribute, Configurati
 from dynamic.errors import UserError
 from dynamic.layers import DynamicConv2d, DynamicPool2d, Option
 from dynamic.sites import find_sites
+
+BatchNormMode = Literal["kept", "folded", "by_prefix"]
 
 _OUT_OF_PLACE: dict[Any, Any] = {operator.iadd: operator.add, operator.imul: operator.mul, operator.isub: operator.sub}
 
@@ -55,11 +57,17 @@ class Site:
 
 @dataclass(frozen=True)
 class Segment:
-    """Static nodes between two sites: ``module`` maps the values ``inputs`` to a tuple of the values ``outputs``."""
+    """Static nodes between two sites: ``module`` maps the values ``inputs`` to a tuple of the values ``outputs``.
+
+    Attributes:
+        norms: batch norms that ``module`` does not hold but asks for: its last argument is an object whose
+            ``normalise(x, i)`` does the work of ``norms[i]``. Empty unless traced with batch norms ``by_prefix``.
+    """
 
     module: fx.GraphModule
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    norms: tuple[nn.BatchNorm2d, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,14 +88,15 @@ class Program:
     default: Configuration
 
 
-def trace(network: nn.Module, layers: Sequence[str], fold_batch_norm: bool = False) -> Program:
+def trace(network: nn.Module, layers: Sequence[str], batch_norm: BatchNormMode = "kept") -> Program:
     """Trace ``network`` and split it at the sites of ``layers``.
 
     Args:
         network: in eval mode; its modules are shared with the program, not copied, unless folded.
         layers: qualified names from input to output; ``pool+conv`` names a layer whose stride is the pool's and whose
             dilation and kernel size are the convolution's.
-        fold_batch_norm: fold each batch norm into the convolution before it (inference only, equal within rounding).
+        batch_norm: ``kept`` as modules; ``folded`` into the convolutions before them (inference only, equal within
+            rounding); or ``by_prefix``, left to the walk, which knows the options so far (see :class:`Segment`).
 
     Raises:
         UserError: a network torch.fx cannot trace, a name that is no convolution or pool, a wrong number or order of layers.
@@ -102,7 +111,7 @@ def trace(network: nn.Module, layers: Sequence[str], fold_batch_norm: bool = Fal
         raise UserError(f"one to {MAX_LAYERS} dynamic layers, not {len(layers)}")
     _make_functional(graph_module)
     found, fixed = find_sites(graph_module, layers)
-    folded = _fold_batch_norms(graph_module) if fold_batch_norm else set()
+    folded = _fold_batch_norms(graph_module) if batch_norm == "folded" else set()
     # A pool beside a convolution that has all three attributes is its block's shortcut.
     beside = {layer for _, layer, attributes in found if attributes == ATTRIBUTES}
     sites = [
@@ -112,7 +121,7 @@ def trace(network: nn.Module, layers: Sequence[str], fold_batch_norm: bool = Fal
     inlined = _inlined(graph)
     steps = _assign_steps(graph, [node for node, _, _ in found], layers, inlined)
     default = _default_configuration(sites, len(layers))
-    return _split(graph_module, sites, steps, inlined, fixed, default)
+    return _split(graph_module, sites, steps, inlined, fixed, default, batch_norm == "by_prefix")
 
 
 def _check_arguments(graph: fx.Graph, name: str) -> None:
@@ -264,6 +273,7 @@ def _split(
     inlined: dict[fx.Node, list[fx.Node]],
     fixed: dict[tuple[int, Attribute], str],
     default: Configuration,
+    by_prefix: bool,
 ) -> Program:
     output = next(node for node in root.graph.nodes if node.op == "output")
     images = next(node for node in root.graph.nodes if node.op == "placeholder")
@@ -280,14 +290,20 @@ def _split(
         frozenset(node.name for node, made in steps.items() if made <= step < needed_until[node]) for step in range(last)
     ] + [frozenset([result.name])]
     segments = tuple(
-        _make_segment(root, [n for n in steps if steps[n] == step and n not in (images, output)], inlined, live[step])
+        _make_segment(
+            root, [n for n in steps if steps[n] == step and n not in (images, output)], inlined, live[step], by_prefix
+        )
         for step in range(0, last + 1, 2)
     )
     return Program(images.name, result.name, segments, tuple(sites), tuple(live), fixed, default)
 
 
 def _make_segment(
-    root: fx.GraphModule, nodes: list[fx.Node], inlined: dict[fx.Node, list[fx.Node]], live: frozenset[str]
+    root: fx.GraphModule,
+    nodes: list[fx.Node],
+    inlined: dict[fx.Node, list[fx.Node]],
+    live: frozenset[str],
+    by_prefix: bool,
 ) -> Segment:
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -295,12 +311,20 @@ def _make_segment(
     inputs = dict.fromkeys(source for node in nodes for source in _reads(node, inlined) if source not in inside)
     for source in inputs:  # placeholders first
         copies[source] = graph.placeholder(source.name)
+    norms: list[nn.BatchNorm2d] = []
+    asked = graph.placeholder("norms_by_prefix") if by_prefix else None
 
     def copied(node: fx.Node) -> fx.Node:
         if node not in copies:
             for source in node.all_input_nodes:
                 copied(source)
-            copies[node] = graph.node_copy(node, copies.__getitem__)
+            module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
+            if asked is not None and isinstance(module, nn.BatchNorm2d):
+                (x,) = node.all_input_nodes
+                copies[node] = graph.call_method("normalise", (asked, copies[x], len(norms)))
+                norms.append(module)
+            else:
+                copies[node] = graph.node_copy(node, copies.__getitem__)
         return copies[node]
 
     for node in nodes:
@@ -308,5 +332,8 @@ def _make_segment(
     outputs = [node for node in nodes if node.name in live]
     graph.output(tuple(copies[node] for node in outputs))
     return Segment(
-        fx.GraphModule(root, graph), tuple(source.name for source in inputs), tuple(node.name for node in outputs)
+        fx.GraphModule(root, graph),
+        tuple(source.name for source in inputs),
+        tuple(node.name for node in outputs),
+        tuple(norms),
     )

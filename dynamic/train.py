@@ -7,7 +7,6 @@ an interruption, with the same result as without it).
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,11 +15,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
 from dynamic import models
+from dynamic.checkpoint import append_line, resume, save_checkpoint, stored_weights, write_weights
 from dynamic.command import check_device, run_command
 from dynamic.errors import UserError
 from dynamic.files import make_writable
@@ -80,7 +79,9 @@ def train(settings: TrainSettings) -> dict[str, Any]:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, epochs=settings.epochs, steps_per_epoch=steps, pct_start=0.2
     )
-    first = _resume(out / "checkpoint.pt", settings, network, optimizer, schedule)
+    identity = _identity(settings)
+    parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
+    first = resume(out / "checkpoint.pt", identity, settings.device, **parts)
     for epoch in range(first, settings.epochs):
         started = time.monotonic()
         scenes.reseed(settings.seed * 1000 + epoch + 1)
@@ -108,11 +109,11 @@ def train(settings: TrainSettings) -> dict[str, Any]:
             "seconds": round(time.monotonic() - started, 1),
         }
         line["test_accuracy"] = accuracy(network, "test", settings.device, images=min(2000, len(scenes)))
-        _append(out / "log.jsonl", line)
-        _save_checkpoint(out / "checkpoint.pt", settings, epoch + 1, network, optimizer, schedule)
+        append_line(out / "log.jsonl", line)
+        save_checkpoint(out / "checkpoint.pt", identity, epoch + 1, **parts)
     # What is stored is rounded to float16, so that is what is evaluated.
-    stored = {name: _rounded(tensor) for name, tensor in network.state_dict().items()}
-    save_file(stored, out / "weights.safetensors", metadata={"settings": json.dumps(asdict(settings), default=str)})
+    stored = stored_weights(network)
+    write_weights(stored, out / "weights.safetensors", asdict(settings))
     network.load_state_dict(stored)
     result = {
         "model": settings.model,
@@ -122,7 +123,7 @@ def train(settings: TrainSettings) -> dict[str, Any]:
         "test_accuracy": accuracy(network, "test", settings.device, settings.images),
         "weights": str(out / "weights.safetensors"),
     }
-    _append(out / "log.jsonl", result)
+    append_line(out / "log.jsonl", result)
     return result
 
 
@@ -146,41 +147,6 @@ def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-
-
-def _rounded(tensor: torch.Tensor) -> torch.Tensor:
-    """float16 for kernels and matrices; batch-norm statistics and biases are few and keep their precision."""
-    return tensor.detach().cpu().contiguous().half() if tensor.ndim > 1 else tensor.detach().cpu()
-
-
-def _append(path: Path, line: dict[str, Any]) -> None:
-    with path.open("a") as log:
-        log.write(json.dumps(line) + "\n")
-
-
-def _save_checkpoint(path: Path, settings: TrainSettings, epoch: int, network: nn.Module, *others: Any) -> None:
-    state = {"settings": _identity(settings), "epoch": epoch, "network": network.state_dict()}
-    state["others"] = [other.state_dict() for other in others]
-    torch.save(state, path.with_suffix(".new"))
-    os.replace(path.with_suffix(".new"), path)
-
-
-def _resume(path: Path, settings: TrainSettings, network: nn.Module, *others: Any) -> int:
-    """Load the checkpoint, if there is one, and return how many epochs it has behind it."""
-    if not path.exists():
-        return 0
-    state = torch.load(path, map_location=settings.device, weights_only=True)
-    if state["settings"] != (mine := _identity(settings)):
-        changed = [
-            f"{key} {state['settings'].get(key)!r} there, {mine[key]!r} here"
-            for key in mine
-            if mine[key] != state["settings"].get(key)
-        ]
-        raise UserError(f"{path} belongs to another training ({'; '.join(changed)}): choose another --out or delete it")
-    network.load_state_dict(state["network"])
-    for other, stored in zip(others, state["others"], strict=True):
-        other.load_state_dict(stored)
-    return int(state["epoch"])
 
 
 def _identity(settings: TrainSettings) -> dict[str, Any]:

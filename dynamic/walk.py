@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -25,11 +26,13 @@ class Node:
 
     Attributes:
         images: positions in the batch, (rows,) int64.
+        prefix: the options of all sites so far.
         children: by option of the next site: which of this node's rows take it (None: all), and the node they form.
         columns: at the end of a path, the positions of the configurations that it stands for.
     """
 
     images: Tensor
+    prefix: tuple[Option, ...] = ()
     children: dict[Option, tuple[Tensor | None, Node]] = field(default_factory=dict)
     columns: list[int] = field(default_factory=list)
 
@@ -40,7 +43,10 @@ def comprehensive_plan(program: Program, configurations: Sequence[Configuration]
     for column, configuration in enumerate(configurations):
         node = root
         for site in program.sites:
-            _, node = node.children.setdefault(site.option(configuration), (None, Node(root.images)))
+            option = site.option(configuration)
+            if option not in node.children:
+                node.children[option] = (None, Node(root.images, (*node.prefix, option)))
+            _, node = node.children[option]
         node.columns.append(column)
     return root
 
@@ -58,14 +64,32 @@ def mixed_plan(program: Program, configurations: Sequence[Configuration]) -> Nod
                 takers.setdefault(chosen[configurations[image]][depth], []).append(row)
             for option, rows in takers.items():
                 index = None if len(takers) == 1 else torch.tensor(rows)
-                child = Node(node.images if index is None else node.images[index], columns=[0])
+                child = Node(node.images if index is None else node.images[index], (*node.prefix, option), columns=[0])
                 node.children[option] = (index, child)
                 following.append(child)
         level = following
     return root
 
 
-def walk(program: Program, images: Tensor, plan: Node, max_rows: int) -> Iterator[tuple[Node, Tensor]]:
+class Normaliser(Protocol):
+    """Does the work of one segment's batch norms for the rows at hand."""
+
+    def normalise(self, x: Tensor, index: int) -> Tensor:
+        """Normalise ``x`` (rows, C, H, W) as the segment's batch norm ``index`` is to."""
+        ...
+
+
+class Norms(Protocol):
+    """Batch norms that depend on the prefix of options; see :mod:`dynamic.recalibration`."""
+
+    def at(self, segment: int, nodes: Sequence[Node]) -> Normaliser:
+        """For a batch whose rows are those of ``nodes`` one after the other."""
+        ...
+
+
+def walk(
+    program: Program, images: Tensor, plan: Node, max_rows: int, norms: Norms | None = None
+) -> Iterator[tuple[Node, Tensor]]:
     """Run ``plan`` and yield each end of a path with its logits (rows, classes), in the order of ``node.images``.
 
     Args:
@@ -73,16 +97,17 @@ def walk(program: Program, images: Tensor, plan: Node, max_rows: int) -> Iterato
         images: (N, C, H, W), on the network's device and of its dtype.
         plan: from :func:`comprehensive_plan` or :func:`mixed_plan`, for N images.
         max_rows: join the branches of a fork into batches of at most this many rows; a single branch is never split.
+        norms: of a program traced with batch norms ``by_prefix``.
     """
-    yield from _run(program, 0, {program.input: images}, [plan], max(max_rows, 1))
+    yield from _run(program, 0, {program.input: images}, [plan], max(max_rows, 1), norms)
 
 
 def _run(
-    program: Program, index: int, state: dict[str, Tensor], nodes: list[Node], max_rows: int
+    program: Program, index: int, state: dict[str, Tensor], nodes: list[Node], max_rows: int, norms: Norms | None
 ) -> Iterator[tuple[Node, Tensor]]:
     """Run segment ``index`` on ``state``, whose rows are those of ``nodes`` one after the other, and all that follows."""
     segment = program.segments[index]
-    made = segment.module(*(state[name] for name in segment.inputs))
+    made = segment.module(*(state[name] for name in segment.inputs), *([norms.at(index, nodes)] if norms else []))
     state = _keep(state | dict(zip(segment.outputs, made, strict=True)), program.live[2 * index])
     del made
     if index == len(program.sites):
@@ -104,7 +129,7 @@ def _run(
                 joined[site.output] = _join([output for _, _, output in together])
             followers = [node for _, nodes, _ in together for node in nodes]
             del together
-            yield from _run(program, index + 1, joined, followers, max_rows)
+            yield from _run(program, index + 1, joined, followers, max_rows, norms)
 
 
 _Branch = tuple[Option, Tensor | None, list[Node]]

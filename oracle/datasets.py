@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -151,19 +152,14 @@ class FolderSource:
     def __init__(
         self, name: str, data_dir: Path, info: ModelInfo, images: int | None, seed: int, class_map: Path | None
     ) -> None:
-        root = _find_root(data_dir, name)
-        folders = sorted(entry.name for entry in root.iterdir() if _is_class(entry))
-        index = class_indices(folders, info, class_map)
-        found = [
-            (path, index[folder]) for folder in folders for path in sorted((root / folder).rglob("*")) if path.is_file()
-        ]
-        files = [(path, label) for path, label in found if path.suffix.lower() in _SUFFIXES]
-        if len(files) < len(found):
-            example = next(path for path, _ in found if path.suffix.lower() not in _SUFFIXES)
-            print(f"ignored {len(found) - len(files)} files that are not images, such as {example}", file=sys.stderr)
+        root = find_root(data_dir, name, "val")
+        index = class_folders(root, info, class_map)
+        files, others = image_files(root, index)
+        if others:
+            print(f"ignored {len(others)} files that are not images, such as {others[0]}", file=sys.stderr)
         if len(files) < 2:
             raise UserError(
-                f"{root} holds {len(files)} images in {len(folders)} class folders; expected {root}/CLASS/IMAGE.jpg"
+                f"{root} holds {len(files)} images in {len(index)} class folders; expected {root}/CLASS/IMAGE.jpg"
             )
         order = np.random.default_rng(seed).permutation(len(files))
         half = (len(files) + 1) // 2
@@ -241,15 +237,31 @@ def class_indices(folders: list[str], info: ModelInfo, class_map: Path | None) -
     )
 
 
-def _find_root(data_dir: Path, name: str) -> Path:
-    """The folder that holds the class folders: DIR/val, DIR/imagenette2*/val, or DIR itself."""
+def find_root(data_dir: Path, name: str, part: Literal["train", "val"]) -> Path:
+    """The folder that holds the class folders: DIR/PART, DIR/imagenette2*/PART; for ``val`` also DIR itself."""
     if not data_dir.is_dir():
         raise UserError(f"no folder {data_dir}: --data-dir must be the folder of the images")
-    for root in [data_dir / "val", *sorted(data_dir.glob("imagenette2*/val")), data_dir]:
+    roots = [data_dir / part, *sorted(data_dir.glob(f"imagenette2*/{part}"))]
+    for root in [*roots, data_dir] if part == "val" else roots:
         if root.is_dir() and any(_is_class(entry) and entry.name not in ("train", "val") for entry in root.iterdir()):
             return root
-    layout = {"imagenet": "val/n01440764/….JPEG", "imagenette": "val/n01440764/….JPEG"}.get(name, "CLASS/….jpg")
+    wnids, plain = f"{part}/n01440764/….JPEG", "CLASS/….jpg" if part == "val" else "train/CLASS/….jpg"
+    layout = {"imagenet": wnids, "imagenette": wnids}.get(name, plain)
     raise UserError(f"{data_dir} holds no class folders: expected {data_dir}/{layout}")
+
+
+def class_folders(root: Path, info: ModelInfo, class_map: Path | None) -> dict[str, int]:
+    """The class folders in ``root`` with the network's class index of each; see :func:`class_indices`."""
+    return class_indices(sorted(entry.name for entry in root.iterdir() if _is_class(entry)), info, class_map)
+
+
+def image_files(root: Path, index: Mapping[str, int]) -> tuple[list[tuple[Path, int]], list[Path]]:
+    """The images in the class folders ``index`` names, each with its class index; and the files that are none."""
+    found = [
+        (path, label) for folder, label in index.items() for path in sorted((root / folder).rglob("*")) if path.is_file()
+    ]
+    images = [(path, label) for path, label in found if path.suffix.lower() in _SUFFIXES]
+    return images, [path for path, _ in found if path.suffix.lower() not in _SUFFIXES]
 
 
 def _is_class(entry: Path) -> bool:

@@ -24,14 +24,14 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(
     assert whole["test_accuracy"] == pytest.approx(
         json.loads((training_folder / "whole/log.jsonl").read_text().splitlines()[-1])["test_accuracy"]
     )
-    save = training._save_checkpoint
+    save = training.save_checkpoint
 
-    def interrupt(*arguments: object) -> None:
-        save(*arguments)  # type: ignore[arg-type]
+    def interrupt(*arguments: object, **parts: object) -> None:
+        save(*arguments, **parts)  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_save_checkpoint", interrupt)
+        patch.setattr(training, "save_checkpoint", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(settings(training_folder, "cut"))
     train(settings(training_folder, "cut"))

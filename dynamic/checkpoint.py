@@ -1,0 +1,67 @@
+"""What a training leaves on disk: a checkpoint to go on from, a log of one JSON line an epoch, the weights."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from dynamic.errors import UserError
+from dynamic.files import write_whole
+
+
+def append_line(log: Path, line: Mapping[str, Any]) -> None:
+    """Add one JSON line to a log."""
+    with log.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def stored_weights(network: nn.Module) -> dict[str, Tensor]:
+    """A network's tensors as they are stored: float16 kernels and matrices.
+
+    Batch-norm statistics and biases are few and keep their precision.
+    """
+    return {
+        name: tensor.detach().cpu().contiguous().half() if tensor.ndim > 1 else tensor.detach().cpu()
+        for name, tensor in network.state_dict().items()
+    }
+
+
+def write_weights(stored: Mapping[str, Tensor], path: Path, settings: Mapping[str, Any]) -> None:
+    """Write tensors as safetensors, with the settings that made them as metadata."""
+    write_whole(path, save(dict(stored), metadata={"settings": json.dumps(settings, default=str)}))
+
+
+def save_checkpoint(path: Path, identity: Mapping[str, Any], epoch: int, **parts: Any) -> None:
+    """Store the state of every part (anything with ``state_dict``) after ``epoch`` epochs, whole or not at all."""
+    state = {"settings": dict(identity), "epoch": epoch} | {name: part.state_dict() for name, part in parts.items()}
+    torch.save(state, path.with_suffix(".new"))
+    os.replace(path.with_suffix(".new"), path)
+
+
+def resume(path: Path, identity: Mapping[str, Any], device: str, **parts: Any) -> int:
+    """Load a checkpoint into the parts, if there is one; returns how many epochs it has behind it.
+
+    Raises:
+        UserError: the checkpoint was made with other settings; the message names every difference.
+    """
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location=device, weights_only=True)
+    stored = state["settings"]
+    if stored != identity:
+        changed = [
+            f"{key} {stored.get(key)!r} there, {identity[key]!r} here"
+            for key in identity
+            if identity[key] != stored.get(key)
+        ]
+        raise UserError(f"{path} belongs to another training ({'; '.join(changed)}): choose another --out or delete it")
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return int(state["epoch"])

@@ -1,0 +1,102 @@
+"""Labelled images to fine-tune on: fashion-scenes' training split, or the class folders of DIR/train.
+
+No image here is in the label or test split of :mod:`oracle.datasets`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from dynamic.errors import UserError
+from dynamic.models import ModelInfo
+from dynamic.scenes import FashionScenes
+from oracle.datasets import DatasetName, class_folders, find_root, image_files
+
+
+class TrainingImages(Protocol):
+    """Images with labels, augmented anew in every epoch."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, epoch: int, rows: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (n, 3, H, W) float32, normalised, and labels (n,) int64, for each array of rows in turn."""
+        ...
+
+
+def open_training_images(
+    name: DatasetName, info: ModelInfo, data_dir: Path | None, class_map: Path | None, images: int | None, seed: int
+) -> TrainingImages:
+    """The training images that belong to a data set.
+
+    Raises:
+        UserError: they are not there, or their classes do not fit the network.
+    """
+    if name == "fashion-scenes":
+        return ScenesTraining(data_dir, images, seed)
+    if data_dir is None:
+        raise UserError(f"--dataset {name} needs --data-dir, the folder that holds train/ with its class folders")
+    return FolderTraining(find_root(data_dir, name, "train"), info, class_map, images, seed)
+
+
+class ScenesTraining:
+    """The 50,000 training photographs in matched scenes, drawn anew in every epoch."""
+
+    def __init__(self, data_dir: Path | None, images: int | None, seed: int) -> None:
+        self._scenes = FashionScenes("train", data_dir=data_dir, count=images)
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._scenes)
+
+    def batches(self, epoch: int, rows: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :class:`TrainingImages`."""
+        self._scenes.reseed(self._seed * 1000 + epoch + 1)
+        for part in rows:
+            yield self._scenes.render(part), torch.from_numpy(self._scenes.labels[part])
+
+
+class FolderTraining:
+    """Images in class folders, randomly cropped and mirrored; the crop depends on seed, epoch and image alone."""
+
+    def __init__(self, root: Path, info: ModelInfo, class_map: Path | None, images: int | None, seed: int) -> None:
+        files, _ = image_files(root, class_folders(root, info, class_map))
+        if images is not None:
+            kept = np.random.default_rng(seed).permutation(len(files))[:images]
+            files = [files[row] for row in sorted(kept)]
+        if not files:
+            raise UserError(f"{root} holds no images: expected {root}/CLASS/IMAGE.jpg")
+        self._files, self._info, self._seed = files, info, seed
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def batches(self, epoch: int, rows: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :class:`TrainingImages`."""
+        workers = min(os.cpu_count() or 1, 8)
+        augmented = _Augmented(self._files, self._info, [self._seed, epoch])
+        yield from DataLoader(augmented, batch_sampler=[part.tolist() for part in rows], num_workers=workers)
+
+
+class _Augmented(Dataset[tuple[Tensor, int]]):
+    """Random crops and mirror images; in a worker process, whose random state is its own."""
+
+    def __init__(self, files: list[tuple[Path, int]], info: ModelInfo, seeds: list[int]) -> None:
+        self._files, self._info, self._seeds = files, info, seeds
+        # The network's own transform follows; it resizes to about 8/7 of its resolution and normalises.
+        self._augment = v2.Compose([v2.RandomResizedCrop(info.resolution * 8 // 7), v2.RandomHorizontalFlip()])
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        path, label = self._files[row]
+        torch.manual_seed(int(np.random.SeedSequence([*self._seeds, row]).generate_state(1)[0]))
+        with Image.open(path) as image:
+            return self._info.transform(self._augment(image.convert("RGB"))), label
