@@ -37,7 +37,7 @@ import dynamic
 from dynamic.command import run_command
 from dynamic.models import SLIM
 from oracle.evaluate import WalkSize, outcomes_of
-from oracle.run import DTYPES
+from oracle.settings import DTYPES
 from tests.plain_loop import PlainLoop
 
 VALIDATION_IMAGES = 50_000

@@ -192,18 +192,29 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def embedded_weights(name: str, weights: str) -> Path | None:
+    """The file of a slim network's weights: ``default``, or fine-tuned ones such as ``rof-stride``; None if none."""
+    if name not in SLIM:
+        return None
+    path = _EMBEDDED / (f"{name}.safetensors" if weights == "default" else f"{name}-{weights}.safetensors")
+    return path if path.is_file() else None
+
+
 def _build_with_weights(name: str, weights: str | Path | None, classes: int | None) -> _Built:
     path = None if weights is None else Path(weights)
     is_file = path is not None and (path.suffix in (".pt", ".pth", ".safetensors", ".ckpt", ".bin") or path.exists())
-    if name in SLIM and weights == "default":
-        path, is_file = _EMBEDDED / f"{name}.safetensors", True
+    embedded = embedded_weights(name, str(weights))
+    if embedded is not None:
+        path, is_file = embedded, True
     if is_file:
         assert path is not None
-        original, used = _from_checkpoint(name, path, classes), "embedded" if weights == "default" else str(path)
+        original, used = _from_checkpoint(name, path, classes), f"embedded ({weights})" if embedded else str(path)
     elif weights is None:
         original, used = build(name, classes), "random"
     elif name in SLIM:
-        raise UserError(f"unknown weights {weights!r} for {name}: use default, none, or a .safetensors or .pth file")
+        known = ", ".join(sorted(path.stem.removeprefix(f"{name}-") for path in _EMBEDDED.glob(f"{name}-*.safetensors")))
+        others = f", {known}" if known else ""
+        raise UserError(f"unknown weights {weights!r} for {name}: use default{others}, none, or a .safetensors or .pth file")
     elif name.startswith("timm/"):
         original, used = _timm_pretrained(name, str(weights), classes), f"{name} pretrained"
     else:

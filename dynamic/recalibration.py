@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -28,7 +27,7 @@ from dynamic.errors import UserError
 from dynamic.files import write_whole
 from dynamic.layers import Option
 from dynamic.tracing import Program, Segment
-from dynamic.walk import Node, comprehensive_plan, walk
+from dynamic.walk import Node, comprehensive_plan, walk, walkers
 
 if TYPE_CHECKING:
     from dynamic.network import DynamicNetwork
@@ -131,7 +130,7 @@ def recalibrate(
                 pass
         return observed
 
-    with ThreadPoolExecutor(threads) as pool:
+    with walkers(threads) as pool:
         batches = list(pool.map(run, images.chunk(-(-len(images) // batch))))
     weights = [observed.images / len(images) for observed in batches]
     prefixes, moments = [], []

@@ -103,6 +103,7 @@ class FashionScenes:
     Attributes:
         labels: (N,) int64 classes, an index into :data:`CLASSES`.
         sides: (N,) float32 true side of the object in pixels.
+        centres: (N, 2) float32 x and y of the object's centre, as shares of the canvas.
     """
 
     def __init__(
@@ -132,6 +133,9 @@ class FashionScenes:
         self._object, self._clutter = drawn[:, :4], drawn[:, 4:].reshape(len(self), _PIECES, 7)
         low, high = SIDES[self.regime]
         self.sides = low * (high / low) ** self._object[:, 0]
+        # Inside the canvas where the object fits; where it does not, the canvas lies inside the object.
+        corners = self._object[:, 1:3] * (CANVAS - self.sides)[:, None]
+        self.centres = (corners + self.sides[:, None] / 2) / CANVAS
 
     def render(self, indices: Sequence[int] | np.ndarray, normalise: bool = True) -> Tensor:
         """Render scenes.
@@ -149,10 +153,7 @@ class FashionScenes:
         # The mask lets the object cover the clutter; its own black background stays transparent.
         layers = torch.cat([photographs, (photographs > 0.02).float()], dim=1)
         sides = torch.from_numpy(self.sides[rows])
-        position = torch.from_numpy(self._object[rows, 1:3])
-        # Inside the canvas where the object fits; where it does not, the canvas lies inside the object.
-        corner = position * (CANVAS - sides)[:, None]
-        centre = (corner + sides[:, None] / 2) / CANVAS * 2 - 1
+        centre = torch.from_numpy(self.centres[rows]) * 2 - 1
         zoom = CANVAS / sides
         layers = F.grid_sample(layers, _sampling_grid(zoom, -centre * zoom[:, None], CANVAS), align_corners=False)
         contrast = 0.6 + 0.4 * torch.from_numpy(self._object[rows, 3])[:, None, None, None]

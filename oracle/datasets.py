@@ -59,6 +59,7 @@ class ImageSource(Protocol):
         labels: (images,) class index of the network's output.
         resolution: height = width in pixels.
         metadata: further facts by name, one an image.
+        centres: (images, 2) x and y of the object's centre as shares of the side; the image's centre where unknown.
         stand_in: whether this is the project's small stand-in for a real data set.
     """
 
@@ -68,6 +69,7 @@ class ImageSource(Protocol):
     labels: np.ndarray
     resolution: int
     metadata: dict[str, np.ndarray]
+    centres: np.ndarray
     stand_in: bool
 
     def load(self, rows: np.ndarray) -> Batch:
@@ -127,6 +129,7 @@ class ScenesSource:
         self.keys = np.array([f"{split}/{row:05d}" for split, row in zip(self.splits, self._rows, strict=True)])
         self.labels = np.concatenate([scenes.labels for scenes in self._scenes])
         self.metadata = {"side": np.concatenate([scenes.sides for scenes in self._scenes])}
+        self.centres = np.concatenate([scenes.centres for scenes in self._scenes])
         self.identity = {
             "dataset": "fashion-scenes",
             "regime": regime,
@@ -173,6 +176,7 @@ class FolderSource:
         self.identity = {"dataset": name, "seed": str(seed), "images": _digest(self.keys, self.labels, sizes)}
         self.resolution = info.resolution
         self.metadata: dict[str, np.ndarray] = {}
+        self.centres = np.full((len(rows), 2), 0.5, np.float32)
         self.stand_in = False
         self._pool = ThreadPoolExecutor(os.cpu_count())
 

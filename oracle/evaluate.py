@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,8 +18,12 @@ from tqdm import tqdm
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 from dynamic.network import DynamicNetwork
+from dynamic.walk import walkers
 from oracle.datasets import Batch, ImageSource
 from oracle.outcomes import EVALUATED, PENDING, OutcomesStore
+
+_TRIED, _TRIAL_MACS = 24, 60e9
+"""Configurations of an estimate's trial, and about how many MACs it may cost."""
 
 _MOST_ROWS = {"cpu": 128, "cuda": 2048}
 """Most rows a joined batch may have. On a CPU 128 was the best of 16 to 128 tried; for CUDA it is a guess, not measured."""
@@ -109,9 +114,8 @@ def evaluate(
         file=sys.stderr,
         mininterval=0.5,
     )
-    walkers = ThreadPoolExecutor(size.walks, initializer=_one_thread if size.walks > 1 else None)
     # One region is read while the one before it runs.
-    with progress, walkers, ThreadPoolExecutor(1) as reader:
+    with progress, walkers(size.walks) as pool, ThreadPoolExecutor(1) as reader:
         regions = store.pending()
         ahead = [reader.submit(source.load, regions[0])] if regions else []
         for position, rows in enumerate(regions):
@@ -128,7 +132,7 @@ def evaluate(
                 labels = torch.from_numpy(source.labels[rows[part]]).to(device)
                 return outcomes_of(network, images, labels, configurations, size.rows)
 
-            for part, found in zip(parts, walkers.map(run, parts), strict=True):
+            for part, found in zip(parts, pool.map(run, parts), strict=True):
                 predicted[part], p_true[part] = found
             store.write(rows, predicted, p_true, batch.readable)
             for key, reason in batch.problems.items():
@@ -139,8 +143,35 @@ def evaluate(
     return problems
 
 
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+def seconds_for(
+    network: DynamicNetwork,
+    source: ImageSource,
+    configurations: Sequence[Configuration],
+    size: WalkSize,
+    device: str,
+    dtype: torch.dtype,
+    images: float,
+) -> float:
+    """How long ``images`` images will take, from the MACs a second of a few configurations on a few images.
+
+    A guess within a factor of two: configurations differ in how well they use a machine.
+    """
+    few = configurations[:: -(-len(configurations) // _TRIED)]
+    costs = network.costs.shared(few, source.resolution)
+    count = int(min(len(source.keys), size.images * size.walks, max(size.walks, _TRIAL_MACS / costs)))
+    loaded = source.load(np.arange(count)).images.to(device, dtype, memory_format=torch.channels_last)
+    parts = loaded.tensor_split(min(size.walks, count))
+    labels = torch.zeros(count, dtype=torch.int64, device=device)
+
+    def run(part: Tensor) -> None:
+        outcomes_of(network, part, labels[: len(part)], few, size.rows)
+
+    with walkers(size.walks) as pool:
+        list(pool.map(run, [part[:1] for part in parts]))  # derived kernels are made once
+        started = time.monotonic()
+        list(pool.map(run, parts))
+        seconds = time.monotonic() - started
+    return seconds / (count * costs) * images * network.costs.shared(configurations, source.resolution)
 
 
 @torch.inference_mode()

@@ -16,7 +16,7 @@ from matplotlib.path import Path as Curve
 
 from dynamic.configuration import Configuration
 
-_BLUE, _GREY, _RED = "#2a6fbb", "#8a8a8a", "#c0392b"
+BLUE, GREY, RED = "#2a6fbb", "#8a8a8a", "#c0392b"
 plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 110})
 
 
@@ -35,7 +35,7 @@ def preference_flow(space: str, split: dict[str, Any], default: Configuration) -
         for option in options[layer]:
             bases[layer][option] = base
             height = preferred["counts"][layer].get(option, 0) / images
-            axes.add_patch(Rectangle((layer - 0.03, base), 0.06, height, color=_BLUE))
+            axes.add_patch(Rectangle((layer - 0.03, base), 0.06, height, color=BLUE))
             axes.text(layer, base + height + 0.004, option.replace("0.5", "½"), ha="center", va="bottom", fontsize=8)
             base += height + gap
     for layer in range(layers - 1):
@@ -76,16 +76,16 @@ def _ribbon(axes: Any, x0: float, x1: float, y0: float, y1: float, width: float)
         (x0, y0),
     ]
     codes = [Curve.MOVETO, *[Curve.CURVE4] * 3, Curve.LINETO, *[Curve.CURVE4] * 3, Curve.CLOSEPOLY]
-    axes.add_patch(PathPatch(Curve(points, codes), facecolor=_BLUE, alpha=0.22, linewidth=0))
+    axes.add_patch(PathPatch(Curve(points, codes), facecolor=BLUE, alpha=0.22, linewidth=0))
 
 
 def unique_predictions(spaces: dict[str, Any], split: str) -> Figure:
     """Fig. 2: on how many images the configurations predict 1, 2, ... different classes."""
-    figure, all_axes = _row_of_axes(len(spaces), 2.8)
+    figure, all_axes = row_of_axes(len(spaces), 2.8)
     for axes, (name, space) in zip(all_axes, spaces.items(), strict=True):
         histogram = space[split]["unique_predictions"]
         numbers = np.array(list(map(int, histogram)))
-        axes.bar(numbers, [100 * share for share in histogram.values()], color=_BLUE, width=0.8 if numbers.max() < 40 else 1)
+        axes.bar(numbers, [100 * share for share in histogram.values()], color=BLUE, width=0.8 if numbers.max() < 40 else 1)
         axes.set_title(f"{name} ({space['configurations']} configurations)", fontsize=9)
         axes.set_xlabel("different predictions for an image")
     all_axes[0].set_ylabel("% of images")
@@ -111,22 +111,22 @@ def portfolio_curves(spaces: dict[str, Any], split: str) -> Figure:
 
 def cost_cloud(spaces: dict[str, Any], split: str) -> Figure:
     """Accuracy against MACs of every configuration run statically, with the default and the oracle."""
-    figure, all_axes = _row_of_axes(len(spaces), 3.3)
+    figure, all_axes = row_of_axes(len(spaces), 3.3)
     for axes, (name, space) in zip(all_axes, spaces.items(), strict=True):
         numbers = space[split]
         macs, cloud = numbers["macs"], numbers["static_configurations"]
         points: list[tuple[float, float, dict[str, Any]]] = [
             (macs["default"], numbers["static"], {"marker": "o", "color": "black", "label": "default"}),
-            (macs["oracle"], numbers["best"], {"marker": "*", "color": _RED, "s": 90, "label": "oracle (highest quality)"}),
+            (macs["oracle"], numbers["best"], {"marker": "*", "color": RED, "s": 90, "label": "oracle (highest quality)"}),
             (
                 macs["cheapest_correct"],
                 numbers["best"],
-                {"marker": "v", "color": _BLUE, "label": "oracle (cheapest that is right)"},
+                {"marker": "v", "color": BLUE, "label": "oracle (cheapest that is right)"},
             ),
         ]
         label = "a configuration, run statically"
         axes.scatter(
-            np.array(cloud["macs"]) / 1e6, 100 * np.array(cloud["accuracy"]), s=6, color=_GREY, alpha=0.6, label=label
+            np.array(cloud["macs"]) / 1e6, 100 * np.array(cloud["accuracy"]), s=6, color=GREY, alpha=0.6, label=label
         )
         for cost, accuracy, style in points:
             axes.scatter(cost / 1e6, 100 * accuracy, **({"s": 40} | style))
@@ -139,7 +139,8 @@ def cost_cloud(spaces: dict[str, Any], split: str) -> Figure:
     return figure
 
 
-def _row_of_axes(count: int, height: float) -> tuple[Figure, list[Any]]:
+def row_of_axes(count: int, height: float) -> tuple[Figure, list[Any]]:
+    """One row of panels with a common vertical axis."""
     figure, axes = plt.subplots(
         1, count, figsize=(3.2 * count + 0.6, height), layout="constrained", sharey=True, squeeze=False
     )

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 from dynamic.configuration import Configuration
 from dynamic.files import write_whole
-from oracle import figures
+from oracle import figures, study_figures
 from oracle.paper import CITATION, RESNET50_IMAGENET
+from oracle.study_report import sections
 
 SPLIT = "test"
 """The split that tables and figures for people show."""
@@ -30,15 +31,11 @@ def write_report(summary: dict[str, Any], run: Path) -> None:
     drawn["unique_predictions"] = figures.unique_predictions(spaces, SPLIT)
     drawn["portfolio"] = figures.portfolio_curves(spaces, SPLIT)
     drawn["cost_cloud"] = figures.cost_cloud(spaces, SPLIT)
-    folder = run / "figures"
-    folder.mkdir(exist_ok=True)
-    images = {}
-    for name, figure in drawn.items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-        plt.close(figure)
-        write_whole(folder / f"{name}.png", buffer.getvalue())
-        images[name] = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    study = summary.get("study", {})
+    for part, draw in study_figures.DRAW.items():
+        if study.get(part):
+            drawn[part] = draw(study[part])
+    images = {name: _save(figure, run / "figures" / name) for name, figure in drawn.items()}
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("oracle", "templates"), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -52,8 +49,21 @@ def write_report(summary: dict[str, Any], run: Path) -> None:
         citation=CITATION,
         non_finite=summary["non_finite_share"],
         stand_ins=stand_ins(summary["run"]),
+        sections=sections(study, summary["run"]),
     )
     write_whole(run / "report.html", page.encode())
+
+
+def _save(figure: Figure, path: Path) -> str:
+    """Write a figure as PNG and SVG; returns the PNG as a data address for the page."""
+    path.parent.mkdir(exist_ok=True)
+    for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
+        buffer = io.BytesIO()
+        with plt.rc_context({"svg.hashsalt": path.name}):  # the same data, the same bytes
+            figure.savefig(buffer, format=kind, metadata=metadata)
+        write_whole(path.with_name(f"{path.name}.{kind}"), buffer.getvalue())
+    plt.close(figure)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def table_rows(summary: dict[str, Any]) -> list[list[str]]:

@@ -81,6 +81,9 @@ class RofSettings:
     """L2 penalty."""
     batch: int = 128
     """Images a step, over all processes."""
+    norm_momentum: float = 0.1
+    """How fast batch norms' running statistics forget. At PyTorch's 0.1 they are those of the last dozen configurations;
+    0.01 averages over a hundred."""
     images: int | None = None
     """Use only so many training images (for trying things out)."""
     checked_images: int = 250
@@ -103,7 +106,7 @@ class RofSettings:
                 raise UserError(f"--{field.replace('_', '-')} must be at least 1, not {value}")
         if self.batch < 2:
             raise UserError(f"--batch must be at least 2 (batch norms need two images), not {self.batch}")
-        for field in ("learning_rate", "cost_limit"):
+        for field in ("learning_rate", "cost_limit", "norm_momentum"):
             value = getattr(self, field)
             if value is not None and value <= 0:
                 raise UserError(f"--{field.replace('_', '-')} must be positive, not {value}")
@@ -187,6 +190,9 @@ def _fine_tune(
         make_writable(out)
     device = torch.device(group.device)
     network = network.to(device).to(memory_format=torch.channels_last)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = settings.norm_momentum
     optimizer = torch.optim.SGD(
         network.original.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
     )

@@ -14,7 +14,8 @@ import dynamic
 from dynamic import UserError
 from oracle.datasets import FolderSource, open_source
 from oracle.outcomes import read_outcomes
-from oracle.run import RunSettings, run
+from oracle.run import run
+from oracle.settings import RunSettings
 from tests.oracle.conftest import run_command
 
 TENCH, SPRINGER, PARACHUTE = "n01440764", "n02102040", "n03888257"

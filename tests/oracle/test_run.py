@@ -24,7 +24,8 @@ from oracle import bounds
 from oracle.evaluate import WalkSize
 from oracle.outcomes import read_outcomes
 from oracle.report import table_rows
-from oracle.run import RunSettings, run
+from oracle.run import run
+from oracle.settings import RunSettings
 from tests.oracle.conftest import all_bytes, command, environment, run_command
 from tests.plain_loop import plain_loop
 

@@ -1,0 +1,200 @@
+"""One set of outcomes: a network, images and spaces, evaluated into ``outcomes.zarr`` or found there."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import xarray as xr
+
+import dynamic
+from dynamic.configuration import Space
+from dynamic.errors import UserError
+from dynamic.models import LoadedNetwork, load
+from dynamic.recalibration import Statistics, recalibrate
+from oracle.datasets import SPLITS, ImageSource, open_source
+from oracle.evaluate import WalkSize, evaluate, seconds_for
+from oracle.outcomes import PENDING, OutcomesStore, read_outcomes
+from oracle.settings import DTYPES, SCENES_IMAGES, RunSettings
+from oracle.views import View, unlabelled, view_source
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Everything that one set of outcomes needs, opened and checked but not yet run.
+
+    Attributes:
+        settings: what was asked for; ``settings.out`` is the folder.
+        network: loaded.
+        source: the images.
+        spaces: to study; they share prefixes, so one walk runs their ``union``.
+    """
+
+    settings: RunSettings
+    network: LoadedNetwork
+    source: ImageSource
+    spaces: list[Space]
+
+    @property
+    def union(self) -> Space:
+        """All configurations of all spaces."""
+        return Space("+".join(space.name for space in self.spaces), [c for space in self.spaces for c in space])
+
+    @property
+    def path(self) -> Path:
+        """Of the outcomes."""
+        return self.settings.out / "outcomes.zarr"
+
+
+def open_collection(
+    settings: RunSettings, network: LoadedNetwork | None = None, splits: tuple[str, ...] = SPLITS
+) -> Collection:
+    """Load the network, open the images, make the spaces.
+
+    Args:
+        settings: what to run.
+        network: run this one instead of what the settings name.
+        splits: run only these.
+
+    Raises:
+        UserError: whatever is wrong with the settings.
+    """
+    if network is None:
+        torch.manual_seed(settings.seed)  # for random weights
+        layers = [name.strip() for name in settings.dynamic_layers.split(",") if name.strip()]
+        network = load(settings.model, None if settings.weights == "none" else settings.weights, layers or None)
+    images = settings.images
+    if images is None and settings.dataset == "fashion-scenes":
+        images = SCENES_IMAGES
+    source = open_source(
+        settings.dataset,
+        network.info,
+        images=images,
+        data_dir=settings.data_dir,
+        regime=settings.regime,
+        seed=settings.seed,
+        class_map=settings.class_map,
+    )
+    source = view_source(source, View(settings.crop, settings.resize, splits))
+    return Collection(settings, network, source, make_spaces(settings.space, network))
+
+
+def make_spaces(names: str, network: LoadedNetwork) -> list[Space]:
+    """The spaces that ``--space`` names. Raises UserError where one is wrong, twice there, or lacks the default."""
+    spaces = [dynamic.space(name, network) for name in names.split(",") if name]
+    if not spaces or len({space.name for space in spaces}) < len(spaces):
+        raise UserError(f"--space {names!r}: name one or several different spaces, separated by commas")
+    for space in spaces:
+        if network.default not in space:
+            raise UserError(
+                f"the space {space.name!r} lacks the default {network.default.id}, the baseline of every comparison"
+            )
+    return spaces
+
+
+def collect(collection: Collection) -> xr.Dataset:
+    """The outcomes: what is on disk already, and what is missing evaluated into it."""
+    settings, network, source = collection.settings, collection.network, collection.source
+    union = collection.union
+    store = _open_store(collection, union)
+    if store.pending():
+        size = WalkSize(**store.facts["walk"])
+        dtype = DTYPES[settings.dtype]
+        started = bool((store.status != PENDING).any())
+        statistics = _statistics(collection, union, size, started) if settings.recalibrate else None
+        fast = network.for_inference(settings.device, dtype, statistics)
+        evaluate(fast, source, union, store, size, settings.device, dtype)
+    return read_outcomes(settings.out)
+
+
+def _statistics(collection: Collection, union: Space, size: WalkSize, started: bool) -> Statistics:
+    """Recalibrated batch-norm statistics: those of ``statistics.safetensors``, or estimated and stored there."""
+    path = collection.settings.out / "statistics.safetensors"
+    if path.exists() and started:
+        return Statistics.load(path)
+    settings = collection.settings
+    images = unlabelled(label_source(settings, collection.network), settings.recalibrate)
+    statistics = recalibrate(
+        collection.network,
+        images,
+        union,
+        batch=max(2, min(len(images) // size.walks, size.rows)),
+        max_rows=size.rows,
+        device=settings.device,
+        threads=size.walks,
+    )
+    statistics.save(path)
+    return statistics
+
+
+def label_source(settings: RunSettings, network: LoadedNetwork) -> ImageSource:
+    """The label split of a run, as the network sees it."""
+    source = open_source(
+        settings.dataset,
+        network.info,
+        images=settings.recalibrate,
+        data_dir=settings.data_dir,
+        regime=settings.regime,
+        seed=settings.seed,
+        class_map=settings.class_map,
+    )
+    return view_source(source, View(settings.crop, settings.resize, ("label",)))
+
+
+def estimate(collection: Collection) -> float:
+    """Seconds that :func:`collect` will take, from a short trial; 0 where the outcomes are there."""
+    settings, source = collection.settings, collection.source
+    union = collection.union
+    left = len(source.keys)
+    if collection.path.exists():
+        left = sum(map(len, _open_store(collection, union).pending()))
+    if not left:
+        return 0.0
+    recalibrated = settings.recalibrate if left == len(source.keys) else 0
+    size = _walk_size(collection, union)
+    fast = collection.network.for_inference(settings.device, DTYPES[settings.dtype])
+    return seconds_for(fast, source, union, size, settings.device, DTYPES[settings.dtype], left + 1.3 * recalibrated)
+
+
+def _walk_size(collection: Collection, union: Space) -> WalkSize:
+    settings = collection.settings
+    return WalkSize.fitting(
+        collection.network,
+        union,
+        collection.source.resolution,
+        settings.region,
+        settings.device,
+        settings.memory_gib,
+        DTYPES[settings.dtype],
+    )
+
+
+def _open_store(collection: Collection, union: Space) -> OutcomesStore:
+    settings, network, source = collection.settings, collection.network, collection.source
+    identity = {
+        "model": network.info.name,
+        "dynamic_layers": ",".join(network.dynamic_layers),
+        "weights_digest": network.digest,
+        "space": f"{union.name} ({len(union)} configurations, {union.digest})",
+        "resolution": str(source.resolution),
+        "dtype": settings.dtype,
+        "device": torch.device(settings.device).type,
+        "memory_gib": str(settings.memory_gib or "half of what is free"),
+        "region": str(settings.region),
+        "recalibrate": str(settings.recalibrate),
+        **source.identity,
+    }
+    size = _walk_size(collection, union)
+    facts = {
+        "weights": network.info.weights,
+        "classes": network.info.classes,
+        "slim": network.info.slim,
+        "stand_in": source.stand_in,
+        "walk": asdict(size),
+        "batch_norm": f"statistics by prefix, from {settings.recalibrate} images" if settings.recalibrate else "folded",
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+    macs = network.costs.of_space(union, source.resolution)
+    return OutcomesStore(collection.path, source, union, macs, identity, facts, settings.region)

@@ -1,0 +1,87 @@
+"""What a run of the oracle can be told: the options of ``python -m oracle.run``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dynamic.command import check_device
+from dynamic.errors import UserError
+from dynamic.scenes import Regime
+from oracle.datasets import DatasetName
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+SCENES_IMAGES = 250
+"""Scenes a split unless told otherwise: what two cores do in a few minutes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What to run."""
+
+    model: str = "resnet50-slim"
+    """resnet50-slim, resnext50_32x4d-slim, mobilenet_v2-slim, densenet121-slim, a torchvision model, or timm/NAME."""
+    weights: str = "default"
+    """default, none (random), a torchvision weights name such as IMAGENET1K_V1, or a checkpoint file."""
+    dynamic_layers: str = ""
+    """Comma-separated module names of one to six layers, input to output; known for the paper's four networks."""
+    dataset: DatasetName = "fashion-scenes"
+    """Which images."""
+    data_dir: Path | None = None
+    """Folder of the data set (class folders in it, or in its val/); not needed for fashion-scenes."""
+    class_map: Path | None = None
+    """JSON file, folder name -> class index, where folder names do not tell."""
+    regime: Regime = "matched"
+    """Of fashion-scenes: object sides as in training, or far beyond."""
+    space: str = "stride,dilation,size"
+    """Comma-separated: stride (361), stride-all (400), dilation (625), size (625), efficiency (4096), combinations with
+    + (stride+dilation: 225,625, hours), or a JSON file: a list of configuration ids, or options per attribute and
+    layer, {"stride": [[1], [2], [1, 2], [1, 2]], "dilation": [[1], [1], [1], [1, 2]]}."""
+    images: int | None = None
+    """Images a split (label and test); unless given, 250 of fashion-scenes, all of other data sets."""
+    recalibrate: int = 0
+    """Re-estimate batch-norm statistics for every configuration on up to so many images of the label split, without
+    their labels; 0 keeps the network's own."""
+    resize: float = 1.0
+    """Enlarge or reduce the images by this factor: the network sees another resolution."""
+    crop: float = 1.0
+    """Keep this share of each side of the images, about the centre."""
+    seed: int = 0
+    """Draws the scenes, or deals a folder's images to the splits."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Any torch device."""
+    dtype: str = "float32"
+    """float32, bfloat16 or float64."""
+    memory_gib: float | None = None
+    """Memory the walk may use; unless given, half of what is free on the device."""
+    region: int = 32
+    """Images stored at a time: what an interruption may cost."""
+    study: str = ""
+    """Experiments of the paper beside the main run: all, or some of table1, table2, table3, fig2, fig3, fig4, fig5,
+    fig6, fig7, receptive_field, recalibration, separated by commas. What is missing is evaluated into OUT/sets."""
+    efficiency_space: str = "efficiency"
+    """The space of fig6: as for --space, one."""
+    tuned_dir: Path = Path("trained")
+    """Where oracle.rof left fine-tuned networks, MODEL-METHOD-SPACE/weights.safetensors, for table2, fig2, fig3, fig6;
+    the slim ResNet-50's are embedded."""
+    bounds_only: bool = False
+    """Only worst and best case and the cheapest agreeing configurations, exactly, skipping what cannot change them."""
+    out: Path = Path("runs/oracle")
+    """Folder of the run."""
+    json: bool = False
+    """Print one JSON object as the last line of stdout."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise UserError(f"--dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}")
+        if self.region < 1:
+            raise UserError(f"--region must be at least 1, not {self.region}")
+        if self.memory_gib is not None and self.memory_gib <= 0:
+            raise UserError(f"--memory-gib must be positive, not {self.memory_gib}")
+        for name in ("seed", "recalibrate"):
+            if getattr(self, name) < 0:
+                raise UserError(f"--{name} must not be negative, as {getattr(self, name)} is")
+        check_device(self.device)

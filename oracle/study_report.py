@@ -1,0 +1,368 @@
+"""The study for people: one section for each part, its table, what agrees with the paper and what does not, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from oracle import paper
+from oracle.study import PARTS
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the study.
+
+    Attributes:
+        part: its name in ``--study``, and that of its figure.
+        title: with the paper's section.
+        notes: paragraphs.
+        header, rows: the table; no rows, no table.
+    """
+
+    part: str
+    title: str
+    notes: list[str]
+    header: list[str] = field(default_factory=list)
+    rows: list[list[str]] = field(default_factory=list)
+
+
+def sections(study: dict[str, Any], run: dict[str, Any]) -> list[Section]:
+    """All parts of a study, in the paper's order.
+
+    Args:
+        study: what :func:`oracle.study.run_study` returned.
+        run: facts about the main run.
+    """
+    return [_WRITE[part](study[part], run) for part in PARTS if part in study]
+
+
+def percent(entry: dict[str, Any]) -> str:
+    """A share with its interval, as text."""
+    low, high = entry["interval"]
+    return f"{100 * entry['value']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def points(entry: dict[str, Any]) -> str:
+    """A difference of shares in percentage points with its interval."""
+    if entry["interval"] is None:
+        return f"{100 * entry['value']:+.1f}"
+    low, high = entry["interval"]
+    return f"{100 * entry['value']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def number(entry: dict[str, Any], digits: int = 2) -> str:
+    """A number with its interval; a dash where it is undefined."""
+    if entry["value"] is None:
+        return "—"
+    if entry["interval"] is None:
+        return f"{entry['value']:.{digits}f}"
+    low, high = entry["interval"]
+    return f"{entry['value']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _small(run: dict[str, Any]) -> bool:
+    return bool(run["slim"] or run["stand_in"])
+
+
+def _section(part: str, notes: list[str], header: list[str], rows: list[list[str]]) -> Section:
+    what = PARTS[part]
+    return Section(part, f"{_label(part)}: {what}", [note for note in notes if note], header, rows)
+
+
+def _label(part: str) -> str:
+    if part.startswith("table"):
+        return f"Table {part[5:]}"
+    return f"Fig. {part[3:]}" if part.startswith("fig") else part.replace("_", " ").capitalize()
+
+
+_CASES = ("static", "worst", "median", "best")
+
+
+def _table1(data: dict[str, Any], run: dict[str, Any]) -> Section:
+    rows = []
+    odd = []
+    for model, spaces in data.items():
+        for space, found in spaces.items():
+            quoted = paper.RESNET50_IMAGENET.get(space, {}) if model.removesuffix("-slim") == "resnet50" else {}
+            theirs = " / ".join(f"{100 * quoted[case]:.1f}" if case in quoted else "—" for case in _CASES) if quoted else "—"
+            rows.append([model, f"{space} ({found['configurations']})", *(percent(found[case]) for case in _CASES), theirs])
+            if not found["worst"]["value"] < found["static"]["value"] < found["best"]["value"]:
+                odd.append(f"{model} {space}")
+    notes = [
+        "As in the paper, for every architecture and attribute the worst case lies below the static network and the best "
+        "case above it."
+        if not odd
+        else f"Unlike in the paper, worst < static < best does not hold for {', '.join(odd)}: too few images to tell them apart, "
+        "or a network whose weights are random.",
+    ]
+    if _small(run):
+        low, high = paper.BEST_CASES
+        notes.append(
+            f"Best cases differ in height from the paper's ({100 * low:.1f} to {100 * high:.1f} %): with few classes a wrong "
+            "configuration is right by luck far more often than among a thousand, so the bound here is looser."
+        )
+    return _section("table1", notes, ["network", "space", *(f"{case}, %" for case in _CASES), "paper, %"], rows)
+
+
+def _table2(data: dict[str, Any], run: dict[str, Any]) -> Section:
+    rows = []
+    for space, methods in data.items():
+        for method, found in methods.items():
+            gain = found["gain"]
+            changes = ["", ""] if method == "pre-trained" else [points(gain["worst"]), points(gain["median"])]
+            rows.append([space, method, *(percent(found[case]) for case in _CASES), *changes])
+    tuned = {space: methods["fine-tuned"]["gain"] for space, methods in data.items() if "fine-tuned" in methods}
+    notes = []
+    if tuned:
+        quoted = f"{100 * paper.FINE_TUNING_GAIN['worst']:.0f} and {100 * paper.FINE_TUNING_GAIN['median']:.0f}"
+        ours = "; ".join(
+            f"{space}: worst {points(gain['worst'])}, median {points(gain['median'])}" for space, gain in tuned.items()
+        )
+        notes.append(
+            f"The paper gains up to {quoted} points in worst and median case by random option fine-tuning. Here: {ours}."
+        )
+        flat = [space for space, gain in tuned.items() if gain["worst"]["interval"] and gain["worst"]["interval"][0] <= 0]
+        if flat:
+            notes.append(
+                f"The worst case of {', '.join(flat)} does not rise beyond its interval: it needs every one of hundreds of "
+                "configurations to be right on an image, and the poorest of them shrink a small image to a single position."
+            )
+    else:
+        notes.append("No fine-tuned weights were found for this network: make them with python -m oracle.rof --space SPACE.")
+    notes.append(
+        "Recalibrated: batch-norm statistics re-estimated for every prefix of options on unlabelled images of the label split; "
+        "no learned weight changes and no MACs are added. It is not in the paper."
+    )
+    header = ["space", "network", *(f"{case}, %" for case in _CASES), "worst, points", "median, points"]
+    return _section("table2", notes, header, rows)
+
+
+def _table3(data: dict[str, Any], run: dict[str, Any]) -> Section:
+    rows = [
+        [
+            space.replace("x", " × ") if kind == "combined" else space,
+            str(found["configurations"]),
+            *(percent(found[case]) for case in _CASES),
+        ]
+        for kind in ("single", "combined")
+        for space, found in data[kind].items()
+    ]
+    notes = [
+        "Lists of 25 (two attributes) or 8 (three) configurations each, chosen greedily on the label split, combined freely."
+    ]
+    if data["single"] and data["combined"]:
+        single = max(found["best"]["value"] for found in data["single"].values())
+        combined = max(found["best"]["value"] for found in data["combined"].values())
+        more = "more" if combined > single else "no more"
+        notes.append(
+            f"At about the same number of configurations, combining attributes reaches {more} than the best single attribute "
+            f"does ({100 * combined:.1f} against {100 * single:.1f} %). The paper's table was not at hand."
+        )
+    return _section("table3", notes, ["space", "configurations", *(f"{case}, %" for case in _CASES)], rows)
+
+
+def _fig2(data: dict[str, Any], run: dict[str, Any]) -> Section:
+    rows = [
+        [space, method, f"{found['mean']:.2f}", percent(found["all_agree"])]
+        for space, methods in data.items()
+        for method, found in methods.items()
+    ]
+    fell = [space for space, m in data.items() if "fine-tuned" in m and m["fine-tuned"]["mean"] < m["pre-trained"]["mean"]]
+    compared = [space for space, m in data.items() if "fine-tuned" in m]
+    notes = [f"Fine-tuning makes configurations agree more in {len(fell)} of {len(compared)} spaces."] if compared else []
+    return _section("fig2", notes, ["space", "network", "different predictions, mean", "all configurations agree, %"], rows)
+
+
+def _fig3(data: dict[str, Any], run: dict[str, Any]) -> Section:
+    sizes = (1, 2, 4, 8, 16, 32)
+    rows = []
+    for space, methods in data.items():
+        for method, found in methods.items():
+            reached = [found["accuracy"][min(size, len(found["accuracy"])) - 1] for size in sizes]
+            rows.append([space, method, *(f"{100 * value:.1f}" for value in reached), f"{100 * found['whole_space']:.1f}"])
+    notes = [
+        "Chosen greedily on the label split, reported on the test split. As in the paper, a few configurations reach most of "
+        "what the whole space does."
+    ]
+    return _section("fig3", notes, ["space", "network", *map(str, sizes), "whole space"], rows)
+
+
+def _fig4(data: dict[str, Any], run: dict[str, Any]) -> Section:
+    rows = [
+        [space, row["layers"], str(row["configurations"]), percent(row["best"]), percent(row["volatility"])]
+        for space, found in data.items()
+        for row in found
+    ]
+    singles = {space: [row for row in found if len(row["layers"]) == 1] for space, found in data.items()}
+    best = "; ".join(
+        f"{space}: {max(rows, key=lambda row: row['best']['value'])['layers']}" for space, rows in singles.items()
+    )
+    notes = [
+        "Computed from the full outcomes: a subset's configurations are those that keep the default in all other layers. "
+        "Volatility is the best minus the worst case, our reading of the paper's word: the images on which the choice decides.",
+        f"The single layer with the highest best case: {best}.",
+    ]
+    return _section("fig4", notes, ["space", "dynamic layers", "configurations", "best, %", "volatility, points"], rows)
+
+
+def _preference_rows(data: dict[str, list[tuple[str, dict[str, Any]]]]) -> list[list[str]]:
+    rows = []
+    for space, entries in data.items():
+        for label, found in entries:
+            means = [
+                number(mean) if (mean := next(iter(layer.values()))["mean"]) is not None else "—"
+                for layer in found["layers"]
+                if layer
+            ]
+            rows.append(
+                [space, label, str(found["images"]), percent(found["static"]), percent(found["best"]), " · ".join(means)]
+            )
+    return rows
+
+
+_PREFERENCE_HEADER = ["space", "view", "images", "static, %", "best, %", "mean preferred option of A · B · C · D"]
+
+
+def _fig5(data: dict[str, Any], run: dict[str, Any]) -> Section:
+    series = {space: [(f"× {factor}", found) for factor, found in sizes.items()] for space, sizes in data["resized"].items()}
+    for space, bins in data.get("true_side", {}).items():
+        series[space] = [*series[space], *((f"side {b['sides'][0]:.0f}–{b['sides'][1]:.0f} px", b) for b in bins)]
+    notes = [_trend(data["resized"], "larger images")]
+    if "true_side" in data:
+        notes.append(
+            "Sides are the true sides of the objects in the wide regime, a scale that the network was not trained on at either "
+            "end; the images themselves keep their size."
+        )
+    return _section("fig5", notes, _PREFERENCE_HEADER, _preference_rows(series))
+
+
+def _fig7(data: dict[str, Any], run: dict[str, Any]) -> Section:
+    series = {
+        space: [(f"{p} px of 256" if p.isdigit() else p, f) for p, f in crops.items()] for space, crops in data.items()
+    }
+    notes = [
+        _trend(data, "larger crops"),
+        "The network's view is 224 of 256 pixels, so the paper's crop of 250 is shown as the whole view. "
+        + (
+            "On fashion-scenes pixels are scaled to the 96 of a scene, and crops are about the object."
+            if run["stand_in"]
+            else ""
+        ),
+    ]
+    return _section("fig7", notes, _PREFERENCE_HEADER, _preference_rows(series))
+
+
+def _trend(data: dict[str, Any], what: str) -> str:
+    """Whether the mean preferred option of the last view is above that of the first, by space and layer."""
+    told = []
+    for space, views in data.items():
+        first, *_, last = views.values()
+        for layer, (small, large) in enumerate(zip(first["layers"], last["layers"], strict=True)):
+            for name in small:
+                low, high = small[name]["mean"], large[name]["mean"]
+                if low and high and low["interval"] and high["interval"]:
+                    if low["interval"][1] < high["interval"][0]:
+                        told.append(f"{space} {'ABCDEF'[layer]} up")
+                    elif high["interval"][1] < low["interval"][0]:
+                        told.append(f"{space} {'ABCDEF'[layer]} down")
+    if not told:
+        return (
+            f"From the smallest to the largest view, no layer's mean preferred option moves beyond its interval with {what}."
+        )
+    return f"With {what}, mean preferred options move beyond their intervals here: {', '.join(told)}."
+
+
+def _receptive_field(data: dict[str, Any], run: dict[str, Any]) -> Section:
+    rows = []
+    sides = any("sides" in found for found in data.values())
+    for space, found in data.items():
+        c = found["configurations"]
+        behind = [number(value) for value in found["sides"].values()] if "sides" in found else []
+        rows.append([space, number(c["scalar"]), number(c["growth"]), number(c["growth_minus_scalar"]), *behind])
+    better = [
+        space
+        for space, found in data.items()
+        if (entry := found["configurations"]["growth_minus_scalar"])["interval"] and entry["interval"][0] > 0
+    ]
+    notes = [
+        "Spearman's rank correlation of a configuration's mean quality with how near its receptive field is to the default's: "
+        "the final one alone (scalar), or the curve behind all layers (growth), in logarithms; computed from the traced graph.",
+        f"As the paper says, growth explains more than the scalar, beyond the interval, in {', '.join(better)}."
+        if better
+        else "Unlike the paper, growth does not explain more than the scalar beyond the interval in any space.",
+    ]
+    if sides:
+        notes.append(
+            "The last columns correlate the preferred configuration's receptive field behind each layer with the object's true "
+            "side: were scale what decides, they would be well above zero."
+        )
+    layers = list(next(iter(data.values()))["sides"]) if sides else []
+    header = ["space", "scalar", "growth", "difference", *(f"side ~ behind {layer}" for layer in layers)]
+    return _section("receptive_field", notes, header, rows)
+
+
+def _fig6(data: dict[str, Any], run: dict[str, Any]) -> Section:
+    rows = []
+    for method, found in data.items():
+        rows.append([method, "static", percent(found["static"]), f"{found['default_macs'] / 1e6:.1f}", "1", ""])
+        for name, what in (("same_as_default", "cheapest as the default"), ("same_as_best", "cheapest as the best case")):
+            point = found[name]
+            theirs = f"{paper.EFFICIENCY[name]}×" if method == "pre-trained" else ""
+            if method == "fine-tuned" and name == "same_as_best":
+                theirs = f"{100 * paper.EFFICIENCY_FINE_TUNED[0]:.1f} % at {paper.EFFICIENCY_FINE_TUNED[1] / 1e9:.1f} GMACs"
+            rows.append(
+                [
+                    "",
+                    what,
+                    percent(point["accuracy"]),
+                    f"{point['macs']['value'] / 1e6:.1f}",
+                    number(point["times_fewer"], 1),
+                    theirs,
+                ]
+            )
+    notes = [
+        "For each image the cheapest of all configurations that predicts what the default, or the best case, predicts. It is "
+        "an oracle's bound: no selector knows either before it has run."
+    ]
+    if "pre-trained" in data:
+        times = data["pre-trained"]["same_as_default"]["times_fewer"]["value"]
+        agrees = "as in the paper more than tenfold" if times > 10 else "less than the paper's tenfold"
+        notes.append(f"Agreeing with the default costs {times:.1f} times fewer MACs, {agrees}.")
+        if times <= 10 and _small(run):
+            cloud = data["pre-trained"]["cloud"]["macs"]
+            floor = data["pre-trained"]["default_macs"] / min(cloud)
+            notes.append(
+                f"Even the cheapest configuration is only {floor:.1f} times cheaper than the default here: stem and first layers "
+                "are a larger share of a slim network at 96 pixels than of ResNet-50 at 224."
+            )
+    return _section("fig6", notes, ["network", "each image runs", "accuracy, %", "MMACs", "times fewer", "paper"], rows)
+
+
+def _recalibration(data: dict[str, Any], run: dict[str, Any]) -> Section:
+    rows = [
+        [regime, space, *(points(found["gain"][case]) for case in ("static", "worst", "median", "mean", "best"))]
+        for regime, spaces in data.items()
+        for space, found in spaces.items()
+    ]
+    notes = [
+        "Change in percentage points on the same test images, with paired bootstrap intervals. Statistics come from unlabelled "
+        "label-split images of the same regime. Mean: accuracy of a configuration drawn at random."
+    ]
+    return _section("recalibration", notes, ["regime", "space", "static", "worst", "median", "mean", "best"], rows)
+
+
+_WRITE: dict[str, Callable[[dict[str, Any], dict[str, Any]], Section]] = {
+    "table1": _table1,
+    "table2": _table2,
+    "table3": _table3,
+    "fig2": _fig2,
+    "fig3": _fig3,
+    "fig4": _fig4,
+    "fig5": _fig5,
+    "fig6": _fig6,
+    "fig7": _fig7,
+    "receptive_field": _receptive_field,
+    "recalibration": _recalibration,
+}
