@@ -153,12 +153,13 @@ def estimate(collection: Collection) -> float:
     if not left:
         return 0.0
     recalibrated = settings.recalibrate if left == len(source.keys) else 0
-    size = _walk_size(collection, union)
+    size = walk_size(collection, union)
     fast = collection.network.for_inference(settings.device, DTYPES[settings.dtype])
     return seconds_for(fast, source, union, size, settings.device, DTYPES[settings.dtype], left + 1.3 * recalibrated)
 
 
-def _walk_size(collection: Collection, union: Space) -> WalkSize:
+def walk_size(collection: Collection, union: Space) -> WalkSize:
+    """How much may run at once; see :class:`oracle.evaluate.WalkSize`."""
     settings = collection.settings
     return WalkSize.fitting(
         collection.network,
@@ -171,9 +172,10 @@ def _walk_size(collection: Collection, union: Space) -> WalkSize:
     )
 
 
-def _open_store(collection: Collection, union: Space) -> OutcomesStore:
-    settings, network, source = collection.settings, collection.network, collection.source
-    identity = {
+def store_identity(collection: Collection) -> dict[str, str]:
+    """What must agree for a run to be resumed."""
+    settings, network, source, union = collection.settings, collection.network, collection.source, collection.union
+    return {
         "model": network.info.name,
         "dynamic_layers": ",".join(network.dynamic_layers),
         "weights_digest": network.digest,
@@ -186,7 +188,12 @@ def _open_store(collection: Collection, union: Space) -> OutcomesStore:
         "recalibrate": str(settings.recalibrate),
         **source.identity,
     }
-    size = _walk_size(collection, union)
+
+
+def _open_store(collection: Collection, union: Space) -> OutcomesStore:
+    settings, network, source = collection.settings, collection.network, collection.source
+    identity = store_identity(collection)
+    size = walk_size(collection, union)
     facts = {
         "weights": network.info.weights,
         "classes": network.info.classes,

@@ -16,8 +16,10 @@ import json
 from typing import Any
 
 from dynamic.command import run_command
+from dynamic.errors import UserError
 from dynamic.files import make_writable, write_whole
 from dynamic.models import LoadedNetwork
+from oracle.bounds_only import bounds_table, run_bounds
 from oracle.collect import collect, open_collection
 from oracle.report import stand_ins, text_table, write_report
 from oracle.settings import RunSettings
@@ -49,8 +51,30 @@ def run(settings: RunSettings, network: LoadedNetwork | None = None) -> dict[str
     return summary
 
 
+def exact_bounds(settings: RunSettings, network: LoadedNetwork | None = None) -> dict[str, Any]:
+    """Worst and best case and the cheapest agreeing configurations alone; returns what ``bounds.json`` holds.
+
+    Args:
+        settings: what to run.
+        network: as for :func:`run`.
+
+    Raises:
+        UserError: options that need all outcomes.
+    """
+    if settings.study or settings.recalibrate:
+        raise UserError("--bounds-only skips most outcomes: run it without --study and --recalibrate")
+    make_writable(settings.out)
+    return run_bounds(open_collection(settings, network, ("test",)))
+
+
 def main(settings: RunSettings) -> None:
     """Run, then print the table and, if asked, the JSON line."""
+    if settings.bounds_only:
+        result = exact_bounds(settings)
+        print(bounds_table(result))
+        if settings.json:
+            print(json.dumps({"out": str(settings.out)} | result))
+        return
     summary = run(settings)
     print(*stand_ins(summary["run"]), sep="\n", end="\n\n")
     print(text_table(summary))

@@ -94,13 +94,15 @@ def _table1(data: dict[str, Any], run: dict[str, Any]) -> Section:
         "As in the paper, for every architecture and attribute the worst case lies below the static network and the best "
         "case above it."
         if not odd
-        else f"Unlike in the paper, worst < static < best does not hold for {', '.join(odd)}: too few images to tell them apart, "
+        else f"Unlike in the paper, worst < static < best does not hold for {', '.join(odd)}: too few "
+        "images to tell them apart, "
         "or a network whose weights are random.",
     ]
     if _small(run):
         low, high = paper.BEST_CASES
         notes.append(
-            f"Best cases differ in height from the paper's ({100 * low:.1f} to {100 * high:.1f} %): with few classes a wrong "
+            f"Best cases differ in height from the paper's ({100 * low:.1f} to {100 * high:.1f} %): with "
+            "few classes a wrong "
             "configuration is right by luck far more often than among a thousand, so the bound here is looser."
         )
     return _section("table1", notes, ["network", "space", *(f"{case}, %" for case in _CASES), "paper, %"], rows)
@@ -132,7 +134,8 @@ def _table2(data: dict[str, Any], run: dict[str, Any]) -> Section:
     else:
         notes.append("No fine-tuned weights were found for this network: make them with python -m oracle.rof --space SPACE.")
     notes.append(
-        "Recalibrated: batch-norm statistics re-estimated for every prefix of options on unlabelled images of the label split; "
+        "Recalibrated: batch-norm statistics re-estimated for every prefix of options on unlabelled "
+        "images of the label split; "
         "no learned weight changes and no MACs are added. It is not in the paper."
     )
     header = ["space", "network", *(f"{case}, %" for case in _CASES), "worst, points", "median, points"]
@@ -157,7 +160,8 @@ def _table3(data: dict[str, Any], run: dict[str, Any]) -> Section:
         combined = max(found["best"]["value"] for found in data["combined"].values())
         more = "more" if combined > single else "no more"
         notes.append(
-            f"At about the same number of configurations, combining attributes reaches {more} than the best single attribute "
+            f"At about the same number of configurations, combining attributes reaches {more} than the "
+            "best single attribute "
             f"does ({100 * combined:.1f} against {100 * single:.1f} %). The paper's table was not at hand."
         )
     return _section("table3", notes, ["space", "configurations", *(f"{case}, %" for case in _CASES)], rows)
@@ -183,7 +187,8 @@ def _fig3(data: dict[str, Any], run: dict[str, Any]) -> Section:
             reached = [found["accuracy"][min(size, len(found["accuracy"])) - 1] for size in sizes]
             rows.append([space, method, *(f"{100 * value:.1f}" for value in reached), f"{100 * found['whole_space']:.1f}"])
     notes = [
-        "Chosen greedily on the label split, reported on the test split. As in the paper, a few configurations reach most of "
+        "Chosen greedily on the label split, reported on the test split. As in the paper, a few "
+        "configurations reach most of "
         "what the whole space does."
     ]
     return _section("fig3", notes, ["space", "network", *map(str, sizes), "whole space"], rows)
@@ -201,7 +206,8 @@ def _fig4(data: dict[str, Any], run: dict[str, Any]) -> Section:
     )
     notes = [
         "Computed from the full outcomes: a subset's configurations are those that keep the default in all other layers. "
-        "Volatility is the best minus the worst case, our reading of the paper's word: the images on which the choice decides.",
+        "Volatility is the best minus the worst case, our reading of the paper's word: the images on "
+        "which the choice decides.",
         f"The single layer with the highest best case: {best}.",
     ]
     return _section("fig4", notes, ["space", "dynamic layers", "configurations", "best, %", "volatility, points"], rows)
@@ -232,7 +238,8 @@ def _fig5(data: dict[str, Any], run: dict[str, Any]) -> Section:
     notes = [_trend(data["resized"], "larger images")]
     if "true_side" in data:
         notes.append(
-            "Sides are the true sides of the objects in the wide regime, a scale that the network was not trained on at either "
+            "Sides are the true sides of the objects in the wide regime, a scale that the network was not "
+            "trained on at either "
             "end; the images themselves keep their size."
         )
     return _section("fig5", notes, _PREFERENCE_HEADER, _preference_rows(series))
@@ -287,15 +294,18 @@ def _receptive_field(data: dict[str, Any], run: dict[str, Any]) -> Section:
         if (entry := found["configurations"]["growth_minus_scalar"])["interval"] and entry["interval"][0] > 0
     ]
     notes = [
-        "Spearman's rank correlation of a configuration's mean quality with how near its receptive field is to the default's: "
-        "the final one alone (scalar), or the curve behind all layers (growth), in logarithms; computed from the traced graph.",
+        "Spearman's rank correlation of a configuration's mean quality with how near its receptive field "
+        "is to the default's: "
+        "the final one alone (scalar), or the curve behind all layers (growth), in logarithms; computed "
+        "from the traced graph.",
         f"As the paper says, growth explains more than the scalar, beyond the interval, in {', '.join(better)}."
         if better
         else "Unlike the paper, growth does not explain more than the scalar beyond the interval in any space.",
     ]
     if sides:
         notes.append(
-            "The last columns correlate the preferred configuration's receptive field behind each layer with the object's true "
+            "The last columns correlate the preferred configuration's receptive field behind each layer "
+            "with the object's true "
             "side: were scale what decides, they would be well above zero."
         )
     layers = list(next(iter(data.values()))["sides"]) if sides else []
@@ -323,7 +333,8 @@ def _fig6(data: dict[str, Any], run: dict[str, Any]) -> Section:
                 ]
             )
     notes = [
-        "For each image the cheapest of all configurations that predicts what the default, or the best case, predicts. It is "
+        "For each image the cheapest of all configurations that predicts what the default, or the best "
+        "case, predicts. It is "
         "an oracle's bound: no selector knows either before it has run."
     ]
     if "pre-trained" in data:
@@ -334,7 +345,8 @@ def _fig6(data: dict[str, Any], run: dict[str, Any]) -> Section:
             cloud = data["pre-trained"]["cloud"]["macs"]
             floor = data["pre-trained"]["default_macs"] / min(cloud)
             notes.append(
-                f"Even the cheapest configuration is only {floor:.1f} times cheaper than the default here: stem and first layers "
+                f"Even the cheapest configuration is only {floor:.1f} times cheaper than the default here: "
+                "stem and first layers "
                 "are a larger share of a slim network at 96 pixels than of ResNet-50 at 224."
             )
     return _section("fig6", notes, ["network", "each image runs", "accuracy, %", "MMACs", "times fewer", "paper"], rows)
@@ -347,7 +359,8 @@ def _recalibration(data: dict[str, Any], run: dict[str, Any]) -> Section:
         for space, found in spaces.items()
     ]
     notes = [
-        "Change in percentage points on the same test images, with paired bootstrap intervals. Statistics come from unlabelled "
+        "Change in percentage points on the same test images, with paired bootstrap intervals. Statistics "
+        "come from unlabelled "
         "label-split images of the same regime. Mean: accuracy of a configuration drawn at random."
     ]
     return _section("recalibration", notes, ["regime", "space", "static", "worst", "median", "mean", "best"], rows)
