@@ -81,7 +81,10 @@ class Statistics:
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} holds no batch-norm statistics of this project: {error}") from error
         prefixes = tuple(
-            {tuple(Option(s, int(d), int(k)) for s, d, k in row): position for position, row in enumerate(part)}
+            {
+                tuple(Option(s if s == 0.5 else int(s), int(d), int(k)) for s, d, k in row): position
+                for position, row in enumerate(part)
+            }
             for part in rows
         )
         return cls(prefixes, moments, facts["weights_digest"], int(facts["images"]))
@@ -119,12 +122,13 @@ def recalibrate(
         raise UserError(f"batch-norm statistics need at least two images, not {len(images)}")
     for configuration in configurations:
         network.check(configuration)
-    prepared = network.copied("by_prefix", device, torch.float32)
+    dtype = next(network.parameters()).dtype
+    prepared = network.copied("by_prefix", device, dtype)
 
     def run(part: Tensor) -> _Observed:
         observed = _Observed(prepared.program, len(part))
         with torch.inference_mode():
-            part = part.to(device, memory_format=torch.channels_last)
+            part = part.to(device, dtype, memory_format=torch.channels_last)
             plan = comprehensive_plan(prepared.program, configurations, len(part))
             for _ in walk(prepared.program, part, plan, max_rows, observed):
                 pass

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import os
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import dynamic
 from dynamic.models import DYNAMIC_LAYERS, build
+from dynamic.scenes import load_photographs
 
 MODELS = list(DYNAMIC_LAYERS)
 
@@ -38,3 +42,13 @@ def slim_network(request: pytest.FixtureRequest) -> tuple[str, dynamic.DynamicNe
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(1)
+
+
+@pytest.fixture
+def training_folder(tmp_path: Path) -> Path:
+    """The first label photographs, in the files and format of Fashion-MNIST's training set."""
+    images, labels = load_photographs("label")
+    for name, array in (("images-idx3", images[:60]), ("labels-idx1", labels[:60].astype(np.uint8))):
+        header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+        (tmp_path / f"train-{name}-ubyte.gz").write_bytes(gzip.compress(header + array.tobytes()))
+    return tmp_path

@@ -101,3 +101,22 @@ def test_half_stride_pools_ignore_the_gaps() -> None:
 def test_unusual_convolutions_are_refused(conv: nn.Conv2d) -> None:
     with pytest.raises(UserError, match="must be"):
         DynamicConv2d(conv)
+
+
+@pytest.mark.parametrize(("side", "stride"), [(2, 3), (2, 4), (3, 4)])
+def test_bfloat16_gradients_where_a_stride_exceeds_the_map(side: int, stride: int) -> None:
+    """oneDNN leaves these weight gradients uninitialised; see DynamicConv2d.forward."""
+    conv = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+    module, images = DynamicConv2d(conv), torch.randn(8, 16, side, side)
+    gradients = []
+    for enabled in (False, True):
+        junk = [torch.full((2**size,), 1e30) for size in range(8, 14) for _ in range(8)]
+        del junk
+        conv.weight.grad = None
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            made = module(images, Option(stride, 1, 3))
+        assert made.shape[2:] == (1, 1)
+        made.float().square().sum().backward()
+        assert conv.weight.grad is not None
+        gradients.append(conv.weight.grad.clone())
+    assert (gradients[1] - gradients[0]).abs().max() < 0.05 * gradients[0].abs().max()
