@@ -202,13 +202,20 @@ def run_study(main: Collection, outcomes: xr.Dataset) -> dict[str, Any]:
     planned = plan(settings, main.network, main.spaces, study.parts)
     if "table3" in study.parts:
         planned |= _combined(study)
-    opened = {name: open_collection(item.settings, splits=item.splits) for name, item in planned.items()}
+    opened = {name: _open(name, item) for name, item in planned.items()}
     _print_estimates(opened)
     for name, collection in opened.items():
         print(f"\n{name}", file=sys.stderr)
         _keep(study, name, collection, collect(collection))
     computed = {part: COMPUTE[part](study) for part in study.parts}
     return computed | {"sets": {name: _described(data) for name, data in study.outcomes.items()}}
+
+
+def _open(name: str, planned: Planned) -> Collection:
+    try:
+        return open_collection(planned.settings, splits=planned.splits)
+    except UserError as error:
+        raise UserError(f"the study's set {name}: {error}") from error
 
 
 def _keep(study: Study, name: str, collection: Collection, outcomes: xr.Dataset) -> None:

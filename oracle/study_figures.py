@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from oracle.figures import BLUE, GREY, RED, row_of_axes
 
@@ -176,12 +177,13 @@ def receptive_field(data: dict[str, Any]) -> Figure:
                     continue
                 (height,), errors = _with_errors([value], percent=False)
                 x = position + (i - (len(names) - 1) / 2) * 0.8 / len(names)
-                axes.bar(x, height, 0.7 / len(names), color=_LAYERS[i], label=name if not position else None)
+                axes.bar(x, height, 0.7 / len(names), color=_LAYERS[i])
                 axes.errorbar(x, height, errors, color="black", elinewidth=0.9)
         axes.axhline(0, color="black", linewidth=0.6)
         axes.set_xticks(range(len(data)), list(data))
         axes.set_title(title, fontsize=9)
-        axes.legend(frameon=False, fontsize=8)
+        handles = [Patch(color=_LAYERS[i], label=name) for i, name in enumerate(names)]
+        axes.legend(handles=handles, frameon=False, fontsize=8)
     all_axes[0][0].set_ylabel("Spearman's rank correlation")
     return figure
 
