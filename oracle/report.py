@@ -15,7 +15,7 @@ from dynamic.configuration import Configuration
 from dynamic.files import write_whole
 from oracle import figures, study_figures
 from oracle.paper import CITATION, RESNET50_IMAGENET
-from oracle.study_report import sections
+from oracle.study_report import markdown, sections
 
 SPLIT = "test"
 """The split that tables and figures for people show."""
@@ -35,6 +35,9 @@ def write_report(summary: dict[str, Any], run: Path) -> None:
     for part, draw in study_figures.DRAW.items():
         if study.get(part):
             drawn[part] = draw(study[part])
+    written = sections(study, summary["run"])
+    if written:
+        write_whole(run / "study.md", markdown(written).encode())
     images = {name: _save(figure, run / "figures" / name) for name, figure in drawn.items()}
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("oracle", "templates"), autoescape=True, undefined=jinja2.StrictUndefined
@@ -49,7 +52,7 @@ def write_report(summary: dict[str, Any], run: Path) -> None:
         citation=CITATION,
         non_finite=summary["non_finite_share"],
         stand_ins=stand_ins(summary["run"]),
-        sections=sections(study, summary["run"]),
+        sections=written,
     )
     write_whole(run / "report.html", page.encode())
 
@@ -104,12 +107,28 @@ def stand_ins(run: dict[str, Any]) -> list[str]:
     return sentences
 
 
+LONGEST_TABLE = 20
+"""Rows of a study's table that a terminal is shown."""
+
 HEADER = ["space (configurations)", "each image runs", "accuracy", "95 % interval", "MMACs", "paper"]
 
 
 def text_table(summary: dict[str, Any]) -> str:
     """The main table for a terminal."""
-    rows = [HEADER, *table_rows(summary)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return _aligned(HEADER, table_rows(summary))
+
+
+def study_text(summary: dict[str, Any]) -> str:
+    """The study's short tables for a terminal; the report has them all."""
+    told = []
+    for section in sections(summary.get("study", {}), summary["run"]):
+        if 0 < len(section.rows) <= LONGEST_TABLE:
+            told.append(f"\n{section.title}\n\n{_aligned(section.header, section.rows)}")
+    return "\n".join(told)
+
+
+def _aligned(header: list[str], rows: list[list[str]]) -> str:
+    table = [header, *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

@@ -2,12 +2,14 @@
 
     python -m oracle.run                                                    # embedded network and data, a few minutes
     python -m oracle.run --space stride-all --regime wide --images 1000 --out runs/wide
+    python -m oracle.run --study all                            # every table and figure of the paper, about an hour
+    python -m oracle.run --bounds-only                          # exact worst and best case, a third to half of the work
     python -m oracle.run --model resnet50 --weights IMAGENET1K_V1 --dataset imagenet --data-dir /data/imagenet --device cuda
     python -m oracle.run --model timm/resnet26 --dynamic-layers layer3.0.conv2,layer4.0.conv2 \\
         --dataset imagefolder --data-dir photos
 
-Leaves outcomes.zarr, labels.parquet, summary.json, report.html and figures/ in --out. A run that was interrupted goes on
-when the same command is given again.
+Leaves outcomes.zarr, labels.parquet, summary.json, report.html and figures/ in --out; a study the outcomes of its other
+networks and images in sets/ beside them. A run that was interrupted goes on when the same command is given again.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from dynamic.files import make_writable, write_whole
 from dynamic.models import LoadedNetwork
 from oracle.bounds_only import bounds_table, run_bounds
 from oracle.collect import collect, open_collection
-from oracle.report import stand_ins, text_table, write_report
+from oracle.report import stand_ins, study_text, text_table, write_report
 from oracle.settings import RunSettings
 from oracle.study import parse_parts, run_study
 from oracle.summary import make_labels, summarise, write_labels
@@ -78,6 +80,8 @@ def main(settings: RunSettings) -> None:
     summary = run(settings)
     print(*stand_ins(summary["run"]), sep="\n", end="\n\n")
     print(text_table(summary))
+    if settings.study:
+        print(study_text(summary))
     if summary["unreadable"]["count"]:
         print(f"\n{summary['unreadable']['count']} images could not be read and are left out; summary.json names them.")
     print(f"\nReport: {settings.out / 'report.html'}   labels: {settings.out / 'labels.parquet'}")

@@ -38,6 +38,17 @@ def sections(study: dict[str, Any], run: dict[str, Any]) -> list[Section]:
     return [_WRITE[part](study[part], run) for part in PARTS if part in study]
 
 
+def markdown(written: list[Section]) -> str:
+    """All sections as Markdown, for papers and pull requests."""
+    lines = []
+    for section in written:
+        lines += [f"## {section.title}", *section.notes]
+        if section.rows:
+            table = [section.header, ["---"] * len(section.header), *section.rows]
+            lines.append("\n".join(f"| {' | '.join(row)} |" for row in table))
+    return "\n\n".join(lines) + "\n"
+
+
 def percent(entry: dict[str, Any]) -> str:
     """A share with its interval, as text."""
     low, high = entry["interval"]

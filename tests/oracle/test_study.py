@@ -47,6 +47,7 @@ def check_parts(out: Path, tuned: bool) -> dict[str, object]:
     for part in PARTS:
         assert study[part], part
         assert PARTS[part].split(",")[0] in page
+        assert PARTS[part] in (out / "study.md").read_text()
     for part in DRAW:
         assert (out / "figures" / f"{part}.png").read_bytes().startswith(b"\x89PNG")
         assert b"</svg>" in (out / "figures" / f"{part}.svg").read_bytes()
