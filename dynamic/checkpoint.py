@@ -33,9 +33,10 @@ def stored_weights(network: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def write_weights(stored: Mapping[str, Tensor], path: Path, settings: Mapping[str, Any]) -> None:
-    """Write tensors as safetensors, with the settings that made them as metadata."""
-    write_whole(path, save(dict(stored), metadata={"settings": json.dumps(settings, default=str)}))
+def write_weights(stored: Mapping[str, Tensor], path: Path, settings: Mapping[str, Any], start: str = "") -> None:
+    """Write tensors as safetensors, with the settings that made them and the digest of what they began with as metadata."""
+    metadata = {"settings": json.dumps(settings, default=str)} | ({"start": start} if start else {})
+    write_whole(path, save(dict(stored), metadata=metadata))
 
 
 def save_checkpoint(path: Path, identity: Mapping[str, Any], epoch: int, **parts: Any) -> None:

@@ -63,7 +63,7 @@ class DynamicConv2d(nn.Module):
         if padding < 0:
             x, padding = F.pad(x, [padding] * 4), 0
         stride = int(option.stride)
-        if not self._extra_padding:
+        if not self._extra_padding and option.kernel_size % 2:
             # A stride beyond the map makes one window, as the map's side does; oneDNN's bfloat16 weight gradients are
             # uninitialised memory there (torch 2.15 on a CPU).
             stride = min(stride, *x.shape[2:]) if x.shape[2] == x.shape[3] else stride

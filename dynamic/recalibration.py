@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -26,13 +27,16 @@ from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 from dynamic.files import write_whole
 from dynamic.layers import Option
-from dynamic.tracing import Program, Segment
+from dynamic.tracing import Program, Segment, trace
 from dynamic.walk import Node, comprehensive_plan, walk, walkers
 
 if TYPE_CHECKING:
     from dynamic.network import DynamicNetwork
 
 Prefix = tuple[Option, ...]
+
+BATCH = 128
+"""Images whose statistics are taken together."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def recalibrate(
     images: Tensor,
     configurations: Sequence[Configuration],
     *,
-    batch: int = 128,
+    batch: int = BATCH,
     max_rows: int = 128,
     device: str = "cpu",
     threads: int = 1,
@@ -110,18 +114,23 @@ def recalibrate(
         network: as :func:`dynamic.load` gives it.
         images: (N, 3, H, W) float32, normalised. Their labels are not needed.
         configurations: a space, or any sequence.
-        batch: images whose statistics are taken together; more need more memory.
+        batch: at most so many images' statistics are taken together. Few make poor statistics: on the slim ResNet-50 2 cost
+            a quarter of the default's accuracy.
         max_rows: see :meth:`DynamicNetwork.comprehensive`.
         device: where to run.
         threads: batches run side by side, each in a thread.
 
     Raises:
-        UserError: fewer than two images.
+        UserError: fewer than two images, or a network whose batch norms, if it has any, are not torch.nn.BatchNorm2d.
     """
     if len(images) < 2:
         raise UserError(f"batch-norm statistics need at least two images, not {len(images)}")
     for configuration in configurations:
         network.check(configuration)
+    if not can_recalibrate(network):
+        raise UserError(
+            f"{type(network.original).__name__} cannot be recalibrated: it has no batch norms, or other than nn.BatchNorm2d"
+        )
     dtype = next(network.parameters()).dtype
     prepared = network.copied("by_prefix", device, dtype)
 
@@ -134,19 +143,28 @@ def recalibrate(
                 pass
         return observed
 
+    prefixes: list[dict[Prefix, int]] = []
+    sums: list[Tensor] = []
     with walkers(threads) as pool:
-        batches = list(pool.map(run, images.chunk(-(-len(images) // batch))))
-    weights = [observed.images / len(images) for observed in batches]
-    prefixes, moments = [], []
-    for index, found in enumerate(batches[0].found):
-        combined = [
-            sum(weight * observed.found[index][prefix] for weight, observed in zip(weights, batches, strict=True))
-            for prefix in found
-        ]
-        means, squares = torch.stack(combined).unbind(1)  # type: ignore[arg-type]
-        prefixes.append({prefix: position for position, prefix in enumerate(found)})
-        moments.append(torch.stack([means, (squares - means**2).clamp(min=0)], dim=1).float().cpu())
+        for observed in pool.map(run, images.tensor_split(-(-len(images) // batch))):
+            weight = observed.images / len(images)
+            if not prefixes:
+                prefixes = [{prefix: i for i, prefix in enumerate(found)} for found in observed.found]
+                sums = [torch.zeros(len(found), *next(iter(found.values())).shape).double() for found in observed.found]
+            for known, total, found in zip(prefixes, sums, observed.found, strict=True):
+                for prefix, seen in found.items():
+                    total[known[prefix]] += weight * seen
+            observed.found.clear()
+    means_squares = [total.unbind(1) for total in sums]
+    moments = [torch.stack([means, (squares - means**2).clamp(min=0)], dim=1).float() for means, squares in means_squares]
     return Statistics(tuple(prefixes), tuple(moments), network.digest, len(images))
+
+
+def can_recalibrate(network: DynamicNetwork) -> bool:
+    """Whether the walk can provide all batch norms of a network, and it has some."""
+    segments = trace(network.original, network.dynamic_layers, "by_prefix").segments
+    nodes = [node for segment in segments for node in segment.module.graph.nodes]
+    return any(segment.norms for segment in segments) and all(node.target is not F.batch_norm for node in nodes)
 
 
 class _Observed:

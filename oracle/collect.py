@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,12 +14,15 @@ import dynamic
 from dynamic.configuration import Space
 from dynamic.errors import UserError
 from dynamic.models import LoadedNetwork, load
-from dynamic.recalibration import Statistics, recalibrate
+from dynamic.recalibration import BATCH, Statistics, recalibrate
 from oracle.datasets import SPLITS, ImageSource, open_source
-from oracle.evaluate import WalkSize, evaluate, seconds_for
+from oracle.evaluate import WalkSize, evaluate, memory_budget, seconds_for
 from oracle.outcomes import PENDING, OutcomesStore, read_outcomes
 from oracle.settings import DTYPES, SCENES_IMAGES, RunSettings
 from oracle.views import View, unlabelled, view_source
+
+SMALLEST_BATCH = 16
+"""Images that batch-norm statistics are estimated on together, at least."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Collection:
     Attributes:
         settings: what was asked for; ``settings.out`` is the folder.
         network: loaded.
+        own_network: the network was given, not named by the settings.
         source: the images.
         spaces: to study; they share prefixes, so one walk runs their ``union``.
     """
@@ -36,6 +41,7 @@ class Collection:
     network: LoadedNetwork
     source: ImageSource
     spaces: list[Space]
+    own_network: bool = False
 
     @property
     def union(self) -> Space:
@@ -61,6 +67,7 @@ def open_collection(
     Raises:
         UserError: whatever is wrong with the settings.
     """
+    own_network = network is not None
     if network is None:
         torch.manual_seed(settings.seed)  # for random weights
         layers = [name.strip() for name in settings.dynamic_layers.split(",") if name.strip()]
@@ -78,7 +85,7 @@ def open_collection(
         class_map=settings.class_map,
     )
     source = view_source(source, View(settings.crop, settings.resize, splits))
-    return Collection(settings, network, source, make_spaces(settings.space, network))
+    return Collection(settings, network, source, make_spaces(settings.space, network), own_network)
 
 
 def make_spaces(names: str, network: LoadedNetwork) -> list[Space]:
@@ -103,27 +110,37 @@ def collect(collection: Collection) -> xr.Dataset:
         size = WalkSize(**store.facts["walk"])
         dtype = DTYPES[settings.dtype]
         started = bool((store.status != PENDING).any())
-        statistics = _statistics(collection, union, size, started) if settings.recalibrate else None
+        statistics = _statistics(collection, union, started) if settings.recalibrate else None
         fast = network.for_inference(settings.device, dtype, statistics)
         evaluate(fast, source, union, store, size, settings.device, dtype)
     return read_outcomes(settings.out)
 
 
-def _statistics(collection: Collection, union: Space, size: WalkSize, started: bool) -> Statistics:
+def _statistics(collection: Collection, union: Space, started: bool) -> Statistics:
     """Recalibrated batch-norm statistics: those of ``statistics.safetensors``, or estimated and stored there."""
     path = collection.settings.out / "statistics.safetensors"
     if path.exists() and started:
         return Statistics.load(path)
     settings = collection.settings
     images = unlabelled(label_source(settings, collection.network), settings.recalibrate)
+    row = collection.network.costs.row_bytes(union, collection.source.resolution)
+    affordable = int(memory_budget(settings.device, settings.memory_gib) // row)
+    # Fewer threads before smaller batches: those make poorer statistics.
+    batch = min(BATCH, affordable)
+    if batch < min(SMALLEST_BATCH, len(images)):
+        raise UserError(
+            f"recalibration runs at least {SMALLEST_BATCH} images together, which need about "
+            f"{SMALLEST_BATCH * row / 2**30:.1f} GiB: raise --memory-gib or choose a smaller space or resolution"
+        )
+    cores = os.cpu_count() or 1 if torch.device(settings.device).type == "cpu" else 1
     statistics = recalibrate(
         collection.network,
         images,
         union,
-        batch=max(2, min(len(images) // size.walks, size.rows)),
-        max_rows=size.rows,
+        batch=batch,
+        max_rows=batch,
         device=settings.device,
-        threads=size.walks,
+        threads=max(1, min(cores, affordable // batch, -(-len(images) // batch))),
     )
     statistics.save(path)
     return statistics
@@ -185,7 +202,7 @@ def store_identity(collection: Collection) -> dict[str, str]:
         "device": torch.device(settings.device).type,
         "memory_gib": str(settings.memory_gib or "half of what is free"),
         "region": str(settings.region),
-        "recalibrate": str(settings.recalibrate),
+        **({"recalibrate": str(settings.recalibrate)} if settings.recalibrate else {}),
         **source.identity,
     }
 

@@ -60,7 +60,7 @@ class WalkSize:
         Raises:
             UserError: not even one image fits.
         """
-        budget = memory_gib * 2**30 if memory_gib is not None else free_memory(device) / 2
+        budget = memory_budget(device, memory_gib)
         row = network.costs.row_bytes(configurations, resolution, item_bytes=torch.empty(0, dtype=dtype).element_size())
         affordable = int(budget // row)
         if affordable < 1:
@@ -72,6 +72,11 @@ class WalkSize:
         walks = min(os.cpu_count() or 1, region, affordable) if kind == "cpu" else 1
         rows = min(affordable // walks, _MOST_ROWS.get(kind, 256))
         return cls(min(-(-region // walks), rows), rows, walks)
+
+
+def memory_budget(device: str, memory_gib: float | None) -> float:
+    """Bytes that may be used: ``memory_gib``, or half of what is free."""
+    return memory_gib * 2**30 if memory_gib is not None else free_memory(device) / 2
 
 
 def free_memory(device: str) -> int:

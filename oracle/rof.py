@@ -242,7 +242,7 @@ def _fine_tune(
         if group.size > 1:
             distributed.barrier()
     if group.leads:
-        write_weights(stored_weights(network.original), out / "weights.safetensors", asdict(settings))
+        write_weights(stored_weights(network.original), out / "weights.safetensors", asdict(settings), identity["start"])
     return line | {"configurations": len(configurations), "weights": str(out / "weights.safetensors")}
 
 

@@ -15,6 +15,7 @@ networks and images in sets/ beside them. A run that was interrupted goes on whe
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from dynamic.command import run_command
@@ -25,7 +26,7 @@ from oracle.bounds_only import bounds_table, run_bounds
 from oracle.collect import collect, open_collection
 from oracle.report import stand_ins, study_text, text_table, write_report
 from oracle.settings import RunSettings
-from oracle.study import parse_parts, run_study
+from oracle.study import open_study, run_study
 from oracle.summary import make_labels, summarise, write_labels
 
 
@@ -39,18 +40,22 @@ def run(settings: RunSettings, network: LoadedNetwork | None = None) -> dict[str
     >>> run(RunSettings(dataset="imagefolder", data_dir=photos, out=out), dynamic.load(my_module, dynamic_layers=["a", "b"]))
     """
     make_writable(settings.out)
-    if settings.study:
-        parse_parts(settings.study)  # before anything runs
     collection = open_collection(settings, network)
     network = collection.network
+    study = open_study(collection) if settings.study else None
     outcomes = collect(collection)
     summary = summarise(outcomes, collection.spaces, network.default)
-    if settings.study:
-        summary["study"] = run_study(collection, outcomes)
     write_labels(make_labels(outcomes, collection.spaces, network.default), settings.out / "labels.parquet")
-    write_report(summary, settings.out)
-    write_whole(settings.out / "summary.json", json.dumps(summary, indent=1).encode())
+    _write(summary, settings.out)
+    if study is not None:
+        summary["study"] = run_study(study, outcomes)
+        _write(summary, settings.out)
     return summary
+
+
+def _write(summary: dict[str, Any], out: Path) -> None:
+    write_report(summary, out)
+    write_whole(out / "summary.json", json.dumps(summary, indent=1).encode())
 
 
 def exact_bounds(settings: RunSettings, network: LoadedNetwork | None = None) -> dict[str, Any]:

@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from safetensors import safe_open
 
 from dynamic.configuration import ATTRIBUTES, Configuration, Space
 from dynamic.errors import UserError
 from dynamic.files import write_whole
 from dynamic.models import DYNAMIC_LAYERS, LoadedNetwork, embedded_weights
+from dynamic.recalibration import can_recalibrate
 from dynamic.receptive_field import receptive_fields
 from oracle import experiments
 from oracle.collect import Collection, collect, estimate, open_collection
@@ -53,6 +55,9 @@ LISTS = {2: 25, 3: 8}
 METHODS = ("rof", "distillation")
 """Of :mod:`oracle.rof`."""
 
+SMALLEST_VIEW = 8
+"""Pixels below which Figs. 5 and 7 leave a view out."""
+
 CALIBRATION = 250
 """Unlabelled images of the label split that batch-norm statistics are re-estimated on."""
 
@@ -75,8 +80,9 @@ class Study:
         settings: of the main run.
         network: of the main run.
         parts: that were asked for.
-        outcomes: by set, what has been evaluated.
-        spaces: by set.
+        outcomes, spaces, defaults: by set, once it has been evaluated.
+        opened, seconds: by set, all that is to be evaluated and how long that will take.
+        left_out: why sets are not there.
     """
 
     settings: RunSettings
@@ -85,6 +91,9 @@ class Study:
     outcomes: dict[str, xr.Dataset] = field(default_factory=dict)
     spaces: dict[str, list[Space]] = field(default_factory=dict)
     defaults: dict[str, Configuration] = field(default_factory=dict)
+    opened: dict[str, Collection] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def of(self, name: str, space: str, split: str = "test") -> SpaceOutcomes:
         """One space of one set."""
@@ -105,10 +114,17 @@ class Planned:
     splits: tuple[str, ...] = SPLITS
 
 
-def plan(settings: RunSettings, network: LoadedNetwork, spaces: Sequence[Space], parts: Sequence[str]) -> dict[str, Planned]:
+def plan(
+    settings: RunSettings,
+    network: LoadedNetwork,
+    spaces: Sequence[Space],
+    parts: Sequence[str],
+    own_network: bool = False,
+) -> dict[str, Planned]:
     """The sets that ``parts`` need beside the main one and the combined spaces of Table 3, by name.
 
-    Fine-tuned networks are left out where there are no weights for them (:func:`tuned_weights`).
+    Fine-tuned networks are left out where there are no weights for them (:func:`tuned_weights`), recalibrated ones where the
+    network has no batch norms for it; other architectures and fine-tuned weights where the network is one's own.
     """
     base = replace(settings, study="", bounds_only=False)
     planned: dict[str, Planned] = {}
@@ -118,42 +134,52 @@ def plan(settings: RunSettings, network: LoadedNetwork, spaces: Sequence[Space],
 
     wanted = set(parts)
     images = len_of(settings)
-    if "table1" in wanted:
+    recalibrates = can_recalibrate(network)
+    if "table1" in wanted and not own_network:
         for model in sibling_models(settings):
-            add(f"architecture-{model}", model=model, dynamic_layers="")
-    if wanted & {"table2", "recalibration"}:
-        add("recalibrated", recalibrate=CALIBRATION)
+            add(f"architecture-{model}", ("test",), model=model, dynamic_layers="")
+    if wanted & {"table2", "recalibration"} and recalibrates:
+        add("recalibrated", ("test",), recalibrate=CALIBRATION)
     if wanted & {"table2", "fig2", "fig3"}:
         for space in spaces:
-            weights = tuned_weights(settings, "rof", space.name)
+            weights = None if own_network else tuned_weights(settings, network, "rof", space.name)
             if weights is not None:
                 name = _argument_of(settings.space, space.name)
                 add(f"rof-{space.name}", weights=weights, space=name)
-                if "table2" in wanted:
-                    add(f"rof-recalibrated-{space.name}", weights=weights, space=name, recalibrate=CALIBRATION)
+                if "table2" in wanted and recalibrates:
+                    add(f"rof-recalibrated-{space.name}", ("test",), weights=weights, space=name, recalibrate=CALIBRATION)
     if settings.dataset == "fashion-scenes":
         other = "wide" if settings.regime == "matched" else "matched"
         if wanted & {"recalibration", "fig5", "receptive_field"}:
-            add(other, regime=other)
-        if "recalibration" in wanted:
-            add(f"{other}-recalibrated", regime=other, recalibrate=CALIBRATION)
+            add(other, ("test",), regime=other)
+        if "recalibration" in wanted and recalibrates:
+            add(f"{other}-recalibrated", ("test",), regime=other, recalibrate=CALIBRATION)
     if "fig5" in wanted:
         for factor in RESIZES:
-            if network.info.resolution * factor >= 8:
-                add(f"resize-{factor:g}", ("test",), resize=factor * settings.resize, images=max(images // 5, 1))
+            if network.info.resolution * factor >= SMALLEST_VIEW:
+                add(f"resize-{factor:g}", ("test",), resize=factor, images=max(images // 5, 1))
     if "fig7" in wanted:
         for pixels in CROPS:
-            add(f"crop-{pixels}", ("test",), crop=settings.crop * pixels / 224, images=max(2 * images // 5, 1))
-    if "fig6" in wanted:
+            if network.info.resolution * pixels / 224 >= SMALLEST_VIEW:
+                add(f"crop-{pixels}", ("test",), crop=pixels / 224, images=max(2 * images // 5, 1))
+    if wanted & {"fig6", "table2"}:
         cheap = settings.efficiency_space
         add("efficiency", ("test",), space=cheap)
-        add("efficiency-recalibrated", ("test",), space=cheap, recalibrate=CALIBRATION)
+        if recalibrates:
+            add("efficiency-recalibrated", ("test",), space=cheap, recalibrate=CALIBRATION)
         for method in METHODS:
-            weights = tuned_weights(settings, method, Path(cheap).stem)
+            weights = None if own_network else tuned_weights(settings, network, method, Path(cheap).stem)
             if weights is not None:
                 if method == "rof":  # the other's statistics are the default's alone
                     add("efficiency-rof", ("test",), space=cheap, weights=weights)
-                add(f"efficiency-{method}-recalibrated", ("test",), space=cheap, weights=weights, recalibrate=CALIBRATION)
+                if recalibrates:
+                    add(
+                        f"efficiency-{method}-recalibrated",
+                        ("test",),
+                        space=cheap,
+                        weights=weights,
+                        recalibrate=CALIBRATION,
+                    )
     return planned
 
 
@@ -177,45 +203,69 @@ def sibling_models(settings: RunSettings) -> list[str]:
     return [f"{name}{slim}" for name in DYNAMIC_LAYERS if name != own]
 
 
-def tuned_weights(settings: RunSettings, method: str, space: str) -> str | None:
-    """Weights that ``oracle.rof`` made of this network: in ``--tuned-dir``, or embedded; None where there are none."""
-    folder = settings.tuned_dir / f"{settings.model.replace('/', '-')}-{method}-{space}"
-    if (folder / "weights.safetensors").exists():
-        return str(folder / "weights.safetensors")
+def tuned_weights(settings: RunSettings, network: LoadedNetwork, method: str, space: str) -> str | None:
+    """Weights that ``oracle.rof`` made of this network: in ``--tuned-dir``, or embedded; None where there are none.
+
+    Those that began with other weights than the network has, by the digest in their metadata, are left out and told.
+    """
+    path = settings.tuned_dir / f"{settings.model.replace('/', '-')}-{method}-{space}" / "weights.safetensors"
+    if path.exists():
+        with safe_open(path, "pt") as file:
+            start = (file.metadata() or {}).get("start", network.digest)
+        if start == network.digest:
+            return str(path)
+        print(f"left out: {path} was made of other weights than these", file=sys.stderr)
     name = f"{method}-{space}"
     return name if settings.weights == "default" and embedded_weights(settings.model, name) else None
 
 
-def run_study(main: Collection, outcomes: xr.Dataset) -> dict[str, Any]:
+def open_study(main: Collection) -> Study:
+    """Plan a study and open its sets, before anything is evaluated.
+
+    A set that does not fit (an architecture without the space's default, no memory for it) is left out, and told.
+
+    Raises:
+        UserError: an unknown part, or options that a study sets itself.
+    """
+    settings = main.settings
+    if settings.recalibrate or settings.crop != 1 or settings.resize != 1:
+        raise UserError("--study recalibrates, crops and resizes by itself: give it without --recalibrate, --crop, --resize")
+    study = Study(settings, main.network, parse_parts(settings.study))
+    study.opened["main"] = main
+    for name, item in plan(settings, main.network, main.spaces, study.parts, main.own_network).items():
+        same = (item.settings.model, item.settings.weights) == (settings.model, settings.weights)
+        try:
+            study.opened[name] = open_collection(item.settings, main.network if same else None, item.splits)
+            study.seconds[name] = estimate(study.opened[name])
+        except UserError as error:
+            study.opened.pop(name, None)
+            study.left_out[name] = str(error)
+    study.seconds["main"] = estimate(main)
+    _print_plan(study)
+    return study
+
+
+def run_study(study: Study, outcomes: xr.Dataset) -> dict[str, Any]:
     """Evaluate what is missing, then compute every part.
 
     Args:
-        main: the main run.
-        outcomes: its.
+        study: from :func:`open_study`.
+        outcomes: the main run's.
 
     Returns:
-        By part, JSON-ready data; and under ``sets`` what each set of outcomes was.
+        By part, JSON-ready data; under ``sets`` what each set of outcomes was; under ``left_out`` why a set is not there.
     """
-    settings = main.settings
-    study = Study(settings, main.network, parse_parts(settings.study))
-    _keep(study, "main", main, outcomes)
-    planned = plan(settings, main.network, main.spaces, study.parts)
+    _keep(study, "main", study.opened["main"], outcomes)
     if "table3" in study.parts:
-        planned |= _combined(study)
-    opened = {name: _open(name, item) for name, item in planned.items()}
-    _print_estimates(opened)
-    for name, collection in opened.items():
-        print(f"\n{name}", file=sys.stderr)
-        _keep(study, name, collection, collect(collection))
+        for name, item in _combined(study).items():
+            study.opened[name] = open_collection(item.settings, study.network, item.splits)
+    for name, collection in study.opened.items():
+        if name != "main":
+            print(f"\n{name}", file=sys.stderr)
+            _keep(study, name, collection, collect(collection))
     computed = {part: COMPUTE[part](study) for part in study.parts}
-    return computed | {"sets": {name: _described(data) for name, data in study.outcomes.items()}}
-
-
-def _open(name: str, planned: Planned) -> Collection:
-    try:
-        return open_collection(planned.settings, splits=planned.splits)
-    except UserError as error:
-        raise UserError(f"the study's set {name}: {error}") from error
+    described = {name: _described(data) for name, data in study.outcomes.items()}
+    return computed | {"sets": described, "left_out": study.left_out}
 
 
 def _keep(study: Study, name: str, collection: Collection, outcomes: xr.Dataset) -> None:
@@ -228,17 +278,21 @@ def _described(outcomes: xr.Dataset) -> dict[str, Any]:
     return {key: outcomes.attrs[key] for key in kept if key in outcomes.attrs}
 
 
-def _print_estimates(opened: dict[str, Collection]) -> None:
-    """A table of what is to be evaluated and how long it will take, on stderr, before anything starts."""
-    total = 0.0
+def _print_plan(study: Study) -> None:
+    """A table of what is to be evaluated and how long it will take, on stderr."""
     lines = []
-    for name, collection in opened.items():
-        seconds = estimate(collection)
-        total += seconds
+    for name, collection in study.opened.items():
+        seconds = study.seconds[name]
         time = f"{seconds / 60:6.1f} min" if seconds else "      done"
         lines.append(
             f"  {name:<40} {len(collection.source.keys):>7} images {len(collection.union):>7} configurations {time}"
         )
+    total = sum(study.seconds.values())
+    if "table3" in study.parts:  # its spaces are known once the main run is there
+        lines.append(f"  {'combined':<40} {'':>7} about as long as the main run")
+        total += study.seconds["main"]
+    for name, reason in study.left_out.items():
+        lines.append(f"  {name:<40} left out: {reason}")
     print(*["To evaluate for the study:", *lines, f"  about {total / 60:.0f} minutes in all"], sep="\n", file=sys.stderr)
 
 
@@ -272,7 +326,8 @@ def _combinations(attributes: list[str]) -> list[tuple[str, ...]]:
 
 def _table1(study: Study) -> dict[str, Any]:
     sets = {study.settings.model: "main"}
-    sets |= {model: f"architecture-{model}" for model in sibling_models(study.settings)}
+    siblings = {model: f"architecture-{model}" for model in sibling_models(study.settings)}
+    sets |= {model: name for model, name in siblings.items() if name in study.outcomes}
     return {
         model: {space: experiments.cases(study.of(name, space)) for space in study.names} for model, name in sets.items()
     }
@@ -294,6 +349,10 @@ def _table2(study: Study) -> dict[str, Any]:
         for method, name in _tuned_sets(study, space, methods).items():
             after = study.of(name, space)
             result[space][method] = experiments.cases(after) | {"gain": experiments.gains(before, after)}
+    cheap = _efficiency(study)
+    if "pre-trained" in cheap:
+        gains = {method: {"gain": experiments.gains(cheap["pre-trained"], after)} for method, after in cheap.items()}
+        result[cheap["pre-trained"].space.name] = {m: experiments.cases(after) | gains[m] for m, after in cheap.items()}
     return result
 
 
@@ -350,7 +409,7 @@ def _wide(study: Study) -> str | None:
 
 
 def _fig7(study: Study) -> dict[str, Any]:
-    sets = {str(pixels): f"crop-{pixels}" for pixels in CROPS} | {"whole view": "main"}
+    sets = {str(pixels): f"crop-{pixels}" for pixels in CROPS if f"crop-{pixels}" in study.outcomes} | {"whole view": "main"}
     return {
         space: {pixels: experiments.preferences(study.of(name, space)) for pixels, name in sets.items()}
         for space in study.names
@@ -368,18 +427,24 @@ def _receptive_field(study: Study) -> dict[str, Any]:
     return result
 
 
+EFFICIENCY = {
+    "pre-trained": "efficiency",
+    "recalibrated": "efficiency-recalibrated",
+    "fine-tuned": "efficiency-rof",
+    "fine-tuned, recalibrated": "efficiency-rof-recalibrated",
+    "distilled, recalibrated": "efficiency-distillation-recalibrated",
+}
+"""The sets of Fig. 6 by how the network was treated."""
+
+
+def _efficiency(study: Study) -> dict[str, SpaceOutcomes]:
+    """What there is of them, by treatment."""
+    there = {method: name for method, name in EFFICIENCY.items() if name in study.outcomes}
+    return {method: study.of(name, study.spaces[name][0].name) for method, name in there.items()}
+
+
 def _fig6(study: Study) -> dict[str, Any]:
-    space = study.spaces["efficiency"][0].name
-    names = {
-        "pre-trained": "efficiency",
-        "recalibrated": "efficiency-recalibrated",
-        "fine-tuned": "efficiency-rof",
-        "fine-tuned, recalibrated": "efficiency-rof-recalibrated",
-        "distilled, recalibrated": "efficiency-distillation-recalibrated",
-    }
-    return {
-        method: experiments.efficiency(study.of(name, space)) for method, name in names.items() if name in study.outcomes
-    }
+    return {method: experiments.efficiency(outcomes) for method, outcomes in _efficiency(study).items()}
 
 
 def _recalibration(study: Study) -> dict[str, Any]:
@@ -397,6 +462,7 @@ def _recalibration(study: Study) -> dict[str, Any]:
             for space in study.names
         }
         for regime, (before, after) in pairs.items()
+        if before in study.outcomes and after in study.outcomes
     }
 
 
