@@ -22,6 +22,15 @@ def append_line(log: Path, line: Mapping[str, Any]) -> None:
         file.write(json.dumps(line) + "\n")
 
 
+def trim_log(log: Path, epochs: int) -> dict[str, Any]:
+    """Drop the lines of epochs that a checkpoint does not have behind it; returns the last line left, if any."""
+    if not log.exists():
+        return {}
+    lines = [line for line in map(json.loads, log.read_text().splitlines()) if line.get("epoch", epochs + 1) <= epochs]
+    write_whole(log, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    return lines[-1] if lines else {}
+
+
 def stored_weights(network: nn.Module) -> dict[str, Tensor]:
     """A network's tensors as they are stored: float16 kernels and matrices.
 

@@ -19,7 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from dynamic import models
-from dynamic.checkpoint import append_line, resume, save_checkpoint, stored_weights, write_weights
+from dynamic.checkpoint import append_line, resume, save_checkpoint, stored_weights, trim_log, write_weights
 from dynamic.command import check_device, run_command
 from dynamic.errors import UserError
 from dynamic.files import make_writable
@@ -82,6 +82,7 @@ def train(settings: TrainSettings) -> dict[str, Any]:
     identity = _identity(settings)
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
     first = resume(out / "checkpoint.pt", identity, settings.device, **parts)
+    trim_log(out / "log.jsonl", first)
     for epoch in range(first, settings.epochs):
         started = time.monotonic()
         scenes.reseed(settings.seed * 1000 + epoch + 1)

@@ -24,11 +24,15 @@ from dynamic.configuration import Configuration, Space
 from dynamic.errors import UserError
 from dynamic.files import write_whole
 from dynamic.network import DynamicNetwork
+from dynamic.walk import walkers
 from oracle import bounds
 from oracle.collect import Collection, store_identity, walk_size
 from oracle.evaluate import WalkSize, outcomes_of
 from oracle.experiments import resampled, share
+from oracle.outcomes import compare_identity
+from oracle.report import template
 from oracle.settings import DTYPES
+from oracle.study_report import percent
 
 PILOT = 16
 """Images evaluated in full to learn the order; at most a tenth of all."""
@@ -147,7 +151,7 @@ def find_bounds(
 
 
 def run_bounds(collection: Collection) -> dict[str, Any]:
-    """Exact bounds on the test split; writes ``bounds.parquet`` and ``bounds.json``, resumes from ``bounds/``.
+    """Exact bounds on the test split: ``bounds.parquet``, ``bounds.json``, ``bounds.html``; resumes from ``bounds/``.
 
     Raises:
         UserError: the folder holds another run's bounds.
@@ -161,29 +165,41 @@ def run_bounds(collection: Collection) -> dict[str, Any]:
     result: dict[str, Any] = {"images": 0, "spaces": {}}
     frames = []
     for space in collection.spaces:
-        frame = _space_bounds(collection, fast, space, size, folder)
+        frame, pilot = _space_bounds(collection, fast, space, size, folder)
         comprehensive = len(frame) * network.costs.shared(list(space), source.resolution)
-        result["images"] = len(frame)
-        result["spaces"][space.name] = _summarise(
-            frame, space, network.macs(network.default, source.resolution), comprehensive
-        )
+        result["images"], result["unreadable"] = len(frame), len(source.keys) - len(frame)
+        spent = float(frame["macs_spent"].sum()) + pilot
+        result["spaces"][space.name] = _summarise(frame, space, network.macs(network.default, source.resolution)) | {
+            "macs_spent": spent,
+            "macs_comprehensive": comprehensive,
+            "macs_saved": 1 - spent / comprehensive,
+        }
         frames.append(frame.assign(space=space.name))
+    together = result["images"] * network.costs.shared(list(collection.union), source.resolution)
+    spent = sum(found["macs_spent"] for found in result["spaces"].values())
+    result |= {"macs_spent": spent, "macs_comprehensive": together, "macs_saved": 1 - spent / together}
     write_whole(settings.out / "bounds.parquet", pd.concat(frames).to_parquet(index=False))
     write_whole(settings.out / "bounds.json", json.dumps(result, indent=1).encode())
+    page = template("bounds.html").render(
+        run=store_identity(collection), result=result, header=HEADER, rows=bounds_rows(result)
+    )
+    write_whole(settings.out / "bounds.html", page.encode())
     return result
 
 
 def _check_identity(path: Path, identity: dict[str, str]) -> None:
     if not path.exists():
         write_whole(path, json.dumps(identity, indent=1).encode())
-    elif json.loads(path.read_text()) != identity:
-        raise UserError(f"{path.parent} holds the bounds of another run: choose another --out or delete it")
+    else:
+        compare_identity(path, json.loads(path.read_text()), identity)
 
 
-def _space_bounds(collection: Collection, fast: DynamicNetwork, space: Space, size: WalkSize, folder: Path) -> pd.DataFrame:
-    """One row an image; regions that are stored are not run again."""
+def _space_bounds(
+    collection: Collection, fast: DynamicNetwork, space: Space, size: WalkSize, folder: Path
+) -> tuple[pd.DataFrame, int]:
+    """One row a readable image, and the pilot's MACs; regions that are stored are not run again."""
     settings, source = collection.settings, collection.source
-    costs = collection.network.costs
+    costs, pool = collection.network.costs, walkers(size.walks)
     macs = costs.of_space(list(space), source.resolution)
     default = space.ids.index(collection.network.default.id)
 
@@ -200,21 +216,23 @@ def _space_bounds(collection: Collection, fast: DynamicNetwork, space: Space, si
         def run(chosen: np.ndarray, columns: Sequence[int]) -> np.ndarray:
             wanted: list[Configuration] = [space[i] for i in columns]
             index = torch.from_numpy(chosen).to(settings.device)
-            parts = index.split(size.images)
-            found = [outcomes_of(fast, images[part], labels[part], wanted, size.rows)[0] for part in parts]
-            return np.concatenate(found)
+            parts = index.tensor_split(max(min(size.walks, len(index)), -(-len(index) // size.images)))
 
+            def evaluated(part: torch.Tensor) -> np.ndarray:
+                return outcomes_of(fast, images[part], labels[part], wanted, size.rows)[0]
+
+            return np.concatenate(list(pool.map(evaluated, parts)))
+
+        for key, reason in batch.problems.items():
+            tqdm.write(f"left out {key}: {reason}", file=sys.stderr)
         return run, kept, source.labels[kept]
 
     starts = range(0, len(source.keys), settings.region)
     parts = []
-    order: Order | None = None
+    order, pilot = _learn_order(load, macs, len(source.keys), folder / f"{space.name}-order.json", cost)
     for start in tqdm(starts, desc=f"bounds of {space.name}", unit="region", file=sys.stderr):
         path = folder / f"{space.name}-{start:07d}.parquet"
         if not path.exists():
-            spent = 0
-            if order is None:
-                order, spent = _learn_order(load, macs, len(source.keys), folder / f"{space.name}-order.json", cost)
             run, kept, labels = load(np.arange(start, min(start + settings.region, len(source.keys))))
             found = find_bounds(run, labels, macs, default, order, cost)
             frame = pd.DataFrame(
@@ -224,10 +242,14 @@ def _space_bounds(collection: Collection, fast: DynamicNetwork, space: Space, si
                 columns = getattr(found, name)
                 frame[name] = [space.ids[i] for i in columns]
                 frame[f"{name}_macs"] = macs[columns]
-            frame["macs_spent"] = (found.macs + spent) / max(len(kept), 1)  # of the region, spread over its images
+            frame["macs_spent"] = found.macs / max(len(kept), 1)  # of the region, spread over its images
             write_whole(path, frame.to_parquet(index=False))
         parts.append(pd.read_parquet(path))
-    return pd.concat(parts, ignore_index=True)
+    pool.shutdown()
+    frame = pd.concat(parts, ignore_index=True)
+    if frame.empty:
+        raise UserError("no readable image in the test split: nothing to report on")
+    return frame, pilot
 
 
 def _learn_order(
@@ -237,37 +259,39 @@ def _learn_order(
     path: Path,
     cost: Callable[[Sequence[int]], int],
 ) -> tuple[Order, int]:
-    """The order, from the file of an interrupted run or a pilot, and the MACs that it cost now."""
+    """The order, from the file of an interrupted run or a pilot, and the MACs that it cost."""
     if path.exists():
-        return Order(**json.loads(path.read_text())), 0
+        stored = json.loads(path.read_text())
+        return Order(stored["best"], stored["worst"]), stored["macs"]
     run, kept, labels = load(np.arange(max(1, min(PILOT, images // 10))))
     everything = list(range(len(macs)))
     correct = run(np.arange(len(kept)), everything) == labels[:, None]
     order = Order(greedy_order(correct, macs), greedy_order(~correct, macs))
-    write_whole(path, json.dumps({"best": order.best, "worst": order.worst}).encode())
-    return order, len(kept) * cost(everything)
+    spent = len(kept) * cost(everything)
+    write_whole(path, json.dumps({"best": order.best, "worst": order.worst, "macs": spent}).encode())
+    return order, spent
 
 
-def _summarise(frame: pd.DataFrame, space: Space, default_macs: int, comprehensive: int) -> dict[str, Any]:
-    spent = float(frame["macs_spent"].sum())
+def _summarise(frame: pd.DataFrame, space: Space, default_macs: int) -> dict[str, Any]:
     result: dict[str, Any] = {"configurations": len(space), "default_macs": default_macs}
     result |= {name: share(frame[name].to_numpy()) for name in ("static", "worst", "best")}
     for name in ("as_default", "as_best"):
         result[f"{name}_macs"] = resampled(np.mean, frame[f"{name}_macs"].to_numpy(dtype=float))
-    return result | {
-        "macs_spent": spent,
-        "macs_comprehensive": comprehensive,
-        "macs_saved": 1 - spent / comprehensive,
-    }
+    return result
 
 
-def bounds_table(result: dict[str, Any]) -> str:
-    """The result for a terminal."""
-    lines = [
-        f"{'space':<24} {'static':>8} {'worst':>8} {'best':>8} {'MMACs as default':>18} {'as best':>10} {'MACs saved':>12}"
+HEADER = ["space", "static, %", "worst, %", "best, %", "MMACs as the default", "as the best case", "MACs saved"]
+
+
+def bounds_rows(result: dict[str, Any]) -> list[list[str]]:
+    """The result as text, a row for each space."""
+    return [
+        [
+            f"{name} ({found['configurations']})",
+            *(percent(found[case]) for case in ("static", "worst", "best")),
+            f"{found['as_default_macs']['value'] / 1e6:.1f}",
+            f"{found['as_best_macs']['value'] / 1e6:.1f}",
+            f"{found['macs_saved']:.1%}",
+        ]
+        for name, found in result["spaces"].items()
     ]
-    for name, found in result["spaces"].items():
-        shares = " ".join(f"{100 * found[case]['value']:>7.1f}%" for case in ("static", "worst", "best"))
-        cheap = f"{found['as_default_macs']['value'] / 1e6:>18.1f} {found['as_best_macs']['value'] / 1e6:>10.1f}"
-        lines.append(f"{name + ' (' + str(found['configurations']) + ')':<24} {shares} {cheap} {found['macs_saved']:>12.1%}")
-    return "\n".join([*lines, f"On {result['images']} test images; saved against the engine's comprehensive evaluation."])

@@ -134,7 +134,7 @@ class ScenesSource:
             "dataset": "fashion-scenes",
             "regime": regime,
             "seed": str(seed),
-            "images": _digest(self.keys, self.labels),
+            "images": digest_of(self.keys, self.labels),
         }
         self.resolution = 96
         self.stand_in = True
@@ -173,7 +173,7 @@ class FolderSource:
         self.keys = np.array([files[row][0].relative_to(root).as_posix() for row in rows])
         self.labels = np.array([files[row][1] for row in rows], dtype=np.int64)
         sizes = np.array([files[row][0].stat().st_size for row in rows])
-        self.identity = {"dataset": name, "seed": str(seed), "images": _digest(self.keys, self.labels, sizes)}
+        self.identity = {"dataset": name, "seed": str(seed), "images": digest_of(self.keys, self.labels, sizes)}
         self.resolution = info.resolution
         self.metadata: dict[str, np.ndarray] = {}
         self.centres = np.full((len(rows), 2), 0.5, np.float32)
@@ -272,7 +272,7 @@ def _is_class(entry: Path) -> bool:
     return entry.is_dir() and not entry.name.startswith(".")
 
 
-def _digest(*columns: np.ndarray) -> str:
+def digest_of(*columns: np.ndarray) -> str:
     """Number of images and a short hash of what is known of each: name, label, size of the file."""
     text = "\n".join(" ".join(map(str, row)) for row in zip(*columns, strict=True))
     return f"{len(columns[0])} ({sha256(text.encode()).hexdigest()[:12]})"

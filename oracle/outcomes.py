@@ -63,7 +63,7 @@ class OutcomesStore:
             self._create(source, configurations, macs, dict(identity), dict(facts), region)
         self._group = open_group(path)
         stored: dict[str, Any] = dict(self._group.attrs)
-        _compare(path, {key: str(stored[key]) for key in stored["identity"]}, dict(identity))
+        compare_identity(path, {key: str(stored[key]) for key in stored["identity"]}, dict(identity))
         # What a killed writer left half-written was never renamed into place.
         for leftover in path.rglob("*.partial"):
             leftover.unlink()
@@ -190,7 +190,8 @@ def read_outcomes(run: Path) -> xr.Dataset:
     return data.isel(image=status == EVALUATED)
 
 
-def _compare(path: Path, stored: dict[str, str], mine: dict[str, str]) -> None:
+def compare_identity(path: Path, stored: dict[str, str], mine: dict[str, str]) -> None:
+    """Raise UserError where what is stored at ``path`` belongs to another run, naming every difference."""
     keys = sorted(stored.keys() | mine.keys())
     different = [
         f"{_EXPLAIN.get(key, key)} is {stored.get(key, 'absent')} there, {mine.get(key, 'absent')} here"

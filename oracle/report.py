@@ -39,10 +39,7 @@ def write_report(summary: dict[str, Any], run: Path) -> None:
     if written:
         write_whole(run / "study.md", markdown(written).encode())
     images = {name: _save(figure, run / "figures" / name) for name, figure in drawn.items()}
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("oracle", "templates"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    page = environment.get_template("report.html").render(
+    page = template("report.html").render(
         run=summary["run"],
         spaces=spaces,
         split=SPLIT,
@@ -53,8 +50,17 @@ def write_report(summary: dict[str, Any], run: Path) -> None:
         non_finite=summary["non_finite_share"],
         stand_ins=stand_ins(summary["run"]),
         sections=written,
+        left_out=study.get("left_out", {}),
     )
     write_whole(run / "report.html", page.encode())
+
+
+def template(name: str) -> jinja2.Template:
+    """A page of ``templates/``."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("oracle", "templates"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.get_template(name)
 
 
 def _save(figure: Figure, path: Path) -> str:
@@ -115,7 +121,7 @@ HEADER = ["space (configurations)", "each image runs", "accuracy", "95 % interva
 
 def text_table(summary: dict[str, Any]) -> str:
     """The main table for a terminal."""
-    return _aligned(HEADER, table_rows(summary))
+    return aligned(HEADER, table_rows(summary))
 
 
 def study_text(summary: dict[str, Any]) -> str:
@@ -123,11 +129,12 @@ def study_text(summary: dict[str, Any]) -> str:
     told = []
     for section in sections(summary.get("study", {}), summary["run"]):
         if 0 < len(section.rows) <= LONGEST_TABLE:
-            told.append(f"\n{section.title}\n\n{_aligned(section.header, section.rows)}")
+            told.append(f"\n{section.title}\n\n{aligned(section.header, section.rows)}")
     return "\n".join(told)
 
 
-def _aligned(header: list[str], rows: list[list[str]]) -> str:
+def aligned(header: list[str], rows: list[list[str]]) -> str:
+    """A table for a terminal."""
     table = [header, *rows]
     widths = [max(len(row[column]) for row in table) for column in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]

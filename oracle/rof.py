@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +33,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import dynamic
-from dynamic.checkpoint import append_line, resume, save_checkpoint, stored_weights, write_weights
+from dynamic.checkpoint import append_line, resume, save_checkpoint, stored_weights, trim_log, write_weights
 from dynamic.command import check_device, run_command
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
@@ -185,7 +186,9 @@ def _fine_tune(
     configurations: list[Configuration],
     images: TrainingImages,
 ) -> dict[str, Any]:
-    out = settings.out or Path("trained") / f"{settings.model.replace('/', '-')}-{settings.method}-{settings.space}"
+    out = (
+        settings.out or Path("trained") / f"{settings.model.replace('/', '-')}-{settings.method}-{Path(settings.space).stem}"
+    )
     if group.leads:
         make_writable(out)
     device = torch.device(group.device)
@@ -198,15 +201,16 @@ def _fine_tune(
     )
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [settings.drop_after])
     parts = {"network": network.original, "optimizer": optimizer, "schedule": schedule}
-    identity = _identity(settings, network, group)
+    identity = _identity(settings, network, group, configurations, images)
     first = resume(out / "checkpoint.pt", identity, group.device, **parts)
     parallel = DistributedDataParallel(network) if group.size > 1 else network
     checked = _label_images(settings, network) if group.leads else None
     steps = len(images) // settings.batch
-    line: dict[str, Any] = {}
+    line = trim_log(out / "log.jsonl", first) if group.leads else {}
     for epoch in range(first, settings.epochs):
         started = time.monotonic()
         stream = np.random.default_rng([settings.seed, epoch])
+        torch.manual_seed(int(np.random.SeedSequence([settings.seed, epoch, group.rank]).generate_state(1)[0]))  # dropout
         order = stream.permutation(len(images))[: steps * settings.batch]
         # Every process takes its share of every batch, under the same configurations.
         rows = [part[group.rank :: group.size] for part in order.reshape(steps, settings.batch)]
@@ -246,11 +250,19 @@ def _fine_tune(
     return line | {"configurations": len(configurations), "weights": str(out / "weights.safetensors")}
 
 
-def _identity(settings: RofSettings, network: LoadedNetwork, group: _Group) -> dict[str, Any]:
-    """What must agree for a training to go on; the weights by content, before the first step."""
-    where = ("out", "data_dir", "class_map", "device", "json", "weights")
+def _identity(
+    settings: RofSettings,
+    network: LoadedNetwork,
+    group: _Group,
+    configurations: list[Configuration],
+    images: TrainingImages,
+) -> dict[str, Any]:
+    """What must agree for a training to go on; weights (before the first step), space and images by their content."""
+    where = ("out", "data_dir", "class_map", "device", "json", "weights", "space", "images")
     kept = {key: value for key, value in asdict(settings).items() if key not in where}
-    return kept | {"start": network.digest, "processes": group.size}
+    drawn = sha256("\n".join(c.id for c in configurations).encode()).hexdigest()[:12]
+    space = f"{Path(settings.space).stem} ({len(configurations)}, {drawn})"
+    return kept | {"start": network.digest, "processes": group.size, "space": space, "training_images": images.digest}
 
 
 def _random_step(network: nn.Module, images: Tensor, labels: Tensor, configuration: Configuration) -> float:

@@ -22,9 +22,9 @@ from dynamic.command import run_command
 from dynamic.errors import UserError
 from dynamic.files import make_writable, write_whole
 from dynamic.models import LoadedNetwork
-from oracle.bounds_only import bounds_table, run_bounds
+from oracle.bounds_only import HEADER, bounds_rows, run_bounds
 from oracle.collect import collect, open_collection
-from oracle.report import stand_ins, study_text, text_table, write_report
+from oracle.report import aligned, stand_ins, study_text, text_table, write_report
 from oracle.settings import RunSettings
 from oracle.study import open_study, run_study
 from oracle.summary import make_labels, summarise, write_labels
@@ -78,7 +78,11 @@ def main(settings: RunSettings) -> None:
     """Run, then print the table and, if asked, the JSON line."""
     if settings.bounds_only:
         result = exact_bounds(settings)
-        print(bounds_table(result))
+        print(aligned(HEADER, bounds_rows(result)))
+        print(
+            f"\nOn {result['images']} test images; of all spaces together, which share prefixes, {result['macs_saved']:.1%} saved."
+        )
+        print(f"Report: {settings.out / 'bounds.html'}")
         if settings.json:
             print(json.dumps({"out": str(settings.out)} | result))
         return

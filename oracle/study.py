@@ -448,7 +448,8 @@ def _fig6(study: Study) -> dict[str, Any]:
 
 
 def _recalibration(study: Study) -> dict[str, Any]:
-    pairs: dict[str, tuple[str, str]] = {study.settings.regime: ("main", "recalibrated")}
+    scenes = study.settings.dataset == "fashion-scenes"
+    pairs = {study.settings.regime if scenes else str(study.settings.dataset): ("main", "recalibrated")}
     if study.settings.dataset == "fashion-scenes":
         other = "wide" if study.settings.regime == "matched" else "matched"
         pairs[other] = (other, f"{other}-recalibrated")

@@ -120,7 +120,8 @@ def _option_lines(rows: list[tuple[str, dict[str, list[tuple[float, dict[str, An
                         markersize=3,
                         elinewidth=0.7,
                         color=_LAYERS[layer],
-                        label=f"layer {'ABCDEF'[layer]}",
+                        linestyle={"stride": "-", "dilation": "--", "kernel_size": ":"}[name],
+                        label=f"layer {'ABCDEF'[layer]}" + (f", {name}" if len(points[0][1]["layers"][layer]) > 1 else ""),
                     )
             if logarithmic:
                 axes.set_xscale("log", base=2)

@@ -6,6 +6,7 @@ No image here is in the label or test split of :mod:`oracle.datasets`.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -20,11 +21,20 @@ from torchvision.transforms import v2
 from dynamic.errors import UserError
 from dynamic.models import ModelInfo
 from dynamic.scenes import FashionScenes
-from oracle.datasets import DatasetName, class_folders, find_root, image_files
+from oracle.datasets import DatasetName, class_folders, digest_of, find_root, image_files
+
+_UNREADABLE = -1
+"""Label of an image that cannot be read."""
 
 
 class TrainingImages(Protocol):
-    """Images with labels, augmented anew in every epoch."""
+    """Images with labels, augmented anew in every epoch.
+
+    Attributes:
+        digest: number of images and a short hash of their names and labels.
+    """
+
+    digest: str
 
     def __len__(self) -> int: ...
 
@@ -54,6 +64,7 @@ class ScenesTraining:
     def __init__(self, data_dir: Path | None, images: int | None, seed: int) -> None:
         self._scenes = FashionScenes("train", data_dir=data_dir, count=images)
         self._seed = seed
+        self.digest = digest_of(np.arange(len(self._scenes)), self._scenes.labels)
 
     def __len__(self) -> int:
         return len(self._scenes)
@@ -76,15 +87,28 @@ class FolderTraining:
         if not files:
             raise UserError(f"{root} holds no images: expected {root}/CLASS/IMAGE.jpg")
         self._files, self._info, self._seed = files, info, seed
+        names = np.array([path.relative_to(root).as_posix() for path, _ in files])
+        self.digest = digest_of(names, np.array([label for _, label in files]))
 
     def __len__(self) -> int:
         return len(self._files)
 
     def batches(self, epoch: int, rows: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :class:`TrainingImages`."""
+        """See :class:`TrainingImages`. Images that cannot be read are left out and told.
+
+        Raises:
+            UserError: fewer than two images of a batch can be read.
+        """
         workers = min(os.cpu_count() or 1, 8)
         augmented = _Augmented(self._files, self._info, [self._seed, epoch])
-        yield from DataLoader(augmented, batch_sampler=[part.tolist() for part in rows], num_workers=workers)
+        loader = DataLoader(augmented, batch_sampler=[part.tolist() for part in rows], num_workers=workers)
+        for part, (images, labels) in zip(rows, loader, strict=True):
+            readable = labels >= 0
+            for row in part[~readable.numpy()]:
+                print(f"left out {self._files[row][0]}, which cannot be read", file=sys.stderr)
+            if readable.sum() < 2:
+                raise UserError("fewer than two images of a batch can be read: remove the damaged ones named above")
+            yield images[readable], labels[readable]
 
 
 class _Augmented(Dataset[tuple[Tensor, int]]):
@@ -98,5 +122,8 @@ class _Augmented(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
         path, label = self._files[row]
         torch.manual_seed(int(np.random.SeedSequence([*self._seeds, row]).generate_state(1)[0]))
-        with Image.open(path) as image:
-            return self._info.transform(self._augment(image.convert("RGB"))), label
+        try:
+            with Image.open(path) as image:
+                return self._info.transform(self._augment(image.convert("RGB"))), label
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            return torch.zeros(3, self._info.resolution, self._info.resolution), _UNREADABLE

@@ -109,6 +109,6 @@ def test_it_resumes_and_saves_macs(tmp_path: Path) -> None:
     assert (tmp_path / "cut" / "bounds.json").read_bytes() == (tmp_path / "run" / "bounds.json").read_bytes()
     other = run_command(*options, "--out", tmp_path / "cut", "--seed", 1)
     assert other.returncode == 2
-    assert "holds the bounds of another run" in other.stderr
+    assert "holds another run (seed is 0 there, 1 here)" in other.stderr
     with pytest.raises(UserError, match="without --study and --recalibrate"):
         exact_bounds(RunSettings(bounds_only=True, study="all"))

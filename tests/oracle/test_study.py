@@ -56,6 +56,7 @@ def check_parts(out: Path, tuned: bool) -> dict[str, object]:
         methods = ["pre-trained", "recalibrated"] + ["fine-tuned", "fine-tuned, recalibrated"] * tuned
         assert list(study["table2"][space]) == methods
         assert len(study["fig4"][space]) == 15
+    assert list(study["table2"]["cheap"]) == list(study["fig6"])
     assert set(study["table3"]["combined"]) == {
         "stridexdilation",
         "stridexkernel_size",
@@ -109,7 +110,7 @@ def test_every_part_on_imagenet_with_full_size_networks(tmp_path: Path) -> None:
     assert "minutes in all" in process.stderr
     study = check_parts(tmp_path / "run", tuned=True)
     assert set(study["table1"]) == {"resnet50", "resnext50_32x4d", "mobilenet_v2", "densenet121"}
-    assert set(study["recalibration"]) == {"matched"}
+    assert set(study["recalibration"]) == {"imagenet"}
     assert "true_side" not in study["fig5"]
     assert "Small stand-ins" not in (tmp_path / "run" / "report.html").read_text()
     assert "spaces" in json.loads(process.stdout.splitlines()[-1])
@@ -148,7 +149,12 @@ def test_parts_are_planned_without_what_they_do_not_need(tmp_path: Path) -> None
     settings = RunSettings(space="stride", out=tmp_path)
     assert set(plan(settings, network, spaces, ["fig4"])) == set()
     assert set(plan(settings, network, spaces, ["fig7"])) == {"crop-50", "crop-100", "crop-150", "crop-200"}
-    assert set(plan(settings, network, spaces, ["table2"])) == {"recalibrated", "rof-stride", "rof-recalibrated-stride"}
+    attributes = {"recalibrated", "rof-stride", "rof-recalibrated-stride"}
+    treated = ("", "-recalibrated", "-rof", "-rof-recalibrated", "-distillation-recalibrated")
+    cheap = {f"efficiency{name}" for name in treated}
+    assert set(plan(settings, network, spaces, ["table2"])) == attributes | cheap
+    own = plan(settings, network, spaces, ["table2"], own_network=True)
+    assert set(own) == {"recalibrated", "efficiency", "efficiency-recalibrated"}
     assert set(plan(settings, network, spaces, ["fig2", "fig3"])) == {"rof-stride"}
     assert parse_parts("fig6, table1") == ["table1", "fig6"]
     assert parse_parts("all") == list(PARTS)
