@@ -79,10 +79,8 @@ def main(settings: RunSettings) -> None:
     if settings.bounds_only:
         result = exact_bounds(settings)
         print(aligned(HEADER, bounds_rows(result)))
-        print(
-            f"\nOn {result['images']} test images; of all spaces together, which share prefixes, {result['macs_saved']:.1%} saved."
-        )
-        print(f"Report: {settings.out / 'bounds.html'}")
+        together = f"of all spaces together, which share prefixes, {result['macs_saved']:.1%} saved"
+        print(f"\nOn {result['images']} test images; {together}.\nReport: {settings.out / 'bounds.html'}")
         if settings.json:
             print(json.dumps({"out": str(settings.out)} | result))
         return
