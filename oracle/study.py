@@ -24,7 +24,7 @@ from dynamic.models import DYNAMIC_LAYERS, LoadedNetwork, embedded_weights
 from dynamic.recalibration import can_recalibrate
 from dynamic.receptive_field import receptive_fields
 from oracle import experiments
-from oracle.collect import Collection, collect, estimate, open_collection
+from oracle.collect import Collection, collect, estimate, open_collection, walk_size
 from oracle.datasets import SPLITS
 from oracle.experiments import SpaceOutcomes
 from oracle.settings import RunSettings
@@ -225,22 +225,22 @@ def open_study(main: Collection) -> Study:
     A set that does not fit (an architecture without the space's default, no memory for it) is left out, and told.
 
     Raises:
-        UserError: an unknown part, or options that a study sets itself.
+        UserError: an unknown part, options that a study sets itself, or outcomes of another run where a set should be.
     """
     settings = main.settings
     if settings.recalibrate or settings.crop != 1 or settings.resize != 1:
         raise UserError("--study recalibrates, crops and resizes by itself: give it without --recalibrate, --crop, --resize")
     study = Study(settings, main.network, parse_parts(settings.study))
-    study.opened["main"] = main
+    study.opened["main"], study.seconds["main"] = main, estimate(main)
     for name, item in plan(settings, main.network, main.spaces, study.parts, main.own_network).items():
         same = (item.settings.model, item.settings.weights) == (settings.model, settings.weights)
         try:
-            study.opened[name] = open_collection(item.settings, main.network if same else None, item.splits)
-            study.seconds[name] = estimate(study.opened[name])
+            collection = open_collection(item.settings, main.network if same else None, item.splits)
+            walk_size(collection, collection.union)
         except UserError as error:
-            study.opened.pop(name, None)
             study.left_out[name] = str(error)
-    study.seconds["main"] = estimate(main)
+        else:
+            study.opened[name], study.seconds[name] = collection, estimate(collection)
     _print_plan(study)
     return study
 

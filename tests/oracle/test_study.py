@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import signal
@@ -16,10 +17,11 @@ from safetensors.torch import save_file
 import dynamic
 from dynamic import UserError
 from dynamic.models import build
+from oracle.collect import open_collection
 from oracle.outcomes import read_outcomes
 from oracle.run import run
 from oracle.settings import RunSettings
-from oracle.study import PARTS, parse_parts, plan, sibling_models
+from oracle.study import PARTS, open_study, parse_parts, plan, sibling_models
 from oracle.study_figures import DRAW
 from tests.oracle.conftest import all_bytes, command, environment, run_command
 
@@ -160,6 +162,23 @@ def test_parts_are_planned_without_what_they_do_not_need(tmp_path: Path) -> None
     assert parse_parts("all") == list(PARTS)
     with pytest.raises(UserError, match=r"--study 'fig9': choose all, or from table1: worst, median"):
         parse_parts("fig9")
+
+
+def test_sets_that_do_not_fit_are_left_out_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "resnets.json").write_text('{"stride": [[1], [2], [2], [1, 2]]}')
+    settings = RunSettings(space=str(tmp_path / "resnets.json"), images=2, study="table1", out=tmp_path / "run")
+    study = open_study(open_collection(settings))
+    assert set(study.opened) == {"main", "architecture-resnext50_32x4d-slim"}
+    assert set(study.left_out) == {"architecture-mobilenet_v2-slim", "architecture-densenet121-slim"}
+    assert "lacks the default s2-2-2-2_d1-1-1-1_k3-3-3-3" in study.left_out["architecture-densenet121-slim"]
+    assert "left out: the space 'resnets' lacks" in capsys.readouterr().err
+    run(settings)
+    assert "Left out: architecture-densenet121-slim" in (tmp_path / "run" / "report.html").read_text()
+    # Outcomes of something else are no reason to leave a set out silently.
+    with pytest.raises(UserError, match=r"holds another run \(images is"):
+        open_study(open_collection(dataclasses.replace(settings, seed=1)))
+    with pytest.raises(UserError, match=r"give it without --recalibrate, --crop, --resize"):
+        open_study(open_collection(dataclasses.replace(settings, crop=0.5)))
 
 
 def test_siblings_are_networks_of_the_same_kind() -> None:
