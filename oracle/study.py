@@ -157,7 +157,8 @@ def plan(
     if "fig5" in wanted:
         for factor in RESIZES:
             if network.info.resolution * factor >= SMALLEST_VIEW:
-                add(f"resize-{factor:g}", ("test",), resize=factor, images=max(images // 5, 1))
+                share = 5 if factor <= 1 else 10  # enlarged images cost most
+                add(f"resize-{factor:g}", ("test",), resize=factor, images=max(images // share, 1))
     if "fig7" in wanted:
         for pixels in CROPS:
             if network.info.resolution * pixels / 224 >= SMALLEST_VIEW:

@@ -175,7 +175,7 @@ def test_sets_that_do_not_fit_are_left_out_and_told(tmp_path: Path, capsys: pyte
     run(settings)
     assert "Left out: architecture-densenet121-slim" in (tmp_path / "run" / "report.html").read_text()
     # Outcomes of something else are no reason to leave a set out silently.
-    with pytest.raises(UserError, match=r"holds another run \(images is"):
+    with pytest.raises(UserError, match=r"holds another run \(seed is"):
         open_study(open_collection(dataclasses.replace(settings, seed=1)))
     with pytest.raises(UserError, match=r"give it without --recalibrate, --crop, --resize"):
         open_study(open_collection(dataclasses.replace(settings, crop=0.5)))
