@@ -149,8 +149,8 @@ def _table2(data: dict[str, Any], run: dict[str, Any]) -> Section:
         larger = [space for space, gain in tuned.items() if _above(gain, "worst") or _above(gain, "median")]
         if larger and _papers_network(run) and _small(run):
             notes.append(
-                f"Gains beyond the paper's in {', '.join(larger)}: presumably since ten classes are easier to keep apart under "
-                "poor options than a thousand, and scenes are drawn anew in every epoch. This was not tested."
+                f"Gains beyond the paper's in {', '.join(larger)}: presumably since ten classes are easier to keep apart "
+                "under poor options than a thousand, and scenes are drawn anew in every epoch. This was not tested."
             )
         flat = [space for space, gain in tuned.items() if gain["worst"]["interval"] and gain["worst"]["interval"][0] <= 0]
         if flat:

@@ -44,7 +44,8 @@ def check_parts(out: Path, tuned: bool) -> dict[str, object]:
     """Every part has data, a section in the report, and where it has a figure, PNG and SVG."""
     summary = json.loads((out / "summary.json").read_text())
     study = summary["study"]
-    assert [name for name in study if name != "sets"] == list(PARTS)
+    assert [name for name in study if name not in ("sets", "left_out")] == list(PARTS)
+    assert study["left_out"] == {}
     page = (out / "report.html").read_text()
     for part in PARTS:
         assert study[part], part
