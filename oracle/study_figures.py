@@ -120,7 +120,7 @@ def _option_lines(rows: list[tuple[str, dict[str, list[tuple[float, dict[str, An
                         markersize=3,
                         elinewidth=0.7,
                         color=_LAYERS[layer],
-                        linestyle={"stride": "-", "dilation": "--", "kernel_size": ":"}[name],
+                        linestyle=("-", "--", ":")[list(points[0][1]["layers"][layer]).index(name)],
                         label=f"layer {'ABCDEF'[layer]}" + (f", {name}" if len(points[0][1]["layers"][layer]) > 1 else ""),
                     )
             if logarithmic:
@@ -184,16 +184,26 @@ def receptive_field(data: dict[str, Any]) -> Figure:
         axes.set_xticks(range(len(data)), list(data))
         axes.set_title(title, fontsize=9)
         handles = [Patch(color=_LAYERS[i], label=name) for i, name in enumerate(names)]
-        axes.legend(handles=handles, frameon=False, fontsize=8)
+        axes.margins(y=0.2)
+        axes.legend(handles=handles, frameon=False, fontsize=8, ncols=len(names), loc="upper right")
     all_axes[0][0].set_ylabel("Spearman's rank correlation")
     return figure
 
 
 def recalibration(data: dict[str, Any]) -> Figure:
     """Each case before and after recalibration, by regime."""
-    figure, all_axes = row_of_axes(sum(map(len, data.values())), 2.8)
+    columns = max(map(len, data.values()))
+    figure, grid = plt.subplots(
+        len(data),
+        columns,
+        figsize=(3.2 * columns + 0.6, 2.2 * len(data)),
+        layout="constrained",
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+    )
     panels = [(f"{space}, {regime}", found) for regime, spaces in data.items() for space, found in spaces.items()]
-    for axes, (title, found) in zip(all_axes, panels, strict=True):
+    for axes, (title, found) in zip(grid.flat, panels, strict=True):
         for height, case in enumerate(_CASES):
             before, after = (_value(found[when][case]) for when in ("before", "after"))
             axes.annotate("", (100 * after, height), (100 * before, height), arrowprops={"arrowstyle": "->", "color": BLUE})
@@ -201,6 +211,7 @@ def recalibration(data: dict[str, Any]) -> Figure:
         axes.set_xlim(-3, 103)
         axes.set_yticks(range(len(_CASES)), _CASES)
         axes.set_title(title, fontsize=9)
+    for axes in grid[-1]:
         axes.set_xlabel("accuracy, %")
     return figure
 
