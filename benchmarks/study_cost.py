@@ -15,7 +15,7 @@ from dynamic.command import run_command
 from dynamic.models import LoadedNetwork, load
 from oracle.collect import make_spaces
 from oracle.settings import RunSettings
-from oracle.study import LISTS, METHODS, PARTS, plan
+from oracle.study_plan import LISTS, METHODS, PARTS, plan
 
 BYTES_AN_OUTCOME = 6
 """A class in two bytes and a probability in four, before compression."""

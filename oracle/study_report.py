@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from oracle import paper
-from oracle.study import PARTS
+from oracle.study_plan import PARTS
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from oracle.collect import open_collection
 from oracle.outcomes import read_outcomes
 from oracle.run import run
 from oracle.settings import RunSettings
-from oracle.study import PARTS, open_study, parse_parts, plan, sibling_models
+from oracle.study import open_study
 from oracle.study_figures import DRAW
+from oracle.study_plan import PARTS, parse_parts, plan, sibling_models
 from tests.oracle.conftest import all_bytes, command, environment, run_command
 
 SPACES = {
