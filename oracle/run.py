@@ -3,7 +3,7 @@
     python -m oracle.run                                                    # embedded network and data, a few minutes
     python -m oracle.run --space stride-all --regime wide --images 1000 --out runs/wide
     python -m oracle.run --study all                            # every table and figure of the paper, about an hour
-    python -m oracle.run --bounds-only                          # exact worst and best case, a third to half of the work
+    python -m oracle.run --bounds-only                          # exact worst and best case, about a third of the work
     python -m oracle.run --model resnet50 --weights IMAGENET1K_V1 --dataset imagenet --data-dir /data/imagenet --device cuda
     python -m oracle.run --model timm/resnet26 --dynamic-layers layer3.0.conv2,layer4.0.conv2 \\
         --dataset imagefolder --data-dir photos
