@@ -393,8 +393,8 @@ def _fig6(data: dict[str, Any], run: dict[str, Any]) -> Section:
         notes.append(told)
     if _small(run) and any(found["same_as_best"]["accuracy"]["value"] > 0.98 for found in data.values()):
         notes.append(
-            "Much of both bounds is chance here: among thousands of configurations that differ in their answers, with ten "
-            "classes, a cheap one agrees with anything soon. The cloud, what single configurations reach, is the sounder picture."
+            "Much of both bounds is chance here: among thousands of configurations that differ in their answers, with "
+            "ten classes, a cheap one agrees with anything soon. The cloud, what single configurations reach, says more."
         )
     return _section("fig6", notes, ["network", "each image runs", "accuracy, %", "MMACs", "times fewer", "paper"], rows)
 
