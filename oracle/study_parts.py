@@ -182,7 +182,7 @@ def _fig6(study: Study) -> dict[str, Any]:
 def _recalibration(study: Study) -> dict[str, Any]:
     scenes = study.settings.dataset == "fashion-scenes"
     pairs = {study.settings.regime if scenes else str(study.settings.dataset): ("main", "recalibrated")}
-    if study.settings.dataset == "fashion-scenes":
+    if scenes:
         other = "wide" if study.settings.regime == "matched" else "matched"
         pairs[other] = (other, f"{other}-recalibrated")
     return {
