@@ -52,6 +52,10 @@ class CostModel:
         """MACs of one image under one configuration."""
         return sum(step.macs for step in self._path(configuration, resolution))
 
+    def steps(self, configuration: Configuration, resolution: Resolution) -> list[int]:
+        """MACs of one image in each step: segment 0, site 0, segment 1, and so on."""
+        return [step.macs for step in self._path(configuration, resolution)]
+
     def of_space(self, configurations: Sequence[Configuration], resolution: Resolution) -> np.ndarray:
         """MACs of one image under each configuration, (configurations,) int64."""
         return np.array([self.macs(configuration, resolution) for configuration in configurations], dtype=np.int64)

@@ -16,7 +16,7 @@ from dynamic.layers import DynamicConv2d
 from dynamic.macs import CostModel
 from dynamic.recalibration import PrefixNorms, Statistics
 from dynamic.tracing import BatchNormMode, trace
-from dynamic.walk import comprehensive_plan, mixed_plan, walk
+from dynamic.walk import Visit, comprehensive_plan, mixed_plan, walk
 
 
 class DynamicNetwork(nn.Module):
@@ -103,7 +103,7 @@ class DynamicNetwork(nn.Module):
         return torch.cat([logits for _, logits in ends])[order.to(images.device)]
 
     def comprehensive(
-        self, images: Tensor, configurations: Sequence[Configuration], max_rows: int = 256
+        self, images: Tensor, configurations: Sequence[Configuration], max_rows: int = 256, visit: Visit | None = None
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Every image under every configuration, sharing all common prefixes.
 
@@ -111,6 +111,7 @@ class DynamicNetwork(nn.Module):
             images: (N, 3, H, W), normalised.
             configurations: a space, or any sequence.
             max_rows: at most so many rows run as one batch where branches of a fork can be joined (memory against speed).
+            visit: told what every segment made; see :data:`dynamic.walk.Visit`.
 
         Yields:
             positions in ``configurations`` (several only if the network cannot tell them apart) and (N, classes) logits.
@@ -118,7 +119,7 @@ class DynamicNetwork(nn.Module):
         for configuration in configurations:
             self.check(configuration)
         plan = comprehensive_plan(self.program, configurations, len(images))
-        for node, logits in walk(self.program, images, plan, max_rows, self.norms):
+        for node, logits in walk(self.program, images, plan, max_rows, self.norms, visit):
             yield node.columns, logits
 
     def check(self, configuration: Configuration) -> None:

@@ -8,7 +8,7 @@ same shape (all but strides) are joined again into one batch for the segment tha
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -88,6 +88,10 @@ class Norms(Protocol):
         ...
 
 
+Visit = Callable[[int, Sequence[Node], Mapping[str, Tensor]], None]
+"""Told, after each segment, its index, the nodes of the batch and the values still needed, rows as the nodes'."""
+
+
 def walkers(count: int) -> ThreadPoolExecutor:
     """Threads for walks side by side: each walk on one core, which on a CPU beats one walk on all of them."""
     return (
@@ -96,7 +100,12 @@ def walkers(count: int) -> ThreadPoolExecutor:
 
 
 def walk(
-    program: Program, images: Tensor, plan: Node, max_rows: int, norms: Norms | None = None
+    program: Program,
+    images: Tensor,
+    plan: Node,
+    max_rows: int,
+    norms: Norms | None = None,
+    visit: Visit | None = None,
 ) -> Iterator[tuple[Node, Tensor]]:
     """Run ``plan`` and yield each end of a path with its logits (rows, classes), in the order of ``node.images``.
 
@@ -106,18 +115,27 @@ def walk(
         plan: from :func:`comprehensive_plan` or :func:`mixed_plan`, for N images.
         max_rows: join the branches of a fork into batches of at most this many rows; a single branch is never split.
         norms: of a program traced with batch norms ``by_prefix``.
+        visit: see :data:`Visit`.
     """
-    yield from _run(program, 0, {program.input: images}, [plan], max(max_rows, 1), norms)
+    yield from _run(program, 0, {program.input: images}, [plan], max(max_rows, 1), norms, visit)
 
 
 def _run(
-    program: Program, index: int, state: dict[str, Tensor], nodes: list[Node], max_rows: int, norms: Norms | None
+    program: Program,
+    index: int,
+    state: dict[str, Tensor],
+    nodes: list[Node],
+    max_rows: int,
+    norms: Norms | None,
+    visit: Visit | None,
 ) -> Iterator[tuple[Node, Tensor]]:
     """Run segment ``index`` on ``state``, whose rows are those of ``nodes`` one after the other, and all that follows."""
     segment = program.segments[index]
     made = segment.module(*(state[name] for name in segment.inputs), *([norms.at(index, nodes)] if norms else []))
     state = _keep(state | dict(zip(segment.outputs, made, strict=True)), program.live[2 * index])
     del made
+    if visit is not None:
+        visit(index, nodes, state)
     if index == len(program.sites):
         logits = state[program.output].split([len(node.images) for node in nodes])
         yield from zip(nodes, logits, strict=True)
@@ -137,7 +155,7 @@ def _run(
                 joined[site.output] = _join([output for _, _, output in together])
             followers = [node for _, nodes, _ in together for node in nodes]
             del together
-            yield from _run(program, index + 1, joined, followers, max_rows, norms)
+            yield from _run(program, index + 1, joined, followers, max_rows, norms, visit)
 
 
 _Branch = tuple[Option, Tensor | None, list[Node]]

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import xarray as xr
 
 import dynamic
-from dynamic.configuration import Space
+from dynamic.configuration import Configuration, Space
 from dynamic.errors import UserError
+from dynamic.files import write_whole
 from dynamic.models import LoadedNetwork, load
+from dynamic.network import DynamicNetwork
 from dynamic.recalibration import BATCH, Statistics, recalibrate
 from oracle.datasets import SPLITS, ImageSource, open_source
 from oracle.evaluate import WalkSize, evaluate, memory_budget, seconds_for
-from oracle.outcomes import PENDING, OutcomesStore, read_outcomes
+from oracle.outcomes import PENDING, OutcomesStore, compare_identity, open_group, read_outcomes
 from oracle.settings import DTYPES, SCENES_IMAGES, RunSettings
 from oracle.views import View, unlabelled, view_source
 
 SMALLEST_BATCH = 16
 """Images that batch-norm statistics are estimated on together, at least."""
+
+SETTINGS = "settings.json"
+_REOPENED = (
+    "model weights dynamic_layers dataset data_dir class_map regime space images recalibrate recalibrate_regime "
+    "keep_default resize crop seed dtype"
+).split()
+_WHERE = ("device", "dtype", "memory_gib", "region", "space")
+"""Of a store's identity: what a run that is reopened may change, and the space, which is read from the store."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +67,10 @@ class Collection:
 
 
 def open_collection(
-    settings: RunSettings, network: LoadedNetwork | None = None, splits: tuple[str, ...] = SPLITS
+    settings: RunSettings,
+    network: LoadedNetwork | None = None,
+    splits: tuple[str, ...] = SPLITS,
+    spaces: list[Space] | None = None,
 ) -> Collection:
     """Load the network, open the images, make the spaces.
 
@@ -63,6 +78,7 @@ def open_collection(
         settings: what to run.
         network: run this one instead of what the settings name.
         splits: run only these.
+        spaces: study these instead of what the settings name.
 
     Raises:
         UserError: whatever is wrong with the settings.
@@ -85,7 +101,7 @@ def open_collection(
         class_map=settings.class_map,
     )
     source = view_source(source, View(settings.crop, settings.resize, splits))
-    return Collection(settings, network, source, make_spaces(settings.space, network), own_network)
+    return Collection(settings, network, source, spaces or make_spaces(settings.space, network), own_network)
 
 
 def make_spaces(names: str, network: LoadedNetwork) -> list[Space]:
@@ -106,6 +122,9 @@ def collect(collection: Collection) -> xr.Dataset:
     settings, network, source = collection.settings, collection.network, collection.source
     union = collection.union
     store = _open_store(collection, union)
+    if not (settings.out / SETTINGS).exists():
+        kept = {key: value for key, value in asdict(settings).items() if key in _REOPENED}
+        write_whole(settings.out / SETTINGS, json.dumps(kept, indent=1, default=str).encode())
     if store.pending():
         size = WalkSize(**store.facts["walk"])
         dtype = DTYPES[settings.dtype]
@@ -114,6 +133,47 @@ def collect(collection: Collection) -> xr.Dataset:
         fast = network.for_inference(settings.device, dtype, statistics)
         evaluate(fast, source, union, store, size, settings.device, dtype)
     return read_outcomes(settings.out)
+
+
+def reopen(
+    run: Path, *, device: str = "cpu", data_dir: Path | None = None, network: LoadedNetwork | None = None
+) -> Collection:
+    """The network, images and configurations of a run that was made earlier.
+
+    Args:
+        run: its folder.
+        device: where to run from now on.
+        data_dir: where its images are now; unless given, where they were.
+        network: the one it was made with, if that was given in Python.
+
+    Raises:
+        UserError: no run there, or the network, weights or images are no longer those it was made with.
+    """
+    path = run / SETTINGS
+    if not path.exists():
+        raise UserError(f"no {SETTINGS} in {run}: make the run with python -m oracle.run --out {run}")
+    try:
+        stored = json.loads(path.read_text())
+        folders = {key: Path(stored[key]) for key in ("data_dir", "class_map") if stored.get(key)}
+        if data_dir is not None:
+            folders["data_dir"] = data_dir
+        settings = RunSettings(**(stored | folders | {"out": run, "device": device}))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): make the run again") from error
+    group = open_group(run / "outcomes.zarr")
+    configurations = [Configuration.parse(str(name)) for name in np.asarray(group["configuration"][:])]  # type: ignore[index]
+    collection = open_collection(settings, network, spaces=[Space(Path(settings.space).stem, configurations)])
+    kept = [str(key) for key in group.attrs["identity"] if key not in _WHERE]  # type: ignore[union-attr]
+    mine = store_identity(collection)
+    compare_identity(run / "outcomes.zarr", {key: str(group.attrs[key]) for key in kept}, {key: mine[key] for key in kept})
+    return collection
+
+
+def fast_network(collection: Collection) -> DynamicNetwork:
+    """The run's network for its device and dtype, with the statistics that the run was made with."""
+    settings = collection.settings
+    statistics = Statistics.load(settings.out / "statistics.safetensors") if settings.recalibrate else None
+    return collection.network.for_inference(settings.device, DTYPES[settings.dtype], statistics)
 
 
 def _statistics(collection: Collection, union: Space, started: bool) -> Statistics:
@@ -141,6 +201,7 @@ def _statistics(collection: Collection, union: Space, started: bool) -> Statisti
         max_rows=batch,
         device=settings.device,
         threads=max(1, min(cores, affordable // batch, -(-len(images) // batch))),
+        keep_default=settings.keep_default,
     )
     statistics.save(path)
     return statistics
@@ -153,7 +214,7 @@ def label_source(settings: RunSettings, network: LoadedNetwork) -> ImageSource:
         network.info,
         images=settings.recalibrate,
         data_dir=settings.data_dir,
-        regime=settings.regime,
+        regime=settings.recalibrate_regime or settings.regime,
         seed=settings.seed,
         class_map=settings.class_map,
     )
@@ -203,6 +264,8 @@ def store_identity(collection: Collection) -> dict[str, str]:
         "memory_gib": str(settings.memory_gib or "half of what is free"),
         "region": str(settings.region),
         **({"recalibrate": str(settings.recalibrate)} if settings.recalibrate else {}),
+        **({"recalibrate_regime": settings.recalibrate_regime} if settings.recalibrate_regime else {}),
+        **({"keep_default": "yes"} if settings.keep_default else {}),
         **source.identity,
     }
 

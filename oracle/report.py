@@ -38,7 +38,7 @@ def write_report(summary: dict[str, Any], run: Path) -> None:
     written = sections(study, summary["run"])
     if written:
         write_whole(run / "study.md", markdown(written).encode())
-    images = {name: _save(figure, run / "figures" / name) for name, figure in drawn.items()}
+    images = {name: save_figure(figure, run / "figures" / name) for name, figure in drawn.items()}
     page = template("report.html").render(
         run=summary["run"],
         spaces=spaces,
@@ -63,7 +63,7 @@ def template(name: str) -> jinja2.Template:
     return environment.get_template(name)
 
 
-def _save(figure: Figure, path: Path) -> str:
+def save_figure(figure: Figure, path: Path) -> str:
     """Write a figure as PNG and SVG; returns the PNG as a data address for the page."""
     path.parent.mkdir(exist_ok=True)
     for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):

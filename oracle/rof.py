@@ -2,11 +2,14 @@
 
     python -m oracle.rof --space stride                                     # slim ResNet-50, fashion-scenes
     python -m oracle.rof --space efficiency --method distillation --cost-limit 1
+    python -m oracle.rof --space four.json --method specialise --regime wide
     python -m oracle.rof --model resnet50 --weights IMAGENET1K_V1 --dataset imagenet --data-dir /data/imagenet
     torchrun --nproc-per-node 4 -m oracle.rof --model resnet50 ...          # several GPUs, or processes on CPUs
 
 ``rof``: every batch runs under one configuration drawn at random from the space. ``distillation`` (ours): in every step
 the default configuration learns from the labels and teaches the cheapest one and some random ones its probabilities.
+``specialise`` (multiple-choice learning): every batch runs under all configurations of a small space, and each image trains
+those that a gate, trained with them, sends it to; ``joint``: the same, but every image trains all of them equally.
 
 Leaves in OUT: weights.safetensors (what ``oracle.run --weights`` takes), log.jsonl (a line an epoch), checkpoint.pt (a
 training that was interrupted goes on from its last whole epoch, with the same result as without it).
@@ -39,11 +42,16 @@ from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 from dynamic.files import make_writable
 from dynamic.models import LoadedNetwork, load
+from dynamic.scenes import Regime
 from oracle.datasets import DatasetName, ImageSource, open_source
+from oracle.gate import Gate, gate_loss, shares
 from oracle.training_data import TrainingImages, open_training_images
 
 CHECKED = 16
 """Random configurations whose accuracy on label images is logged after every epoch."""
+
+MOST_TOGETHER = 16
+"""Configurations that the methods joint and specialise run in one step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +70,12 @@ class RofSettings:
     """Folder of the data set; for fashion-scenes that of Fashion-MNIST (unless given, Debian's dataset-fashion-mnist)."""
     class_map: Path | None = None
     """JSON file, folder name -> class index, where folder names do not tell."""
+    regime: Regime = "matched"
+    """Of fashion-scenes: object sides as in pre-training, or far beyond."""
     space: str = "stride"
     """Whose configurations are drawn: as for oracle.run, one space."""
-    method: Literal["rof", "distillation"] = "rof"
-    """The paper's, or ours with the default configuration as teacher."""
+    method: Literal["rof", "distillation", "joint", "specialise"] = "rof"
+    """The paper's, or one of ours (see above)."""
     students: int = 2
     """Of distillation: random configurations a step, beside the cheapest."""
     cost_limit: float | None = None
@@ -158,8 +168,19 @@ def fine_tune(settings: RofSettings) -> dict[str, Any]:
         network = load(settings.model, None if settings.weights == "none" else settings.weights, layers or None)
         configurations = _drawn_from(settings, network)
         images = open_training_images(
-            settings.dataset, network.info, settings.data_dir, settings.class_map, settings.images, settings.seed
+            settings.dataset,
+            network.info,
+            settings.data_dir,
+            settings.class_map,
+            settings.images,
+            settings.seed,
+            settings.regime,
         )
+        if settings.method in ("joint", "specialise") and len(configurations) > MOST_TOGETHER:
+            raise UserError(
+                f"--method {settings.method} runs all {len(configurations)} configurations of --space in every step: "
+                f"list at most {MOST_TOGETHER} in a file (--space FILE.json)"
+            )
         if len(images) < settings.batch or settings.batch < 2 * group.size:
             raise UserError(
                 f"--batch {settings.batch} must be at most the {len(images)} training images "
@@ -200,7 +221,10 @@ def _fine_tune(
         network.original.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
     )
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [settings.drop_after])
-    parts = {"network": network.original, "optimizer": optimizer, "schedule": schedule}
+    parts: dict[str, Any] = {"network": network.original, "optimizer": optimizer, "schedule": schedule}
+    gate = _GateTraining(Gate(len(configurations)).to(device)) if settings.method == "specialise" else None
+    if gate is not None:
+        parts |= {"gate": gate.gate, "gate_optimizer": gate.optimizer}
     identity = _identity(settings, network, group, configurations, images)
     first = resume(out / "checkpoint.pt", identity, group.device, **parts)
     parallel = DistributedDataParallel(network) if group.size > 1 else network
@@ -232,8 +256,10 @@ def _fine_tune(
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.dtype == "bfloat16"):
                 if settings.method == "rof":
                     loss = _random_step(parallel, batch, labels.to(device), chosen[0])
-                else:
+                elif settings.method == "distillation":
                     loss = _distillation_step(parallel, network, batch, labels.to(device), [configurations[0], *chosen])
+                else:
+                    loss = _together_step(parallel, network, batch, labels.to(device), configurations, gate)
             optimizer.step()
             losses.append(loss)
             progress.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}")
@@ -294,6 +320,53 @@ def _distillation_step(
     return float(loss.detach())
 
 
+def _together_step(
+    parallel: nn.Module,
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    configurations: list[Configuration],
+    gate: _GateTraining | None,
+) -> float:
+    """One batch under all configurations: each image trains all equally, or those that the gate sends it to.
+
+    Batch-norm statistics follow the default alone, if it is among them; see :func:`_distillation_step`.
+    """
+    default = network.default
+    expected = images.new_zeros(len(images), len(configurations)) if gate is None else gate.gate(images).float()
+    weights, losses = shares(expected), []
+    for position, configuration in enumerate(configurations):
+        with ExitStack() as held:
+            if configuration != default:
+                held.enter_context(_statistics_held(network))
+            if position + 1 < len(configurations):
+                held.enter_context(_local(parallel))
+            each = F.cross_entropy(parallel(images, configuration).float(), labels, reduction="none")
+            (weights[:, position] * each).mean().backward()
+            losses.append(each.detach())
+    table = torch.stack(losses, dim=1)
+    if gate is not None:
+        gate.step(gate_loss(expected, table))
+    return float((weights * table).sum(dim=1).mean())
+
+
+class _GateTraining:
+    """A gate and its optimiser; processes that train together keep one gate by averaging its gradients."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+        self.optimizer = torch.optim.Adam(gate.parameters(), 1e-3)
+
+    def step(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad()
+        loss.backward()
+        if distributed.is_initialized():
+            for parameter in self.gate.parameters():
+                assert parameter.grad is not None
+                distributed.all_reduce(parameter.grad)
+        self.optimizer.step()
+
+
 def _local(network: nn.Module) -> Any:
     """Gradients stay in this process until the step's last backward pass."""
     return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
@@ -318,6 +391,7 @@ def _label_images(settings: RofSettings, network: LoadedNetwork) -> tuple[ImageS
         network.info,
         images=settings.checked_images,
         data_dir=None if scenes else settings.data_dir,
+        regime=settings.regime,
         class_map=settings.class_map,
         seed=settings.seed,
     )

@@ -45,6 +45,11 @@ class RunSettings:
     recalibrate: int = 0
     """Re-estimate batch-norm statistics for every configuration on up to so many images of the label split, without
     their labels; 0 keeps the network's own."""
+    recalibrate_regime: Regime | None = None
+    """Of fashion-scenes: re-estimate on images of this regime instead of --regime. Statistics of the scales that a
+    network was trained on serve it better elsewhere too."""
+    keep_default: bool = False
+    """When re-estimating statistics, leave the default configuration the network's own, so that it stays what it was."""
     resize: float = 1.0
     """Enlarge or reduce the images by this factor: the network sees another resolution."""
     crop: float = 1.0
@@ -84,4 +89,8 @@ class RunSettings:
         for name in ("seed", "recalibrate"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name} must not be negative, as {getattr(self, name)} is")
+        if self.recalibrate_regime is not None and not self.recalibrate:
+            raise UserError("--recalibrate-regime says on which images to re-estimate statistics: pass --recalibrate N too")
+        if self.keep_default and not self.recalibrate:
+            raise UserError("--keep-default goes with re-estimated statistics: pass --recalibrate N too")
         check_device(self.device)

@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 
 from dynamic.errors import UserError
 from dynamic.models import ModelInfo
-from dynamic.scenes import FashionScenes
+from dynamic.scenes import FashionScenes, Regime
 from oracle.datasets import DatasetName, class_folders, digest_of, find_root, image_files
 
 _UNREADABLE = -1
@@ -44,7 +44,13 @@ class TrainingImages(Protocol):
 
 
 def open_training_images(
-    name: DatasetName, info: ModelInfo, data_dir: Path | None, class_map: Path | None, images: int | None, seed: int
+    name: DatasetName,
+    info: ModelInfo,
+    data_dir: Path | None,
+    class_map: Path | None,
+    images: int | None,
+    seed: int,
+    regime: Regime = "matched",
 ) -> TrainingImages:
     """The training images that belong to a data set.
 
@@ -52,17 +58,17 @@ def open_training_images(
         UserError: they are not there, or their classes do not fit the network.
     """
     if name == "fashion-scenes":
-        return ScenesTraining(data_dir, images, seed)
+        return ScenesTraining(data_dir, images, seed, regime)
     if data_dir is None:
         raise UserError(f"--dataset {name} needs --data-dir, the folder that holds train/ with its class folders")
     return FolderTraining(find_root(data_dir, name, "train"), info, class_map, images, seed)
 
 
 class ScenesTraining:
-    """The 50,000 training photographs in matched scenes, drawn anew in every epoch."""
+    """The 50,000 training photographs in scenes of one regime, drawn anew in every epoch."""
 
-    def __init__(self, data_dir: Path | None, images: int | None, seed: int) -> None:
-        self._scenes = FashionScenes("train", data_dir=data_dir, count=images)
+    def __init__(self, data_dir: Path | None, images: int | None, seed: int, regime: Regime) -> None:
+        self._scenes = FashionScenes("train", regime, data_dir=data_dir, count=images)
         self._seed = seed
         self.digest = digest_of(np.arange(len(self._scenes)), self._scenes.labels)
 

@@ -1,0 +1,63 @@
+"""All policies by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from dynamic.errors import UserError
+from selector.policies.base import Policy, load_facts
+from selector.policies.boosting import Correctness, PreferredClassifier, Ranker
+from selector.policies.cascade import Averaging, Cascade
+from selector.policies.constant import Cheapest, Default, MostPreferred, Oracle, RandomChoice, SingleBest
+from selector.policies.head import Head
+from selector.policies.scoring import Neighbours
+from selector.policies.stagewise import Stagewise
+
+REFERENCES: tuple[type[Policy], ...] = (Default, SingleBest, Cheapest, MostPreferred, RandomChoice)
+"""Fitted in no time and always in the table; the oracle comes on top."""
+
+LEARNED: tuple[type[Policy], ...] = (
+    PreferredClassifier,
+    Neighbours,
+    Ranker,
+    Correctness,
+    Head,
+    Stagewise,
+    Cascade,
+    Averaging,
+)
+
+_ALL: tuple[type[Policy], ...] = (*REFERENCES, *LEARNED, Oracle)
+BY_NAME: dict[str, type[Policy]] = {cls.name: cls for cls in _ALL}
+
+
+def make(names: str = "") -> list[Policy]:
+    """Unfitted policies: the references, and the learned ones named (comma-separated) or all.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    known = [policy.name for policy in LEARNED]
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise UserError(f"no learned policy is called {unknown[0]!r}: choose from {', '.join(known)}")
+    makers: list[Callable[[], Policy]] = [*REFERENCES, *(p for p in LEARNED if not wanted or p.name in wanted)]
+    return [maker() for maker in makers]
+
+
+def load_policy(folder: Path) -> Policy:
+    """A policy that was saved. Raises UserError where there is none, or one of an unknown kind."""
+    name = str(load_facts(folder).get("policy"))
+    if name not in BY_NAME:
+        raise UserError(f"{folder} holds a policy of unknown kind {name!r}: known are {', '.join(BY_NAME)}")
+    return BY_NAME[name].load(folder)
+
+
+def load_policies(folder: Path) -> list[Policy]:
+    """All policies saved in the folders of ``folder``, references first."""
+    found = {path.parent.name: load_policy(path.parent) for path in folder.glob("*/policy.json")}
+    if not found:
+        raise UserError(f"no policies in {folder}: learn them with python -m selector.train RUN")
+    return [found[name] for name in BY_NAME if name in found]

@@ -1,0 +1,254 @@
+"""What every policy is: scikit-learn's habits, a dial between accuracy and cost, and files in open formats.
+
+Parameters are given to ``__init__`` and never changed; what ``fit`` learns ends in ``_``; fitting again starts anew.
+
+    policy = Correctness(seed=0).fit(label_observations)
+    columns = policy.decide(images, dial)       # positions in the portfolio
+    policy.save(folder); load_policy(folder)
+"""
+
+from __future__ import annotations
+
+import gzip
+import inspect
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, cast, get_args
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import load_file, save
+
+from dynamic.errors import UserError
+from dynamic.files import write_whole
+from selector.images import Group, Images
+from selector.observe import Observations
+
+Objective = Literal["accuracy", "default_cost", "efficiency"]
+"""Best accuracy at any cost; best accuracy at no more than the default's cost; the default's accuracy, less
+:data:`TOLERANCE`, at least cost."""
+
+TOLERANCE = 0.005
+"""Accuracy that the objective ``efficiency`` may give up."""
+
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What one setting of a dial promises, estimated on label images the policy was not fitted on.
+
+    Attributes:
+        dial: the setting.
+        accuracy: expected share of right answers.
+        macs: expected MACs an image, the policy's own included.
+    """
+
+    dial: float
+    accuracy: float
+    macs: float
+
+
+@dataclass
+class State:
+    """What a fitted policy consists of, by the format it is stored in: JSON, safetensors, text."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+class Policy(ABC):
+    """Anything that maps an image to a configuration of a portfolio.
+
+    Attributes:
+        name: in tables and on disk.
+        learned: whether it learns from labels which configuration suits which image.
+        dials: settings of the dial, from accurate to cheap; empty for a policy without one.
+        portfolio_: ids of the configurations it chooses among.
+        fitted_on_: keys of the images it was fitted on.
+        points_: its operating points, once :func:`selector.fitting.calibrate` has estimated them.
+    """
+
+    name: ClassVar[str]
+    learned: ClassVar[bool] = True
+
+    portfolio_: tuple[str, ...]
+    fitted_on_: frozenset[str]
+    points_: tuple[OperatingPoint, ...]
+
+    @property
+    def dials(self) -> Sequence[float]:
+        """See the class."""
+        return ()
+
+    def parameters(self) -> dict[str, Any]:
+        """What ``__init__`` was given."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def fresh(self) -> Self:
+        """An unfitted copy."""
+        return type(self)(**self.parameters())
+
+    def fit(self, observed: Observations) -> Self:
+        """Learn from the label split; whatever was learned before is forgotten.
+
+        Raises:
+            UserError: images of another split are among them, or none at all.
+        """
+        if not len(observed):
+            raise UserError(f"{self.name} cannot be fitted on no images")
+        others = sorted(set(observed.splits) - {"label"})
+        if others:
+            raise UserError(f"policies learn from the label split only; these images are of the {others[0]} split")
+        for learnt in [attribute for attribute in vars(self) if attribute.endswith("_")]:
+            delattr(self, learnt)
+        self.portfolio_ = tuple(c.id for c in observed.portfolio)
+        self.fitted_on_ = frozenset(map(str, observed.keys))
+        self.points_ = ()
+        self._fit(observed)
+        return self
+
+    def decide(self, images: Images, dial: float | None = None) -> np.ndarray:
+        """Choose a configuration for each image.
+
+        Args:
+            images: with the portfolio the policy was fitted on. Whatever the policy asks is charged to them.
+            dial: one of ``dials``; the most accurate unless given. Policies without a dial ignore it.
+
+        Returns:
+            (N,) positions in the portfolio.
+
+        Raises:
+            UserError: not fitted, or fitted on another portfolio.
+        """
+        if not hasattr(self, "portfolio_"):
+            raise UserError(f"{self.name} is not fitted: call fit first")
+        ids = tuple(c.id for c in images.portfolio)
+        if ids != self.portfolio_:
+            raise UserError(f"{self.name} was fitted on another portfolio ({len(self.portfolio_)} configurations)")
+        if not len(images):
+            return np.empty(0, dtype=np.int64)
+        if dial is None and self.dials:
+            dial = self.dials[0]
+        return self._decide(images, 0.0 if dial is None else dial)
+
+    def predict(self, images: Images, dial: float | None = None) -> list[str]:
+        """:meth:`decide` as configuration ids."""
+        return [self.portfolio_[column] for column in self.decide(images, dial)]
+
+    def point(self, objective: Objective, accuracy: float, macs: float) -> OperatingPoint | None:
+        """The operating point that serves an objective best, by the estimates; None for a policy without points.
+
+        Args:
+            objective: see :data:`Objective`.
+            accuracy: the default's, on the label split.
+            macs: the default's.
+        """
+        if not self.points_:
+            return None
+        best = max(self.points_, key=lambda point: (point.accuracy, -point.macs))
+        if objective == "accuracy":
+            return best
+        if objective == "default_cost":
+            within = [point for point in self.points_ if point.macs <= macs]
+            return max(within, key=lambda p: (p.accuracy, -p.macs)) if within else min(self.points_, key=lambda p: p.macs)
+        good = [point for point in self.points_ if point.accuracy >= accuracy - TOLERANCE]
+        return min(good, key=lambda point: (point.macs, -point.accuracy)) if good else best
+
+    @abstractmethod
+    def _fit(self, observed: Observations) -> None: ...
+
+    @abstractmethod
+    def _decide(self, images: Images, dial: float) -> np.ndarray: ...
+
+    def _state(self) -> State:
+        return State()
+
+    def _restore(self, state: State) -> None:  # noqa: B027, nothing to take over where there is no state
+        """Take over what :meth:`_state` gave."""
+
+    def save(self, folder: Path) -> None:
+        """Write ``policy.json``, ``fitted_on.parquet`` and, where there is something to put in them,
+        ``state.safetensors`` and ``NAME.txt.gz``; no pickle."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = self._state()
+        facts = {
+            "policy": self.name,
+            "parameters": self.parameters(),
+            "portfolio": self.portfolio_,
+            "points": [asdict(point) for point in self.points_],
+            "state": state.facts,
+            "texts": sorted(state.texts),
+        }
+        keys = pd.DataFrame({"image": sorted(self.fitted_on_)})
+        encoded = keys.to_parquet(
+            index=False, compression="zstd", use_dictionary=False, column_encoding={"image": "DELTA_BYTE_ARRAY"}
+        )
+        write_whole(folder / "fitted_on.parquet", encoded)
+        if state.arrays:
+            write_whole(folder / "state.safetensors", save({k: np.ascontiguousarray(v) for k, v in state.arrays.items()}))
+        for name, text in state.texts.items():
+            write_whole(folder / f"{name}.txt.gz", gzip.compress(text.encode(), mtime=0))
+        write_whole(folder / "policy.json", json.dumps(facts, indent=1).encode())
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what :meth:`save` wrote. Raises UserError where something is missing or damaged."""
+        try:
+            facts = json.loads((folder / "policy.json").read_text())
+            policy = cls(**facts["parameters"])
+            policy.portfolio_ = tuple(facts["portfolio"])
+            policy.points_ = tuple(OperatingPoint(**point) for point in facts["points"])
+            policy.fitted_on_ = frozenset(pd.read_parquet(folder / "fitted_on.parquet")["image"])
+            arrays = folder / "state.safetensors"
+            texts = {name: gzip.decompress((folder / f"{name}.txt.gz").read_bytes()).decode() for name in facts["texts"]}
+            policy._restore(State(facts["state"], load_file(arrays) if arrays.exists() else {}, texts))
+        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            raise UserError(f"{folder} holds no whole {cls.name} policy ({error}): fit it again") from error
+        return policy
+
+
+def gather(images: Images, groups: Sequence[str]) -> np.ndarray:
+    """(N, features) float32 of several groups side by side; each is charged.
+
+    ``answer:COLUMN`` is what the configuration in that column answers: see :func:`answer_features`.
+    """
+    parts = []
+    for group in groups:
+        if group.startswith("answer:"):
+            parts.append(answer_features(images.look(int(group.removeprefix("answer:")))))
+        else:
+            found = images.features(cast(Group, group))
+            parts.append(found.reshape(len(found), -1))
+    return np.concatenate(parts, axis=1)
+
+
+TOP = 3
+
+
+def answer_features(probabilities: np.ndarray) -> np.ndarray:
+    """(N, classes) probabilities as features: the largest three, their margin, the entropy, the class, all logarithms.
+
+    The logarithms are left out for more than 64 classes.
+    """
+    ordered = np.sort(probabilities, axis=1)[:, ::-1]
+    logs = np.log(np.clip(probabilities, 1e-6, 1))
+    entropy = -(probabilities * logs).sum(axis=1)
+    margin = ordered[:, 0] - ordered[:, min(1, ordered.shape[1] - 1)]
+    parts = [ordered[:, :TOP], margin[:, None], entropy[:, None], probabilities.argmax(axis=1)[:, None]]
+    if probabilities.shape[1] <= 64:
+        parts.append(logs)
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def load_facts(folder: Path) -> Mapping[str, Any]:
+    """``policy.json`` of a saved policy."""
+    try:
+        facts: Mapping[str, Any] = json.loads((folder / "policy.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} holds no policy ({error}): save one with python -m selector.train") from error
+    return facts

@@ -1,0 +1,211 @@
+"""Policies that look at answers before they decide: cascades and averages of several configurations.
+
+A cascade runs a cheap configuration, keeps its answer where calibrated confidence allows, and otherwise runs the next. Later
+rungs reuse what earlier ones computed, and the answers so far are averaged: what was paid for is not thrown away.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from selector.images import Images
+from selector.observe import Observations
+from selector.policies.base import Policy, State
+from selector.portfolio import hull
+
+SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9)
+"""Of the images that reach a rung, those that may go on to the next: what thresholds are tried."""
+
+
+STEPS = 25
+"""Ladders with thresholds that a cascade keeps, evenly spaced in MACs."""
+
+
+class _Tempered(Policy):
+    """Shared by policies that average answers: probabilities are calibrated by one temperature a configuration."""
+
+    temperatures_: np.ndarray
+
+    def _calibrate(self, observed: Observations) -> np.ndarray:
+        """Fit the temperatures; returns the calibrated (N, K, classes) probabilities."""
+        logs = np.log(np.clip(observed.probabilities, 1e-6, 1))
+        tried = np.geomspace(0.5, 4, 25)
+        losses = np.array([_true_loss(logs / t, observed.labels) for t in tried])
+        self.temperatures_ = tried[losses.argmin(axis=0)].astype(np.float32)
+        return np.stack([self._tempered(p, column) for column, p in enumerate(np.moveaxis(observed.probabilities, 1, 0))], 1)
+
+    def _tempered(self, probabilities: np.ndarray, column: int) -> np.ndarray:
+        powered = np.clip(probabilities, 1e-6, 1) ** (1 / self.temperatures_[column])
+        return np.asarray(powered / powered.sum(axis=-1, keepdims=True), dtype=np.float32)
+
+    def _consensus(self, answers: np.ndarray, looked: Sequence[int]) -> np.ndarray:
+        """(N,) column of the looked-at configuration that is surest of the class their mean gives.
+
+        Args:
+            answers: (N, looked, classes) calibrated probabilities.
+            looked: their columns.
+        """
+        chosen = answers.mean(axis=1).argmax(axis=1)
+        agreeing = answers.argmax(axis=2) == chosen[:, None]
+        sure = np.take_along_axis(answers, chosen[:, None, None], axis=2)[:, :, 0]
+        return np.asarray(looked)[(sure + agreeing).argmax(axis=1)]
+
+
+def _true_loss(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(K,) mean negative log likelihood of (N, K, classes) logits."""
+    peak = logits.max(axis=2, keepdims=True)
+    normaliser = np.log(np.exp(logits - peak).sum(axis=2)) + peak[:, :, 0]
+    true = np.take_along_axis(logits, labels[:, None, None], axis=2)[:, :, 0]
+    return np.asarray((normaliser - true).mean(axis=0))
+
+
+class Averaging(_Tempered):
+    """The mean answer of the k configurations that are most accurate together: a costly upper reference.
+
+    Its dial is k. The configuration it names is the one, of those it ran, that is surest of the mean's class.
+
+    Args:
+        most: largest k.
+    """
+
+    name = "averaging"
+
+    def __init__(self, most: int = 8) -> None:
+        self.most = most
+
+    @property
+    def dials(self) -> Sequence[float]:
+        """k, from the largest."""
+        return tuple(float(k) for k in range(min(self.most, len(getattr(self, "order_", range(self.most)))), 0, -1))
+
+    def _fit(self, observed: Observations) -> None:
+        answers = self._calibrate(observed)
+        order: list[int] = []
+        for _ in range(min(self.most, len(observed.portfolio))):
+            rest = [column for column in range(len(observed.portfolio)) if column not in order]
+            together = [answers[:, [*order, column]].mean(axis=1).argmax(axis=1) == observed.labels for column in rest]
+            order.append(rest[int(np.argmax([right.mean() for right in together]))])
+        self.order_ = order
+
+    def _decide(self, images: Images, dial: float) -> np.ndarray:
+        looked = self.order_[: max(int(dial), 1)]
+        answers = np.stack([self._tempered(images.look(column), column) for column in looked], axis=1)
+        return self._consensus(answers, looked)
+
+    def _state(self) -> State:
+        return State({"order": self.order_}, {"temperatures": self.temperatures_})
+
+    def _restore(self, state: State) -> None:
+        self.order_, self.temperatures_ = state.facts["order"], state.arrays["temperatures"]
+
+
+class Cascade(_Tempered):
+    """The cheapest first; go on while the best class of the mean answer so far is not likely enough.
+
+    Ladders of one to ``rungs`` configurations and their thresholds are searched on the label split; the dial walks along
+    those that nothing cheaper beats, 0 the most accurate, 1 the cheapest.
+
+    Args:
+        rungs: most configurations an image may run.
+        candidates: configurations that ladders are made of: those nearest to the static hull.
+    """
+
+    name = "cascade"
+
+    def __init__(self, rungs: int = 3, candidates: int = 10) -> None:
+        self.rungs, self.candidates = rungs, candidates
+
+    @property
+    def dials(self) -> Sequence[float]:
+        """Evenly spaced in MACs."""
+        return tuple(np.linspace(0, 1, STEPS).round(3).tolist())
+
+    def _fit(self, observed: Observations) -> None:
+        answers = self._calibrate(observed)
+        columns = self._near_hull(observed)
+        found: list[_Step] = []
+        for count in range(1, self.rungs + 1):
+            for ladder in itertools.permutations(columns, count):
+                costs = observed.costs.whole[list(ladder)]
+                if (np.diff(costs) > 0).all():
+                    found += _ladder(answers, observed, ladder)
+        self.steps_ = _best_steps(found)
+
+    def _near_hull(self, observed: Observations) -> list[int]:
+        """Columns by their distance below the static hull."""
+        macs, accuracy = observed.costs.whole, observed.correct.mean(axis=0)
+        corners = hull(macs, accuracy)
+        below = np.interp(macs, macs[corners], accuracy[corners]) - accuracy
+        return sorted(map(int, np.argsort(below, kind="stable")[: self.candidates]))
+
+    def _decide(self, images: Images, dial: float) -> np.ndarray:
+        step = self._step(dial)
+        chosen = np.zeros(len(images), dtype=np.int64)
+        rows = np.arange(len(images))
+        answers: list[np.ndarray] = []
+        for rung, column in enumerate(step.columns):
+            answers.append(self._tempered(images.look(column, rows), column))
+            stacked = np.stack(answers, axis=1)
+            chosen[rows] = self._consensus(stacked, step.columns[: rung + 1])
+            if rung + 1 < len(step.columns):
+                going = stacked.mean(axis=1).max(axis=1) < step.thresholds[rung]
+                rows, answers = rows[going], [answer[going] for answer in answers]
+        return chosen
+
+    def _step(self, dial: float) -> _Step:
+        """The ladder whose expected MACs are nearest to the dial's, between the dearest and the cheapest."""
+        macs = np.array([step.macs for step in self.steps_])
+        wanted = macs[0] + dial * (macs[-1] - macs[0])
+        return self.steps_[int(np.abs(macs - wanted).argmin())]
+
+    def _state(self) -> State:
+        return State({"steps": [asdict(step) for step in self.steps_]}, {"temperatures": self.temperatures_})
+
+    def _restore(self, state: State) -> None:
+        self.steps_ = [_Step(**step) for step in state.facts["steps"]]
+        self.temperatures_ = state.arrays["temperatures"]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A ladder with its thresholds, and what it promises on the label split."""
+
+    macs: float
+    accuracy: float
+    columns: list[int]
+    thresholds: list[float]
+
+
+def _best_steps(found: Sequence[_Step]) -> list[_Step]:
+    """Those that nothing cheaper beats, from the dearest to the cheapest, about :data:`STEPS` of them."""
+    best: list[_Step] = []
+    for step in sorted(found, key=lambda step: (step.macs, -step.accuracy)):
+        if not best or step.accuracy > best[-1].accuracy:
+            best.append(step)
+    macs = np.array([step.macs for step in best])
+    wanted = np.linspace(macs[0], macs[-1], STEPS)
+    return [best[i] for i in sorted({int(np.abs(macs - w).argmin()) for w in wanted}, reverse=True)]
+
+
+def _ladder(answers: np.ndarray, observed: Observations, ladder: Sequence[int]) -> list[_Step]:
+    """A ladder under every combination of thresholds tried."""
+    costs = observed.costs
+    means = [answers[:, list(ladder[: rung + 1])].mean(axis=1) for rung in range(len(ladder))]
+    right = [mean.argmax(axis=1) == observed.labels for mean in means]
+    sure = [mean.max(axis=1) for mean in means[:-1]]
+    paid = [float(costs.paths[list(ladder[: rung + 1])].any(axis=0) @ costs.macs) for rung in range(len(ladder))]
+    tried = []
+    first = [np.quantile(sure[0], SHARES)] if sure else []
+    for thresholds in itertools.product(*first, *[np.quantile(s, SHARES[::2]) for s in sure[1:]]):
+        reached = np.ones(len(observed), dtype=bool)
+        hits, macs = right[0].astype(bool), np.full(len(observed), paid[0])
+        for rung, threshold in enumerate(thresholds):
+            reached &= sure[rung] < threshold
+            hits = np.where(reached, right[rung + 1], hits)
+            macs[reached] = paid[rung + 1]
+        tried.append(_Step(float(macs.mean()), float(hits.mean()), list(map(int, ladder)), list(map(float, thresholds))))
+    return tried

@@ -1,0 +1,87 @@
+"""Policies that give every configuration a score for an image and take the best, less a price for its MACs."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.neighbors import NearestNeighbors
+
+from selector.images import Images, Recorded
+from selector.observe import Observations
+from selector.policies.base import Policy, State, gather
+
+PRICES = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 1.0)
+"""The dial: how many points of accuracy (as a fraction) the MACs of one default run are worth."""
+
+
+class ScoringPolicy(Policy):
+    """Takes the configuration of highest score - dial * MACs / (MACs of the default).
+
+    Args:
+        groups: which features it asks for; see :mod:`selector.features` and :func:`selector.policies.base.gather`.
+        seed: of whatever is drawn while fitting.
+    """
+
+    own_macs_: float
+
+    def __init__(self, groups: Sequence[str] = ("image", "prefix"), seed: int = 0) -> None:
+        self.groups, self.seed = tuple(groups), seed
+
+    @property
+    def dials(self) -> Sequence[float]:
+        """See :data:`PRICES`."""
+        return PRICES
+
+    def _decide(self, images: Images, dial: float) -> np.ndarray:
+        scores = self._scores(images)
+        images.charge(self.own_macs_)
+        return np.asarray((scores - dial * images.costs.whole / images.costs.default).argmax(axis=1))
+
+    def _features(self, images: Images) -> np.ndarray:
+        return gather(images, self.groups)
+
+    @abstractmethod
+    def _scores(self, images: Images) -> np.ndarray:
+        """(N, K), in units of accuracy."""
+
+
+class Neighbours(ScoringPolicy):
+    """The mean correctness of each configuration among the k most similar label images.
+
+    Args:
+        k: how many.
+        groups, seed: see :class:`ScoringPolicy`; features are standardised.
+    """
+
+    name = "neighbours"
+
+    def __init__(self, k: int = 200, groups: Sequence[str] = ("image", "stem"), seed: int = 0) -> None:
+        super().__init__(groups, seed)
+        self.k = k
+
+    def _fit(self, observed: Observations) -> None:
+        features = self._features(Recorded(observed))
+        self.mean_, self.scale_ = features.mean(axis=0), features.std(axis=0) + 1e-6
+        self.known_ = ((features - self.mean_) / self.scale_).astype(np.float16)
+        self.correct_ = observed.correct
+        self._index()
+
+    def _index(self) -> None:
+        self.own_macs_ = float(self.known_.size)
+        count = min(self.k, len(self.known_))
+        self.index_ = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(self.known_.astype(np.float32))
+
+    def _scores(self, images: Images) -> np.ndarray:
+        near = self.index_.kneighbors((self._features(images) - self.mean_) / self.scale_, return_distance=False)
+        return np.asarray(self.correct_[near].mean(axis=1))
+
+    def _state(self) -> State:
+        arrays = {"known": self.known_, "correct": self.correct_, "mean": self.mean_, "scale": self.scale_}
+        return State(arrays=arrays)
+
+    def _restore(self, state: State) -> None:
+        self.known_, self.correct_ = state.arrays["known"], state.arrays["correct"]
+        self.mean_, self.scale_ = state.arrays["mean"], state.arrays["scale"]
+        self._index()

@@ -1,0 +1,135 @@
+"""Choose layer by layer: A from what the stem shows, B from what the chosen A made, and so on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+
+from dynamic.configuration import ATTRIBUTES
+from selector.images import Images, Recorded
+from selector.observe import Observations
+from selector.policies.base import Policy, State
+from selector.policies.boosting import boosted, tree_macs
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A fork: before a layer, one of the columns that lead here, and a branch for each option of the layer."""
+
+    layer: int
+    column: int
+    branches: list[_Node]
+
+    @classmethod
+    def of(cls, facts: dict[str, Any]) -> _Node:
+        """Read back what ``asdict`` made."""
+        return cls(facts["layer"], facts["column"], [cls.of(branch) for branch in facts["branches"]])
+
+
+class Stagewise(Policy):
+    """At every fork of the portfolio's tree of options, take the branch of highest expected reward.
+
+    Learned from the last layer to the first, as in fitted Q-iteration: a branch's reward is what the choices below it,
+    already learned, bring on the label images: right or wrong, less the price of the MACs. Estimates within the forks
+    are cross-fitted in two halves, so that a branch is not praised for what was fitted to it.
+
+    Args:
+        rounds: trees a branch.
+        prices: the dial, see :data:`selector.policies.scoring.PRICES`; each is learned on its own.
+        seed: of the halves and the trees.
+    """
+
+    name = "stagewise"
+
+    def __init__(self, rounds: int = 30, prices: Sequence[float] = (0.0, 0.02, 0.06, 0.15, 0.4), seed: int = 0) -> None:
+        self.rounds, self.prices, self.seed = rounds, tuple(prices), seed
+
+    @property
+    def dials(self) -> Sequence[float]:
+        """The prices."""
+        return self.prices
+
+    def _fit(self, observed: Observations) -> None:
+        options = [
+            [tuple(getattr(c, name)[layer] for name in ATTRIBUTES) for c in observed.portfolio]
+            for layer in range(len(observed.portfolio[0].stride))
+        ]
+        self.tree_ = _branches(options, list(range(len(observed.portfolio))), 0)
+        self.models_: dict[str, lgb.Booster] = {}
+        stream = np.random.default_rng(self.seed)
+        half = stream.permutation(len(observed)) % 2
+        images = Recorded(observed)
+        relative = observed.costs.whole / observed.costs.default
+        for number, price in enumerate(self.prices):
+            rewards = observed.correct - price * relative
+            self._learn(self.tree_, images, rewards, half, str(number))
+        self._measure()
+
+    def _learn(self, node: _Node, images: Images, rewards: np.ndarray, half: np.ndarray, name: str) -> np.ndarray:
+        """Learn the forks below ``node``; returns the (N,) reward of following it from here on."""
+        branches = node.branches
+        if not branches:
+            return np.asarray(rewards[:, node.column])
+        below = np.stack([self._learn(b, images, rewards, half, f"{name}_{i}") for i, b in enumerate(branches)], axis=1)
+        if len(branches) == 1:
+            return np.asarray(below[:, 0])
+        features = images.stage(node.layer, node.column, np.arange(len(images)))
+        crossed = np.empty_like(below)
+        for branch in range(len(branches)):
+            for part in (0, 1):
+                model = boosted(features[half != part], below[half != part, branch], self.rounds, self.seed)
+                crossed[half == part, branch] = model.predict(features[half == part])
+            self.models_[f"{name}_{branch}"] = boosted(features, below[:, branch], self.rounds, self.seed)
+        return np.asarray(below[np.arange(len(below)), crossed.argmax(axis=1)])
+
+    def _measure(self) -> None:
+        """A path passes at most as many forks as there are layers; the trees of the costliest price bound what it pays."""
+        each = [
+            tree_macs([m for name, m in self.models_.items() if name.split("_")[0] == str(i)])
+            for i in range(len(self.prices))
+        ]
+        self.own_macs_ = max(each, default=0.0)
+
+    def _decide(self, images: Images, dial: float) -> np.ndarray:
+        number = int(np.abs(np.array(self.prices) - dial).argmin())
+        chosen = np.empty(len(images), dtype=np.int64)
+        self._follow(self.tree_, images, np.arange(len(images)), str(number), chosen)
+        images.charge(self.own_macs_)
+        return chosen
+
+    def _follow(self, node: _Node, images: Images, rows: np.ndarray, name: str, chosen: np.ndarray) -> None:
+        branches = node.branches
+        if not branches:
+            chosen[rows] = node.column
+            return
+        taken = np.zeros(len(rows), dtype=np.int64)
+        if len(branches) > 1 and len(rows):
+            features = images.stage(node.layer, node.column, rows)
+            scores = [np.asarray(self.models_[f"{name}_{i}"].predict(features)) for i in range(len(branches))]
+            taken = np.stack(scores, axis=1).argmax(axis=1)
+        for i, branch in enumerate(branches):
+            self._follow(branch, images, rows[taken == i], f"{name}_{i}", chosen)
+
+    def _state(self) -> State:
+        return State(
+            {"tree": asdict(self.tree_)}, texts={f"m{name}": m.model_to_string() for name, m in self.models_.items()}
+        )
+
+    def _restore(self, state: State) -> None:
+        self.tree_ = _Node.of(state.facts["tree"])
+        self.models_ = {name[1:]: lgb.Booster(model_str=text) for name, text in state.texts.items()}
+        self._measure()
+
+
+def _branches(options: Sequence[Sequence[object]], columns: list[int], layer: int) -> _Node:
+    """The tree of options from ``layer`` on."""
+    if layer == len(options):
+        return _Node(layer, columns[0], [])
+    groups: dict[object, list[int]] = {}
+    for column in columns:
+        groups.setdefault(options[layer][column], []).append(column)
+    return _Node(layer, columns[0], [_branches(options, members, layer + 1) for members in groups.values()])
