@@ -69,7 +69,7 @@ class OutcomesStore:
             leftover.unlink()
         self.facts: dict[str, Any] = {key: value for key, value in stored.items() if key not in identity}
         self.region = int(self._array("status").chunks[0])
-        self.status = np.asarray(self._array("status")[:])
+        self.status: np.ndarray = np.asarray(self._array("status")[:])
 
     def _array(self, name: str) -> zarr.Array[Any]:
         array = self._group[name]

@@ -215,12 +215,13 @@ class Policy(ABC):
 def gather(images: Images, groups: Sequence[str]) -> np.ndarray:
     """(N, features) float32 of several groups side by side; each is charged.
 
-    ``answer:COLUMN`` is what the configuration in that column answers: see :func:`answer_features`.
+    ``answer:COLUMN`` or ``answer:default`` is what that configuration answers: see :func:`answer_features`.
     """
     parts = []
     for group in groups:
         if group.startswith("answer:"):
-            parts.append(answer_features(images.look(int(group.removeprefix("answer:")))))
+            column = group.removeprefix("answer:")
+            parts.append(answer_features(images.look(images.default if column == "default" else int(column))))
         else:
             found = images.features(cast(Group, group))
             parts.append(found.reshape(len(found), -1))

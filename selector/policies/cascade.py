@@ -1,7 +1,7 @@
 """Policies that look at answers before they decide: cascades and averages of several configurations.
 
 A cascade runs a cheap configuration, keeps its answer where calibrated confidence allows, and otherwise runs the next. Later
-rungs reuse what earlier ones computed, and the answers so far are averaged: what was paid for is not thrown away.
+rungs reuse what earlier ones computed, and earlier answers keep some weight: what was paid for is not thrown away.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ STEPS = 25
 """Ladders with thresholds that a cascade keeps, evenly spaced in MACs."""
 
 
+KEPT = 0.25
+"""Weight of the earlier rungs when a later one has answered."""
+
+
 class _Tempered(Policy):
     """Shared by policies that average answers: probabilities are calibrated by one temperature a configuration."""
 
@@ -42,14 +46,15 @@ class _Tempered(Policy):
         powered = np.clip(probabilities, 1e-6, 1) ** (1 / self.temperatures_[column])
         return np.asarray(powered / powered.sum(axis=-1, keepdims=True), dtype=np.float32)
 
-    def _consensus(self, answers: np.ndarray, looked: Sequence[int]) -> np.ndarray:
-        """(N,) column of the looked-at configuration that is surest of the class their mean gives.
+    def _consensus(self, together: np.ndarray, answers: np.ndarray, looked: Sequence[int]) -> np.ndarray:
+        """(N,) column of the looked-at configuration that is surest of the class they give together.
 
         Args:
+            together: (N, classes) probabilities.
             answers: (N, looked, classes) calibrated probabilities.
             looked: their columns.
         """
-        chosen = answers.mean(axis=1).argmax(axis=1)
+        chosen = together.argmax(axis=1)
         agreeing = answers.argmax(axis=2) == chosen[:, None]
         sure = np.take_along_axis(answers, chosen[:, None, None], axis=2)[:, :, 0]
         return np.asarray(looked)[(sure + agreeing).argmax(axis=1)]
@@ -94,7 +99,7 @@ class Averaging(_Tempered):
     def _decide(self, images: Images, dial: float) -> np.ndarray:
         looked = self.order_[: max(int(dial), 1)]
         answers = np.stack([self._tempered(images.look(column), column) for column in looked], axis=1)
-        return self._consensus(answers, looked)
+        return self._consensus(answers.mean(axis=1), answers, looked)
 
     def _state(self) -> State:
         return State({"order": self.order_}, {"temperatures": self.temperatures_})
@@ -104,7 +109,7 @@ class Averaging(_Tempered):
 
 
 class Cascade(_Tempered):
-    """The cheapest first; go on while the best class of the mean answer so far is not likely enough.
+    """The cheapest first; go on while the best class of the answers so far is not likely enough.
 
     Ladders of one to ``rungs`` configurations and their thresholds are searched on the label split; the dial walks along
     those that nothing cheaper beats, 0 the most accurate, 1 the cheapest.
@@ -150,9 +155,10 @@ class Cascade(_Tempered):
         for rung, column in enumerate(step.columns):
             answers.append(self._tempered(images.look(column, rows), column))
             stacked = np.stack(answers, axis=1)
-            chosen[rows] = self._consensus(stacked, step.columns[: rung + 1])
+            together = _blended(stacked)
+            chosen[rows] = self._consensus(together, stacked, step.columns[: rung + 1])
             if rung + 1 < len(step.columns):
-                going = stacked.mean(axis=1).max(axis=1) < step.thresholds[rung]
+                going = together.max(axis=1) < step.thresholds[rung]
                 rows, answers = rows[going], [answer[going] for answer in answers]
         return chosen
 
@@ -180,6 +186,14 @@ class _Step:
     thresholds: list[float]
 
 
+def _blended(answers: np.ndarray) -> np.ndarray:
+    """(N, classes) of (N, rungs, classes): each rung's answer with :data:`KEPT` of what stood before."""
+    together = answers[:, 0]
+    for rung in range(1, answers.shape[1]):
+        together = KEPT * together + (1 - KEPT) * answers[:, rung]
+    return np.asarray(together)
+
+
 def _best_steps(found: Sequence[_Step]) -> list[_Step]:
     """Those that nothing cheaper beats, from the dearest to the cheapest, about :data:`STEPS` of them."""
     best: list[_Step] = []
@@ -194,7 +208,7 @@ def _best_steps(found: Sequence[_Step]) -> list[_Step]:
 def _ladder(answers: np.ndarray, observed: Observations, ladder: Sequence[int]) -> list[_Step]:
     """A ladder under every combination of thresholds tried."""
     costs = observed.costs
-    means = [answers[:, list(ladder[: rung + 1])].mean(axis=1) for rung in range(len(ladder))]
+    means = [_blended(answers[:, list(ladder[: rung + 1])]) for rung in range(len(ladder))]
     right = [mean.argmax(axis=1) == observed.labels for mean in means]
     sure = [mean.max(axis=1) for mean in means[:-1]]
     paid = [float(costs.paths[list(ladder[: rung + 1])].any(axis=0) @ costs.macs) for rung in range(len(ladder))]

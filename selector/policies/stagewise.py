@@ -45,7 +45,7 @@ class Stagewise(Policy):
 
     name = "stagewise"
 
-    def __init__(self, rounds: int = 30, prices: Sequence[float] = (0.0, 0.02, 0.06, 0.15, 0.4), seed: int = 0) -> None:
+    def __init__(self, rounds: int = 30, prices: Sequence[float] = (0.0, 0.05, 0.2), seed: int = 0) -> None:
         self.rounds, self.prices, self.seed = rounds, tuple(prices), seed
 
     @property

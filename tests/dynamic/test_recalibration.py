@@ -122,3 +122,16 @@ def test_the_embedded_network_keeps_its_accuracy_and_poor_configurations_gain() 
                 accuracy[name, configuration] = (fast(images, configuration).argmax(1) == labels).float().mean().item()
     assert abs(accuracy["new", network.default] - accuracy["own", network.default]) < 0.03
     assert accuracy["new", half] > accuracy["own", half] + 0.1
+
+
+@torch.inference_mode()
+def test_the_default_may_keep_its_own_statistics() -> None:
+    network = dynamic.load("resnet50-slim")
+    images = FashionScenes("label", "wide", count=24).render(range(24))
+    other = dynamic.Configuration((2, 2, 2, 1), (1, 1, 1, 1), (3, 3, 3, 3))
+    statistics = recalibrate(network, images, [network.default, other], keep_default=True)
+    fast = network.for_inference(statistics=statistics)
+    torch.testing.assert_close(fast(images, network.default), network(images, network.default), rtol=1e-4, atol=1e-3)
+    assert (fast(images, other) - network(images, other)).abs().max() > 0.1  # the other's are new
+    without = network.for_inference(statistics=recalibrate(network, images, [network.default, other]))
+    assert (without(images, network.default) - network(images, network.default)).abs().max() > 0.1

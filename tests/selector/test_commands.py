@@ -1,0 +1,182 @@
+"""The real commands on a real, small run: train, benchmark, resume, refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dynamic import Configuration, UserError
+from oracle.collect import fast_network, reopen
+from oracle.run import run
+from oracle.settings import RunSettings
+from selector import aslib, observe
+from selector.benchmark import BenchmarkSettings, benchmark
+from selector.costs import Costs
+from selector.fitting import play
+from selector.images import Live, Recorded
+from selector.observe import Observations
+from selector.policies import load_policies
+from selector.policies.constant import quality_of
+from selector.train import FOLDER, observe_run
+from tests.oracle.conftest import all_bytes, run_command
+from tests.plain_loop import plain_loop
+
+IMAGES = 48
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An oracle run of six configurations, and policies learned from it."""
+    folder = tmp_path_factory.mktemp("selector")
+    space = folder / "six.json"
+    space.write_text(json.dumps({"stride": [[1, 2], [2, 3], [2], [2, 1]], "dilation": [[1], [1], [1], [1]]}))
+    run(RunSettings(space=str(space), images=IMAGES, regime="wide", recalibrate=32, out=folder / "run"))
+    space.unlink()  # the run knows its configurations
+    result = run_command(
+        folder / "run", "--policies", "correctness,stagewise,cascade,head", "--json", module="selector.train"
+    )
+    assert result.returncode == 0, result.stderr
+    line = json.loads(result.stdout.splitlines()[-1])
+    assert line["images"] == IMAGES
+    assert {row["policy"] for row in line["expected"]} >= {"default", "single_best", "correctness", "cascade"}
+    assert "correctness" in result.stdout
+    return folder / "run"
+
+
+def observed(run: Path) -> Observations:
+    collection = reopen(run)
+    return observe_run(collection, list(collection.union), run / FOLDER / "observations")
+
+
+def test_benchmark_prints_a_table_and_a_line(trained: Path, tmp_path: Path) -> None:
+    result = run_command(trained, "--out", tmp_path, "--json", module="selector.benchmark")
+    assert result.returncode == 0, result.stderr
+    line = json.loads(result.stdout.splitlines()[-1])
+    rows = {row["name"]: row for row in line["policies"]}
+    assert {"default", "single_best", "cheapest", "random", "oracle", "cascade/efficiency", "head/accuracy"} <= set(rows)
+    assert rows["oracle"]["closed_gap"] in (1.0, None)
+    for row in rows.values():
+        assert 0 <= row["accuracy"] <= 1
+        assert row["gmacs"] > 0
+        assert row["closed_gap_ci"] is None or row["closed_gap_ci"][0] <= row["closed_gap_ci"][1]
+        assert row["name"] == "asf_pairwise" or row["milliseconds"]["1"] > 0
+    assert not rows["oracle"]["learned"]
+    assert rows["cascade/accuracy"]["learned"]
+    page = (tmp_path / "report.html").read_text()
+    assert "http" not in page.replace("http-equiv", "")
+    assert "cascade" in page
+    assert (tmp_path / "figures" / "run_frontier.png").stat().st_size > 10_000
+    stored = json.loads((tmp_path / "results.json").read_text())["runs"][0]
+    assert stored["policies"] == line["policies"]
+    assert len(stored["by_side"]) == 5
+
+
+def test_decisions_are_what_the_network_really_answers(trained: Path) -> None:
+    """Recorded decisions, run by a plain loop with the original modules; and the same policies on the live network."""
+    collection = reopen(trained)
+    test = observed(trained).split("test")
+    rows = np.flatnonzero(collection.source.splits == "test")
+    images = collection.source.load(rows).images
+    network = fast_network(collection)
+    costs = Costs(collection.network, test.portfolio, 96)
+    for policy in load_policies(trained / FOLDER / "policies"):
+        for dial in list(policy.dials)[::6] or [None]:
+            played = play(policy, Recorded(test), dial)
+            with torch.inference_mode():
+                answers = network(images, [test.portfolio[column] for column in played.columns]).argmax(dim=1).numpy()
+            assert (answers == played.predicted).mean() >= 0.97, policy.name  # half precision may turn a tie
+            live = Live(network, images, test.portfolio, costs, test.keys)
+            lived = play(policy, live, dial)
+            assert (lived.columns == played.columns).mean() >= 0.95, policy.name
+            assert (lived.predicted == answers)[lived.columns == played.columns].mean() >= 0.97
+            # What is charged is what was run, to the last multiply-add, beside what is not the network's.
+            same = lived.columns == played.columns
+            assert np.allclose(lived.macs[same], played.macs[same])
+            assert np.allclose(live._ran @ costs.macs, live.session.macs)
+
+
+def test_outcomes_equal_the_plain_loop(tmp_path: Path) -> None:
+    """Without recalibration: what is observed is what mutated torchvision modules answer."""
+    run(RunSettings(space=str(_two(tmp_path)), images=12, out=tmp_path / "run"))
+    collection = reopen(tmp_path / "run")
+    seen = observed(tmp_path / "run")
+    images = collection.source.load(np.arange(len(seen))).images
+    expected = plain_loop(collection.network.original, "resnet50", list(seen.portfolio), images).softmax(dim=2).numpy()
+    assert np.abs(expected.swapaxes(0, 1) - seen.probabilities).max() < 2e-3
+    assert (seen.predicted == expected.argmax(axis=2).T).all()
+
+
+def _two(folder: Path) -> Path:
+    path = folder / "two.json"
+    path.write_text(json.dumps({"stride": [[1, 2], [2], [2], [2]]}))
+    return path
+
+
+def test_an_interrupted_observation_goes_on(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    folder = tmp_path / "run" / FOLDER / "observations"
+    monkeypatch.setattr(observe, "BLOCK", 20)
+    shutil.rmtree(folder)
+    whole = observed(tmp_path / "run")
+    before = all_bytes(folder)
+    (folder / "0000020.safetensors").unlink()
+    again = observed(tmp_path / "run")
+    assert all_bytes(folder) == before
+    assert np.array_equal(whole.probabilities, again.probabilities)
+    collection = reopen(tmp_path / "run")
+    with pytest.raises(UserError, match="holds another run"):
+        observe.observe(collection, list(collection.union)[:-1], folder)
+
+
+def test_benchmark_refuses(trained: Path, tmp_path: Path) -> None:
+    for arguments, message in (
+        ((tmp_path,), "no policies in"),
+        ((trained, "--shifted", tmp_path), "no settings.json in"),
+        (("--shifted", tmp_path), "--shifted goes with one run"),
+    ):
+        result = run_command(*arguments, "--out", tmp_path / "out", module="selector.benchmark")
+        assert result.returncode == 2
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr
+    result = run_command(tmp_path, module="selector.train")
+    assert result.returncode == 2
+    assert "make the run with python -m oracle.run" in result.stderr
+
+
+def test_a_policy_fitted_on_test_rows_is_refused(trained: Path, tmp_path: Path) -> None:
+    import pandas as pd
+
+    shutil.copytree(trained, tmp_path / "run")
+    path = tmp_path / "run" / FOLDER / "policies" / "cascade" / "fitted_on.parquet"
+    pd.DataFrame({"image": ["label/00000", "test/00003"]}).to_parquet(path)
+    with pytest.raises(UserError, match="cascade was fitted on 1 of the images it would be scored on, such as test/00003"):
+        benchmark(BenchmarkSettings(runs=(tmp_path / "run",), out=tmp_path / "out", learning_curve=False, timing=False))
+
+
+def test_a_changed_network_is_refused(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    settings = json.loads((tmp_path / "run" / "settings.json").read_text())
+    (tmp_path / "run" / "settings.json").write_text(json.dumps(settings | {"weights": "rof-stride"}))
+    with pytest.raises(UserError, match="holds another run \\(weights is"):
+        reopen(tmp_path / "run")
+
+
+def test_aslib_files_are_read_by_others(trained: Path, tmp_path: Path) -> None:
+    reader = pytest.importorskip("asf.scenario.aslib_reader")
+    label = observed(trained).split("label")
+    aslib.export(label, "fashion-scenes", tmp_path)
+    features, performance, _, folds, steps, maximize, _ = reader.read_aslib_scenario(str(tmp_path))
+    assert maximize
+    assert set(steps) == {"image", "stem"}
+    assert list(performance.index) == sorted(label.keys)
+    order = np.argsort(label.keys)
+    ids = [Configuration.parse(name).id for name in performance.columns]
+    columns = [[c.id for c in label.portfolio].index(name) for name in ids]
+    assert np.allclose(performance.to_numpy(), quality_of(label)[order][:, columns], atol=1e-5)
+    assert np.allclose(features["filled"].to_numpy(), label.image[order, -1], atol=1e-4)
+    assert sorted(folds["fold"].unique()) == [1, 2, 3, 4]

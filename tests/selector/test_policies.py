@@ -1,0 +1,165 @@
+"""One check suite over every policy, on outcomes whose rule is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dynamic import UserError
+from selector.fitting import calibrate, play
+from selector.images import Recorded
+from selector.metrics import References, closed_gap, closed_gap_interval
+from selector.observe import Observations
+from selector.outside import AsfPairwise
+from selector.policies import LEARNED, REFERENCES, load_policies, load_policy, make
+from selector.policies.base import Policy
+from selector.policies.boosting import Correctness
+from selector.policies.cascade import Averaging, Cascade
+from selector.policies.constant import Oracle, SingleBest
+from selector.policies.head import Head
+from selector.policies.scoring import Neighbours
+
+Splits = tuple[Observations, Observations]
+
+EVERY = [*REFERENCES, *LEARNED]
+
+
+def quick(policy: type[Policy]) -> Policy:
+    """With parameters that fit 1,600 images."""
+    if policy is Neighbours:
+        return Neighbours(k=15, groups=("image",))
+    return Head(epochs=15) if policy is Head else policy()
+
+
+@pytest.fixture(scope="session")
+def fitted(ruled: Splits) -> dict[str, Policy]:
+    return {policy.name: quick(policy).fit(ruled[0]) for policy in EVERY}
+
+
+@pytest.mark.parametrize("name", [policy.name for policy in EVERY])
+def test_contract(name: str, fitted: dict[str, Policy], ruled: Splits, noise: Splits, tmp_path: Path) -> None:
+    policy, (label, test) = fitted[name], ruled
+    for dial in list(policy.dials)[::4] or [None]:
+        chosen = policy.decide(Recorded(test), dial)
+        # Valid ids.
+        assert chosen.shape == (len(test),)
+        assert set(policy.predict(Recorded(test), dial)) <= {c.id for c in label.portfolio}
+        # A permutation of the batch permutes the answer; a batch may have one image, or none.
+        order = np.random.default_rng(0).permutation(len(test))
+        assert (policy.decide(Recorded(test.rows(order)), dial) == chosen[order]).all()
+        assert [int(policy.decide(Recorded(test.rows(np.array([row]))), dial)[0]) for row in (0, 7)] == chosen[
+            [0, 7]
+        ].tolist()
+        assert policy.decide(Recorded(test.rows(np.arange(0))), dial).shape == (0,)
+    # Saved and loaded it decides the same, and remembers what it was fitted on.
+    policy.save(tmp_path / "saved")
+    loaded = load_policy(tmp_path / "saved")
+    assert (loaded.decide(Recorded(test), dial) == chosen).all()
+    assert loaded.fitted_on_ == set(label.keys)
+    assert loaded.parameters() == policy.parameters()
+    assert play(loaded, Recorded(test), dial).macs.tolist() == play(policy, Recorded(test), dial).macs.tolist()
+    files = {path.name for path in (tmp_path / "saved").iterdir()}
+    assert {path.split(".", 1)[1] for path in files} <= {"json", "parquet", "safetensors", "txt.gz"}
+
+
+@pytest.mark.parametrize("name", [policy.name for policy in EVERY])
+def test_the_same_seed_gives_the_same_answer_and_refitting_forgets(name: str, ruled: Splits, noise: Splits) -> None:
+    policy = quick(next(p for p in EVERY if p.name == name))
+    part = ruled[0].rows(np.arange(400))
+    policy.fit(noise[0].rows(np.arange(400)))
+    policy.fit(part)
+    again = policy.fresh().fit(part)
+    assert policy.fitted_on_ == set(part.keys)
+    for dial in list(policy.dials)[::4] or [None]:
+        assert (policy.decide(Recorded(ruled[1]), dial) == again.decide(Recorded(ruled[1]), dial)).all()
+
+
+def gap(policy: Policy, label: Observations, test: Observations, dial: float | None = None) -> tuple[float, list[float]]:
+    """The closed gap on the test split with its interval."""
+    single = int(SingleBest().fit(label).decide(Recorded(test))[0])
+    references = References.of(test, single, play(Oracle().fit(label).reveal(test), Recorded(test)))
+    right = play(policy, Recorded(test), dial).predicted == test.labels
+    value = closed_gap(right, references.single_best, references.oracle)
+    interval = closed_gap_interval(right, references.single_best, references.oracle, references.draws)
+    assert value is not None
+    assert interval is not None
+    return value, list(interval)
+
+
+@pytest.mark.parametrize("name", [policy.name for policy in LEARNED])
+def test_a_rule_is_learned(name: str, fitted: dict[str, Policy], ruled: Splits) -> None:
+    """The one right configuration is a function of a feature, and sure of itself: at least 95 % of the gap."""
+    value, _ = gap(fitted[name], *ruled)
+    assert value >= 0.95
+
+
+@pytest.mark.parametrize("name", [policy.name for policy in LEARNED])
+def test_noise_is_not_claimed(name: str, noise: Splits) -> None:
+    """Nothing tells which configuration is right: no interval may lie above zero."""
+    label, test = noise
+    policy = calibrate(quick(next(p for p in LEARNED if p.name == name)), label)
+    point = policy.point("accuracy", 1.0, np.inf)
+    assert point is not None
+    if policy.name in ("averaging", "cascade"):
+        pytest.skip("votes of independent configurations are better than one: that is no choice, and tested below")
+    _, interval = gap(policy, label, test, point.dial)
+    assert interval[0] <= 0
+
+
+def test_shuffled_labels_close_nothing(ruled: Splits) -> None:
+    from selector.benchmark import shuffled_control
+
+    label, test = ruled
+    single = int(SingleBest().fit(label).decide(Recorded(test))[0])
+    references = References.of(test, single, play(Oracle().fit(label).reveal(test), Recorded(test)))
+    found = shuffled_control(label, test, references)
+    assert found["closed_gap_ci"][0] <= 0
+    # The same policy with the labels in place does close it: the control can fail.
+    assert gap(Correctness().fit(label), label, test, 0.0)[0] > 0.9
+
+
+def test_an_outside_selector_learns_the_rule(ruled: Splits) -> None:
+    """asf-lib, on the exported ASlib scenario."""
+    pytest.importorskip("asf")
+    value, _ = gap(AsfPairwise(trees=10).fit(ruled[0]), *ruled)
+    assert value >= 0.95
+
+
+def test_what_was_looked_at_is_paid_for(ruled: Splits) -> None:
+    label, test = ruled
+    costs = test.costs
+    cascade = Cascade(rungs=2).fit(label)
+    played = play(cascade, Recorded(test), 0.0)
+    # On outcomes where one configuration is right, the cascade has to climb; it pays for the union of what it ran.
+    step = cascade._step(0.0)
+    assert len(step.columns) == 2
+    both = costs.paths[step.columns].any(axis=0) @ costs.macs
+    assert set(played.macs) == {float(costs.whole[step.columns[0]]), float(both)}
+    assert both < costs.whole[step.columns].sum()
+    averaging = Averaging(most=3).fit(label)
+    assert set(play(averaging, Recorded(test), 3.0).macs) == {float(costs.paths[averaging.order_].any(axis=0) @ costs.macs)}
+
+
+def test_policies_refuse(ruled: Splits, noise: Splits, tmp_path: Path) -> None:
+    label, test = ruled
+    with pytest.raises(UserError, match="cascade is not fitted"):
+        Cascade().decide(Recorded(test))
+    with pytest.raises(UserError, match="learn from the label split only; these images are of the test split"):
+        Cascade().fit(test)
+    with pytest.raises(UserError, match="cannot be fitted on no images"):
+        Cascade().fit(label.rows(np.arange(0)))
+    with pytest.raises(UserError, match="has not been shown the truth about test/2-00000"):
+        Oracle().fit(label).decide(Recorded(test))
+    with pytest.raises(UserError, match="no learned policy is called 'magic': choose from preferred_classifier"):
+        make("magic")
+    with pytest.raises(UserError, match=r"no policies in .*: learn them"):
+        load_policies(tmp_path)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "policy.json").write_text('{"policy": "cascade", "parameters": {}}')
+    with pytest.raises(UserError, match="holds no whole cascade policy"):
+        load_policy(tmp_path / "broken")
+    (tmp_path / "broken" / "policy.json").write_text('{"policy": "wisdom"}')
+    with pytest.raises(UserError, match="unknown kind 'wisdom'"):
+        load_policy(tmp_path / "broken")
