@@ -57,7 +57,7 @@ class Neighbours(ScoringPolicy):
 
     name = "neighbours"
 
-    def __init__(self, k: int = 200, groups: Sequence[str] = ("image", "stem"), seed: int = 0) -> None:
+    def __init__(self, k: int = 200, groups: Sequence[str] = ("image",), seed: int = 0) -> None:
         super().__init__(groups, seed)
         self.k = k
 
