@@ -77,7 +77,7 @@ class Session:
         """What is alive behind ``prefix``'s last segment, for some rows; run where it was not yet."""
         held = self._held.setdefault(prefix, _Held(len(self._images)))
         missing = held.missing(rows)
-        if len(missing):
+        if len(missing) or held.empty:
             held.add(missing, self._run(prefix, configuration, missing))
         return held.take(rows)
 
@@ -114,6 +114,10 @@ class _Held:
         self._where = np.full(count, -1)
         self._made: dict[str, Tensor] = {}
 
+    @property
+    def empty(self) -> bool:
+        return not self._made
+
     def missing(self, rows: np.ndarray) -> np.ndarray:
         return rows[self._where[rows] < 0]
 
@@ -123,7 +127,7 @@ class _Held:
 
     def take(self, rows: np.ndarray) -> dict[str, Tensor]:
         where = self._where[rows]
-        count = len(next(iter(self._made.values()))) if self._made else 0
+        count = len(next(iter(self._made.values())))
         if len(where) == count and (where == np.arange(count)).all():
             return self._made
         index = torch.from_numpy(where)

@@ -41,7 +41,7 @@ from selector.report import HEADER, table_rows, verdicts, write_report
 from selector.timing import milliseconds
 from selector.train import FOLDER, observe_run, observed_configurations
 
-SHIPPED = Path(__file__).parent / "data"
+SHIPPED = [Path(__file__).parent / "data" / name for name in ("wide", "specialised", "matched")]
 """Runs with policies that come with the package."""
 
 CURVE = (250, 500, 1000, 2000, 4000, 8000)
@@ -217,7 +217,7 @@ def benchmark_run(settings: BenchmarkSettings, run: Path, observations: Path, po
         named: dict[str, Any] = {"name": outside.name, "policy": outside.name, "objective": None, "learned": True}
         rows.append(named | {"dial": None, "expected": None} | measure(played, test, references))
     elif settings.outside:
-        notes.append("asf-lib is not installed, so its row is missing: pip install 'asf-lib[aslib]'")
+        notes.append("asf-lib is not installed, so its row is missing: pip install -e '.[compare]'")
     if settings.timing:
         for row in tqdm(rows, desc="timing", unit="policy", mininterval=0):
             policy = next((p for p in loaded if p.name == row["policy"]), None)
@@ -300,11 +300,8 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
     """Rank the policies of each run, write the report, and return what ``results.json`` holds."""
     make_writable(settings.out)
     shipped = not settings.runs
-    runs = settings.runs or tuple(sorted(path.parent for path in SHIPPED.glob("*/settings.json")))
-    if not runs:
-        raise UserError("this installation ships no runs: name the folder of one")
     results = []
-    for run in runs:
+    for run in settings.runs or SHIPPED:
         print(f"{run.name}:", file=sys.stderr)
         folder = settings.out / run.name if shipped else run / FOLDER
         policies = run / "policies" if shipped else folder / "policies"

@@ -51,6 +51,11 @@ class Images(ABC):
         """(N,) float64 MACs of everything asked so far."""
         return self._charged + self._ran @ self.costs.macs
 
+    @property
+    def further(self) -> np.ndarray:
+        """(N, K) float64 MACs that each configuration would still cost, given what has been run already."""
+        return np.asarray((~self._ran).astype(np.float64) @ (self.costs.paths * self.costs.macs).T.astype(np.float64))
+
     def charge(self, macs: float, rows: np.ndarray | None = None) -> None:
         """Add a policy's own arithmetic, for each image or some rows."""
         self._charged[slice(None) if rows is None else rows] += macs

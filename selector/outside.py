@@ -1,6 +1,6 @@
 """Another package's algorithm selector, run on the exported ASlib scenario: asf-lib's pairwise classifier.
 
-Install it with ``pip install 'asf-lib[aslib]'``; without it the benchmark leaves its row out and says so.
+Install it with the project's extra ``compare``; without it the benchmark leaves its row out and says so.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from selector.policies.base import Policy, gather
 
 
 def available() -> bool:
-    """Whether asf-lib and what it needs to read scenarios are installed."""
-    return all(find_spec(name) for name in ("asf", "arff", "yaml"))
+    """Whether asf-lib is installed with all that it imports, wanted or not."""
+    return all(find_spec(name) for name in ("asf", "arff", "yaml", "sksurv", "clingo"))
 
 
 class AsfPairwise(Policy):

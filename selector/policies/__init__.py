@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dynamic.errors import UserError
 from selector.policies.base import Policy, load_facts
-from selector.policies.blend import Blend, SecondLook
+from selector.policies.blend import Blend, SecondLook, TopTwo
 from selector.policies.boosting import Correctness, PreferredClassifier, Ranker
 from selector.policies.cascade import Averaging, Cascade
 from selector.policies.constant import Cheapest, Default, MostPreferred, Oracle, RandomChoice, SingleBest
@@ -26,6 +26,7 @@ LEARNED: tuple[type[Policy], ...] = (
     Head,
     Blend,
     SecondLook,
+    TopTwo,
     Stagewise,
     Cascade,
     Averaging,

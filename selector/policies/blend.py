@@ -8,10 +8,16 @@ import numpy as np
 
 from selector.images import Images
 from selector.observe import Observations
+from selector.policies.answers import consensus, fit_temperatures, tempered
 from selector.policies.base import State
 from selector.policies.boosting import Correctness
 from selector.policies.head import Head
 from selector.policies.scoring import ScoringPolicy
+
+MARGINS = (1.0, 0.3, 0.2, 0.15, 0.1, 0.06, 0.03, 0.0)
+
+SOFTNESS = 0.05
+"""Difference of scores at which the better of two answers weighs e times the other; chosen on label images."""
 
 
 class Blend(ScoringPolicy):
@@ -66,3 +72,54 @@ class SecondLook(Blend):
         self, rounds: int = 100, epochs: int = 8, groups: Sequence[str] = ("image", "stem", "answer:default"), seed: int = 0
     ) -> None:
         super().__init__(rounds, epochs, groups, seed)
+
+
+class TopTwo(Blend):
+    """Runs the two configurations of highest score and weighs their answers by the scores.
+
+    Its dial is the difference of scores beyond which the second is not run. The configuration it names is the one, of those
+    it ran, that is surest of the class they give together.
+
+    Args:
+        rounds, epochs, groups, seed: see :class:`Blend`.
+    """
+
+    name = "top_two"
+
+    @property
+    def dials(self) -> Sequence[float]:
+        """From "always both" to "never"."""
+        return MARGINS
+
+    def _fit(self, observed: Observations) -> None:
+        super()._fit(observed)
+        self.temperatures_ = fit_temperatures(observed)
+
+    def _decide(self, images: Images, dial: float) -> np.ndarray:
+        scores = self._scores(images)
+        images.charge(self.own_macs_)
+        order = np.argsort(-scores, axis=1, kind="stable")
+        best, second = (np.take_along_axis(scores, order[:, place : place + 1], axis=1)[:, 0] for place in (0, 1))
+        chosen = order[:, 0].copy()
+        rows = np.flatnonzero(best - second < dial)
+        if not len(rows):
+            return chosen
+        answers = np.stack([self._answers(images, order[rows, place], rows) for place in (0, 1)], axis=1)
+        share = 1 / (1 + np.exp(-(best - second)[rows] / SOFTNESS))
+        together = share[:, None] * answers[:, 0] + (1 - share)[:, None] * answers[:, 1]
+        chosen[rows] = consensus(together, answers, order[rows, :2])
+        return chosen
+
+    def _answers(self, images: Images, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """(rows, classes) calibrated answers of each row's own configuration."""
+        parts = [(np.flatnonzero(columns == column), int(column)) for column in np.unique(columns)]
+        found = [tempered(images.look(column, rows[where]), self.temperatures_[column]) for where, column in parts]
+        return np.concatenate(found)[np.concatenate([where for where, _ in parts]).argsort()]
+
+    def _state(self) -> State:
+        state = super()._state()
+        return State(arrays=state.arrays | {"temperatures": self.temperatures_}, texts=state.texts)
+
+    def _restore(self, state: State) -> None:
+        super()._restore(State(arrays={k: v for k, v in state.arrays.items() if k != "temperatures"}, texts=state.texts))
+        self.temperatures_ = state.arrays["temperatures"]

@@ -14,6 +14,7 @@ import numpy as np
 
 from selector.images import Images
 from selector.observe import Observations
+from selector.policies.answers import consensus, fit_temperatures, tempered
 from selector.policies.base import Policy, State
 from selector.portfolio import hull
 
@@ -29,46 +30,7 @@ KEPT = 0.25
 """Weight of the earlier rungs when a later one has answered."""
 
 
-class _Tempered(Policy):
-    """Shared by policies that average answers: probabilities are calibrated by one temperature a configuration."""
-
-    temperatures_: np.ndarray
-
-    def _calibrate(self, observed: Observations) -> np.ndarray:
-        """Fit the temperatures; returns the calibrated (N, K, classes) probabilities."""
-        logs = np.log(np.clip(observed.probabilities, 1e-6, 1))
-        tried = np.geomspace(0.5, 4, 25)
-        losses = np.array([_true_loss(logs / t, observed.labels) for t in tried])
-        self.temperatures_ = tried[losses.argmin(axis=0)].astype(np.float32)
-        return np.stack([self._tempered(p, column) for column, p in enumerate(np.moveaxis(observed.probabilities, 1, 0))], 1)
-
-    def _tempered(self, probabilities: np.ndarray, column: int) -> np.ndarray:
-        powered = np.clip(probabilities, 1e-6, 1) ** (1 / self.temperatures_[column])
-        return np.asarray(powered / powered.sum(axis=-1, keepdims=True), dtype=np.float32)
-
-    def _consensus(self, together: np.ndarray, answers: np.ndarray, looked: Sequence[int]) -> np.ndarray:
-        """(N,) column of the looked-at configuration that is surest of the class they give together.
-
-        Args:
-            together: (N, classes) probabilities.
-            answers: (N, looked, classes) calibrated probabilities.
-            looked: their columns.
-        """
-        chosen = together.argmax(axis=1)
-        agreeing = answers.argmax(axis=2) == chosen[:, None]
-        sure = np.take_along_axis(answers, chosen[:, None, None], axis=2)[:, :, 0]
-        return np.asarray(looked)[(sure + agreeing).argmax(axis=1)]
-
-
-def _true_loss(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(K,) mean negative log likelihood of (N, K, classes) logits."""
-    peak = logits.max(axis=2, keepdims=True)
-    normaliser = np.log(np.exp(logits - peak).sum(axis=2)) + peak[:, :, 0]
-    true = np.take_along_axis(logits, labels[:, None, None], axis=2)[:, :, 0]
-    return np.asarray((normaliser - true).mean(axis=0))
-
-
-class Averaging(_Tempered):
+class Averaging(Policy):
     """The mean answer of the k configurations that are most accurate together: a costly upper reference.
 
     Its dial is k. The configuration it names is the one, of those it ran, that is surest of the mean's class.
@@ -88,7 +50,8 @@ class Averaging(_Tempered):
         return tuple(float(k) for k in range(min(self.most, len(getattr(self, "order_", range(self.most)))), 0, -1))
 
     def _fit(self, observed: Observations) -> None:
-        answers = self._calibrate(observed)
+        self.temperatures_ = fit_temperatures(observed)
+        answers = tempered(observed.probabilities, self.temperatures_[:, None])
         order: list[int] = []
         for _ in range(min(self.most, len(observed.portfolio))):
             rest = [column for column in range(len(observed.portfolio)) if column not in order]
@@ -98,8 +61,8 @@ class Averaging(_Tempered):
 
     def _decide(self, images: Images, dial: float) -> np.ndarray:
         looked = self.order_[: max(int(dial), 1)]
-        answers = np.stack([self._tempered(images.look(column), column) for column in looked], axis=1)
-        return self._consensus(answers.mean(axis=1), answers, looked)
+        answers = np.stack([tempered(images.look(column), self.temperatures_[column]) for column in looked], axis=1)
+        return consensus(answers.mean(axis=1), answers, np.array(looked))
 
     def _state(self) -> State:
         return State({"order": self.order_}, {"temperatures": self.temperatures_})
@@ -108,7 +71,7 @@ class Averaging(_Tempered):
         self.order_, self.temperatures_ = state.facts["order"], state.arrays["temperatures"]
 
 
-class Cascade(_Tempered):
+class Cascade(Policy):
     """The cheapest first; go on while the best class of the answers so far is not likely enough.
 
     Ladders of one to ``rungs`` configurations and their thresholds are searched on the label split; the dial walks along
@@ -130,7 +93,8 @@ class Cascade(_Tempered):
         return tuple(np.linspace(0, 1, STEPS).round(3).tolist())
 
     def _fit(self, observed: Observations) -> None:
-        answers = self._calibrate(observed)
+        self.temperatures_ = fit_temperatures(observed)
+        answers = tempered(observed.probabilities, self.temperatures_[:, None])
         columns = self._near_hull(observed)
         found: list[_Step] = []
         for count in range(1, self.rungs + 1):
@@ -153,10 +117,12 @@ class Cascade(_Tempered):
         rows = np.arange(len(images))
         answers: list[np.ndarray] = []
         for rung, column in enumerate(step.columns):
-            answers.append(self._tempered(images.look(column, rows), column))
+            if not len(rows):
+                break
+            answers.append(tempered(images.look(column, rows), self.temperatures_[column]))
             stacked = np.stack(answers, axis=1)
             together = _blended(stacked)
-            chosen[rows] = self._consensus(together, stacked, step.columns[: rung + 1])
+            chosen[rows] = consensus(together, stacked, np.array(step.columns[: rung + 1]))
             if rung + 1 < len(step.columns):
                 going = together.max(axis=1) < step.thresholds[rung]
                 rows, answers = rows[going], [answer[going] for answer in answers]

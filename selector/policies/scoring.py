@@ -17,7 +17,7 @@ PRICES = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 1.0)
 
 
 class ScoringPolicy(Policy):
-    """Takes the configuration of highest score - dial * MACs / (MACs of the default).
+    """Takes the configuration of highest score - dial * (MACs it would still cost) / (MACs of the default).
 
     Args:
         groups: which features it asks for; see :mod:`selector.features` and :func:`selector.policies.base.gather`.
@@ -37,7 +37,7 @@ class ScoringPolicy(Policy):
     def _decide(self, images: Images, dial: float) -> np.ndarray:
         scores = self._scores(images)
         images.charge(self.own_macs_)
-        return np.asarray((scores - dial * images.costs.whole / images.costs.default).argmax(axis=1))
+        return np.asarray((scores - dial * images.further / images.costs.default).argmax(axis=1))
 
     def _features(self, images: Images) -> np.ndarray:
         return gather(images, self.groups)

@@ -69,7 +69,9 @@ def test_steps_add_up() -> None:
         assert sum(network.costs.steps(configuration, 96)) == network.macs(configuration, 96)
 
 
+@torch.inference_mode()
 def test_no_images() -> None:
     network = dynamic.load("resnet50-slim")
+    assert Session(network, torch.zeros(2, 3, 96, 96)).logits(network.default, np.arange(0)).shape == (0, 10)
     with pytest.raises(dynamic.UserError, match="the network has 4"):
         Session(network, torch.zeros(1, 3, 96, 96)).logits(dynamic.Configuration((1,), (1,), (3,)), np.arange(1))

@@ -122,7 +122,7 @@ def test_shuffled_labels_close_nothing(ruled: Splits) -> None:
 
 def test_an_outside_selector_learns_the_rule(ruled: Splits) -> None:
     """asf-lib, on the exported ASlib scenario."""
-    pytest.importorskip("asf")
+    pytest.importorskip("asf.selectors")
     value, _ = gap(AsfPairwise(trees=10).fit(ruled[0]), *ruled)
     assert value >= 0.95
 

@@ -1,0 +1,46 @@
+"""Answers of several configurations put together: calibrated, weighed, and given back as one configuration."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from selector.observe import Observations
+
+_TRIED = np.geomspace(0.5, 4, 25)
+
+
+def fit_temperatures(observed: Observations) -> np.ndarray:
+    """(K,) float32: by what to divide the logits of each configuration, for the likelihood of the label images."""
+    logs = np.log(np.clip(observed.probabilities, 1e-6, 1))
+    losses = np.array([_true_loss(logs / temperature, observed.labels) for temperature in _TRIED])
+    return _TRIED[losses.argmin(axis=0)].astype(np.float32)
+
+
+def tempered(probabilities: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
+    """Probabilities (..., classes) at another temperature, broadcast over the classes."""
+    powered = np.clip(probabilities, 1e-6, 1) ** (1 / np.asarray(temperature))
+    return np.asarray(powered / powered.sum(axis=-1, keepdims=True), dtype=np.float32)
+
+
+def consensus(together: np.ndarray, answers: np.ndarray, looked: np.ndarray) -> np.ndarray:
+    """(N,) column of the configuration that is surest of the class several give together.
+
+    Args:
+        together: (N, classes) probabilities.
+        answers: (N, looked, classes) calibrated probabilities of each.
+        looked: (N, looked) or (looked,) their columns.
+    """
+    chosen = together.argmax(axis=1)
+    agreeing = answers.argmax(axis=2) == chosen[:, None]
+    sure = np.take_along_axis(answers, chosen[:, None, None], axis=2)[:, :, 0]
+    place = (sure + agreeing).argmax(axis=1)
+    columns = np.broadcast_to(looked, agreeing.shape)
+    return np.take_along_axis(columns, place[:, None], axis=1)[:, 0]
+
+
+def _true_loss(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(K,) mean negative log likelihood of (N, K, classes) logits."""
+    peak = logits.max(axis=2, keepdims=True)
+    normaliser = np.log(np.exp(logits - peak).sum(axis=2)) + peak[:, :, 0]
+    true = np.take_along_axis(logits, labels[:, None, None], axis=2)[:, :, 0]
+    return np.asarray((normaliser - true).mean(axis=0))
