@@ -1,4 +1,7 @@
-"""A run as an ASlib scenario (Bischl et al., Artificial Intelligence 2016; format version 2), for other people's selectors.
+"""A run as an ASlib scenario (Bischl et al., Artificial Intelligence 2016), for other people's selectors.
+
+    python -m selector.aslib runs/mine --out scenarios/mine       # the label split
+    python -m selector.aslib runs/mine --split test --out scenarios/mine-test
 
 Instances are images, algorithms are configurations, the performance measure is quality (paper, eq. 1), to be maximised.
 """
@@ -6,24 +9,40 @@ Instances are images, algorithms are configurations, the performance measure is 
 from __future__ import annotations
 
 import io
+import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+import tyro
 
-from dynamic.files import write_whole
+from dynamic.command import run_command
+from dynamic.files import make_writable, write_whole
+from oracle.collect import reopen
 from selector.features import IMAGE_MACS, IMAGE_NAMES
 from selector.fitting import folds
 from selector.observe import Observations
 from selector.policies.constant import quality_of
+from selector.train import FOLDER, observe_run, observed_configurations
 
-FILES = (
-    "description.txt",
-    "algorithm_runs.arff",
-    "feature_values.arff",
-    "feature_costs.arff",
-    "feature_runstatus.arff",
-    "cv.arff",
-)
+
+@dataclass(frozen=True, kw_only=True)
+class ScenarioSettings:
+    """What to export."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of an oracle run."""
+    split: Literal["label", "test"] = "label"
+    """Which images: those to learn from, or those to score on."""
+    portfolio: int = 16
+    """Configurations, if the run has more than 32."""
+    data_dir: Path | None = None
+    """Where the run's images are now, if they were moved."""
+    out: Path = Path("runs/aslib")
+    """Folder of the scenario."""
+    json: bool = False
+    """Print one JSON object as the last line of stdout."""
 
 
 def export(observed: Observations, name: str, out: Path, seed: int = 0) -> Path:
@@ -95,3 +114,19 @@ def _description(name: str, ids: list[str], features: list[str], stem: list[str]
     for algorithm in ids:
         lines += [f"  {algorithm}:", "    configuration: ''", "    deterministic: true"]
     return "\n".join(lines) + "\n"
+
+
+def main(settings: ScenarioSettings) -> None:
+    """Export, then say where it is."""
+    collection = reopen(settings.run, data_dir=settings.data_dir)
+    make_writable(settings.out)
+    configurations = observed_configurations(collection, settings.run, settings.portfolio)
+    observed = observe_run(collection, configurations, settings.run / FOLDER / "observations").split(settings.split)
+    export(observed, f"{settings.run.name}-{settings.split}", settings.out)
+    print(f"{len(observed)} instances, {len(configurations)} algorithms: {settings.out}")
+    if settings.json:
+        print(json.dumps({"out": str(settings.out), "instances": len(observed), "algorithms": len(configurations)}))
+
+
+if __name__ == "__main__":
+    run_command(main, ScenarioSettings, __doc__ or "")

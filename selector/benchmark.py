@@ -5,7 +5,9 @@
     python -m selector.benchmark runs/matched --shifted runs/wide       # also on images unlike those learned from
 
 Everything that is chosen (single best, dials, ladders) was chosen on the label split; the test split is used once, here. A
-policy that was fitted on an image of the test split is refused. Leaves report.html, results.json and figures in OUT.
+policy that was fitted on an image of the test split is refused.
+
+Leaves report.html, results.json, results.md and figures in OUT.
 """
 
 from __future__ import annotations

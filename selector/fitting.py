@@ -10,7 +10,7 @@ import numpy as np
 from selector.images import Images, Recorded
 from selector.observe import Observations
 from selector.policies.base import OperatingPoint, Policy, gather
-from selector.policies.boosting import boosted
+from selector.policies.boosting import boosted, predicted
 
 FOLDS = 4
 
@@ -66,7 +66,7 @@ def learnable_portfolio(observed: Observations, size: int, seed: int = 0) -> lis
     for fitted, held in folds(len(observed), seed):
         for column in range(correct.shape[1]):
             model = boosted(features[fitted], correct[fitted, column], 60, seed, objective="binary")
-            scores[held, column] = model.predict(features[held])
+            scores[held, column] = predicted(model, features[held])
     rows = np.arange(len(observed))
     chosen = [observed.default]
     while len(chosen) < min(size, correct.shape[1]):

@@ -111,7 +111,7 @@ def _verdict(row: dict[str, Any], words: str, default: dict[str, Any]) -> str:
 
 
 def write_report(results: list[dict[str, Any]], out: Path) -> None:
-    """Draw all figures and write ``report.html`` into ``out``."""
+    """Draw all figures and write ``report.html`` and ``results.md`` into ``out``."""
     sections = []
     for result in results:
         name = result["run"]["name"]
@@ -136,3 +136,12 @@ def write_report(results: list[dict[str, Any]], out: Path) -> None:
     )
     page = environment.get_template("benchmark.html").render(sections=sections, header=HEADER)
     write_whole(out / "report.html", page.encode())
+    write_whole(out / "results.md", "\n".join(_markdown(result) for result in results).encode())
+
+
+def _markdown(result: dict[str, Any]) -> str:
+    """A run's table and sentences as Markdown."""
+    lines = [f"### {result['run']['name']}", "", *(f"* {sentence}" for sentence in result["verdicts"]), ""]
+    lines += [f"| {' | '.join(HEADER)} |", "|" + "---|" * len(HEADER)]
+    lines += [f"| {' | '.join(row)} |" for row in table_rows(result)]
+    return "\n".join([*lines, ""])

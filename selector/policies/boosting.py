@@ -7,6 +7,7 @@ from typing import Any
 
 import lightgbm as lgb
 import numpy as np
+import torch
 
 from selector.images import Images, Recorded
 from selector.observe import Observations
@@ -32,10 +33,16 @@ def boosted(features: np.ndarray, target: np.ndarray, rounds: int, seed: int, **
         "deterministic": True,
         "force_row_wise": True,
         "verbose": -1,
+        "num_threads": torch.get_num_threads(),
         "seed": seed,
     }
     data = lgb.Dataset(features, target, group=options.pop("group", None), categorical_feature=options.pop("categories", []))
     return lgb.train(settings | options, data, num_boost_round=rounds)
+
+
+def predicted(model: lgb.Booster, features: np.ndarray) -> np.ndarray:
+    """What a model says, with as many threads as torch takes."""
+    return np.asarray(model.predict(features, num_threads=torch.get_num_threads()))
 
 
 def tree_macs(models: Sequence[lgb.Booster]) -> float:
@@ -68,7 +75,7 @@ class PreferredClassifier(ScoringPolicy):
         self.own_macs_ = tree_macs([self.model_])
 
     def _scores(self, images: Images) -> np.ndarray:
-        return np.asarray(self.model_.predict(self._features(images)))
+        return predicted(self.model_, self._features(images))
 
     def _state(self) -> State:
         return State(texts={"model": self.model_.model_to_string()})
@@ -120,7 +127,7 @@ class Ranker(ScoringPolicy):
 
     def _scores(self, images: Images) -> np.ndarray:
         features = self._features(images)
-        raw = np.asarray(self.model_.predict(self._pairs(features))).reshape(len(features), self.columns_)
+        raw = predicted(self.model_, self._pairs(features)).reshape(len(features), self.columns_)
         return raw - raw.mean(axis=1, keepdims=True)
 
     def _state(self) -> State:
@@ -153,7 +160,7 @@ class Correctness(ScoringPolicy):
 
     def _scores(self, images: Images) -> np.ndarray:
         features = self._features(images)
-        return np.stack([np.asarray(model.predict(features)) for model in self.models_], axis=1)
+        return np.stack([predicted(model, features) for model in self.models_], axis=1)
 
     def _state(self) -> State:
         return State(texts={f"model_{i:02d}": model.model_to_string() for i, model in enumerate(self.models_)})

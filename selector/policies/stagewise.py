@@ -13,7 +13,7 @@ from dynamic.configuration import ATTRIBUTES
 from selector.images import Images, Recorded
 from selector.observe import Observations
 from selector.policies.base import Policy, State
-from selector.policies.boosting import boosted, tree_macs
+from selector.policies.boosting import boosted, predicted, tree_macs
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Stagewise(Policy):
         for branch in range(len(branches)):
             for part in (0, 1):
                 model = boosted(features[half != part], below[half != part, branch], self.rounds, self.seed)
-                crossed[half == part, branch] = model.predict(features[half == part])
+                crossed[half == part, branch] = predicted(model, features[half == part])
             self.models_[f"{name}_{branch}"] = boosted(features, below[:, branch], self.rounds, self.seed)
         return np.asarray(below[np.arange(len(below)), crossed.argmax(axis=1)])
 
@@ -109,7 +109,7 @@ class Stagewise(Policy):
         taken = np.zeros(len(rows), dtype=np.int64)
         if len(branches) > 1 and len(rows):
             features = images.stage(node.layer, node.column, rows)
-            scores = [np.asarray(self.models_[f"{name}_{i}"].predict(features)) for i in range(len(branches))]
+            scores = [predicted(self.models_[f"{name}_{i}"], features) for i in range(len(branches))]
             taken = np.stack(scores, axis=1).argmax(axis=1)
         for i, branch in enumerate(branches):
             self._follow(branch, images, rows[taken == i], f"{name}_{i}", chosen)

@@ -85,7 +85,7 @@ def ruled(network: dynamic.DynamicNetwork, portfolio: list[Configuration]) -> tu
 
 
 def _ruled(network: dynamic.DynamicNetwork, portfolio: list[Configuration], split: str, seed: int) -> Observations:
-    signal = np.random.default_rng(seed + 10).uniform(-2, 2, size=1600)
+    signal = np.random.default_rng(seed + 10).uniform(-2, 2, size=1200)
     best = np.clip(np.floor(signal + 2), 0, 3).astype(int)
     return made_up(network, portfolio, best[:, None] == np.arange(4), signal, split, seed)
 
@@ -96,6 +96,6 @@ def noise(network: dynamic.DynamicNetwork, portfolio: list[Configuration]) -> tu
     found = []
     for split, seed in (("label", 3), ("test", 4)):
         stream = np.random.default_rng(seed)
-        right = stream.random((1600, 4)) < np.array([0.7, 0.68, 0.6, 0.5])
-        found.append(made_up(network, portfolio, right, stream.uniform(-2, 2, size=1600), split, seed, sure=0.35))
+        right = stream.random((1200, 4)) < np.array([0.7, 0.68, 0.6, 0.5])
+        found.append(made_up(network, portfolio, right, stream.uniform(-2, 2, size=1200), split, seed, sure=0.35))
     return found[0], found[1]

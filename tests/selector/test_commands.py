@@ -14,7 +14,7 @@ from dynamic import Configuration, UserError
 from oracle.collect import fast_network, reopen
 from oracle.run import run
 from oracle.settings import RunSettings
-from selector import aslib, observe
+from selector import observe
 from selector.benchmark import BenchmarkSettings, benchmark
 from selector.costs import Costs
 from selector.fitting import play
@@ -169,7 +169,9 @@ def test_a_changed_network_is_refused(trained: Path, tmp_path: Path) -> None:
 def test_aslib_files_are_read_by_others(trained: Path, tmp_path: Path) -> None:
     reader = pytest.importorskip("asf.scenario.aslib_reader")
     label = observed(trained).split("label")
-    aslib.export(label, "fashion-scenes", tmp_path)
+    result = run_command(trained, "--out", tmp_path, "--json", module="selector.aslib")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout.splitlines()[-1])["instances"] == len(label)
     features, performance, _, folds, steps, maximize, _ = reader.read_aslib_scenario(str(tmp_path))
     assert maximize
     assert set(steps) == {"image", "stem"}

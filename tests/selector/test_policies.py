@@ -15,11 +15,13 @@ from selector.observe import Observations
 from selector.outside import AsfPairwise
 from selector.policies import LEARNED, REFERENCES, load_policies, load_policy, make
 from selector.policies.base import Policy
+from selector.policies.blend import Blend, SecondLook, TopTwo
 from selector.policies.boosting import Correctness
 from selector.policies.cascade import Averaging, Cascade
 from selector.policies.constant import Oracle, SingleBest
 from selector.policies.head import Head
 from selector.policies.scoring import Neighbours
+from selector.policies.stagewise import Stagewise
 
 Splits = tuple[Observations, Observations]
 
@@ -27,10 +29,15 @@ EVERY = [*REFERENCES, *LEARNED]
 
 
 def quick(policy: type[Policy]) -> Policy:
-    """With parameters that fit 1,600 images."""
-    if policy is Neighbours:
-        return Neighbours(k=15, groups=("image",))
-    return Head(epochs=15) if policy is Head else policy()
+    """With parameters that fit 1,200 images and a test's patience."""
+    parameters: dict[type[Policy], dict[str, object]] = {
+        Neighbours: {"k": 15},
+        Head: {"epochs": 15},
+        Stagewise: {"prices": (0.0,)},
+        Cascade: {"rungs": 4, "candidates": 4},
+        **{blend: {"rounds": 60, "epochs": 12} for blend in (Blend, SecondLook, TopTwo)},
+    }
+    return policy(**parameters.get(policy, {}))
 
 
 @pytest.fixture(scope="session")
