@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dynamic.configuration import Configuration
+from dynamic.errors import UserError
 from dynamic.layers import Option
 from dynamic.network import DynamicNetwork
 from dynamic.walk import Node
@@ -55,6 +56,8 @@ class Session:
 
     def mixed(self, configurations: Sequence[Configuration]) -> Tensor:
         """(N, classes) logits, image i under ``configurations[i]``; images that share a prefix run it as one batch."""
+        if len(configurations) != len(self._images):
+            raise UserError(f"{len(self._images)} images but {len(configurations)} configurations")
         program = self._network.program
         chosen = {c: np.array([other == c for other in configurations]) for c in dict.fromkeys(configurations)}
         for depth in range(len(program.sites) + 1):
@@ -119,7 +122,7 @@ class _Held:
         return not self._made
 
     def missing(self, rows: np.ndarray) -> np.ndarray:
-        return rows[self._where[rows] < 0]
+        return np.unique(rows[self._where[rows] < 0])
 
     def add(self, rows: np.ndarray, made: dict[str, Tensor]) -> None:
         self._where[rows] = np.arange(len(rows)) + (self._where >= 0).sum()

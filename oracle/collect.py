@@ -122,9 +122,8 @@ def collect(collection: Collection) -> xr.Dataset:
     settings, network, source = collection.settings, collection.network, collection.source
     union = collection.union
     store = _open_store(collection, union)
-    if not (settings.out / SETTINGS).exists():
-        kept = {key: value for key, value in asdict(settings).items() if key in _REOPENED}
-        write_whole(settings.out / SETTINGS, json.dumps(kept, indent=1, default=str).encode())
+    kept = {key: value for key, value in asdict(settings).items() if key in _REOPENED}
+    write_whole(settings.out / SETTINGS, json.dumps(kept, indent=1, default=str).encode())
     if store.pending():
         size = WalkSize(**store.facts["walk"])
         dtype = DTYPES[settings.dtype]
@@ -163,9 +162,9 @@ def reopen(
     group = open_group(run / "outcomes.zarr")
     configurations = [Configuration.parse(str(name)) for name in np.asarray(group["configuration"][:])]  # type: ignore[index]
     collection = open_collection(settings, network, spaces=[Space(Path(settings.space).stem, configurations)])
-    kept = [str(key) for key in group.attrs["identity"] if key not in _WHERE]  # type: ignore[union-attr]
-    mine = store_identity(collection)
-    compare_identity(run / "outcomes.zarr", {key: str(group.attrs[key]) for key in kept}, {key: mine[key] for key in kept})
+    stored = {str(key): str(group.attrs[str(key)]) for key in group.attrs["identity"]}  # type: ignore[union-attr]
+    theirs, mine = ({k: v for k, v in facts.items() if k not in _WHERE} for facts in (stored, store_identity(collection)))
+    compare_identity(run / "outcomes.zarr", theirs, mine)
     return collection
 
 

@@ -15,7 +15,7 @@ EVEN_SHARE = 0.1
 """Of every image's weight, dealt evenly over the configurations."""
 
 _SHARPNESS = 20.0
-_ROUNDS = 20
+_ROUNDS = 100
 _LARGEST = 2.0
 
 
@@ -43,11 +43,11 @@ def shares(expected: Tensor) -> Tensor:
 
     Sinkhorn's iteration: rows sum to 1, columns to equal shares, more where less loss is expected.
     """
-    balanced = (-_SHARPNESS * expected.detach()).softmax(dim=1)
+    logits = -_SHARPNESS * expected.detach()
     for _ in range(_ROUNDS):
-        balanced = balanced / balanced.mean(dim=0, keepdim=True).clamp(min=1e-9)
-        balanced = balanced / balanced.sum(dim=1, keepdim=True)
-    return (1 - EVEN_SHARE) * balanced + EVEN_SHARE / expected.shape[1]
+        logits = logits - logits.logsumexp(dim=0, keepdim=True)
+        logits = logits - logits.logsumexp(dim=1, keepdim=True)
+    return (1 - EVEN_SHARE) * logits.exp() + EVEN_SHARE / expected.shape[1]
 
 
 def gate_loss(expected: Tensor, losses: Tensor) -> Tensor:

@@ -364,6 +364,7 @@ class _GateTraining:
             for parameter in self.gate.parameters():
                 assert parameter.grad is not None
                 distributed.all_reduce(parameter.grad)
+                parameter.grad /= distributed.get_world_size()
         self.optimizer.step()
 
 
@@ -431,9 +432,10 @@ def main(settings: RofSettings) -> None:
     if int(os.environ.get("RANK", "0")) > 0:
         return
     if "loss" in result:
+        others = min(CHECKED, result["configurations"])
         print(
             f"{settings.method} over {result['configurations']} configurations of {settings.space}: on label images the "
-            f"default reaches {result['label_default']:.1%}, {CHECKED} random ones {result['label_random']:.1%} on average"
+            f"default reaches {result['label_default']:.1%}, {others} random ones {result['label_random']:.1%} on average"
         )
     print(f"weights: {result['weights']}   try them: python -m oracle.run --model {settings.model} --weights ...")
     if settings.json:

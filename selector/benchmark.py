@@ -135,7 +135,7 @@ def curves(policies: Sequence[Policy], test: Observations) -> dict[str, list[lis
     """(GMACs, accuracy) on the test split of every setting of every dial: for the picture, nothing is chosen from it."""
     found = {}
     for policy in policies:
-        if policy.learned and policy.dials:
+        if policy.dials:
             points = [play(policy, Recorded(test), dial) for dial in policy.dials]
             found[policy.name] = [[float(p.macs.mean() / 1e9), float((p.predicted == test.labels).mean())] for p in points]
     return found
@@ -294,6 +294,8 @@ def _shifted(
     if other.settings.regime == "wide" and collection.settings.regime == "matched" and test.sides is not None:
         assert label.sides is not None
         test = test.rows((test.sides < label.sides.min()) | (test.sides > label.sides.max()))
+    if not len(test):
+        raise UserError(f"--shifted {settings.shifted} has no readable test image unlike those the policies learned from")
     rows, _ = scored(policies, label, test)
     return {"run": settings.shifted.name, "images": len(test), "policies": rows, "static": _static(test)}
 

@@ -124,5 +124,6 @@ def pooled(values: Sequence[Tensor]) -> Tensor:
 
 
 def gridded(values: Sequence[Tensor]) -> Tensor:
-    """(N, channels, 6, 6) means over a grid of (N, C, H, W) values, side by side; float32, CPU."""
-    return torch.cat([F.adaptive_avg_pool2d(value.float(), GRID).cpu() for value in values], dim=1)
+    """(N, channels, 6, 6) means over a grid of (N, C, H, W) values, side by side; float32, CPU. Vectors fill the grid."""
+    maps = [value.float() if value.ndim == 4 else value.float().flatten(1)[:, :, None, None] for value in values]
+    return torch.cat([F.adaptive_avg_pool2d(value, GRID).cpu() for value in maps], dim=1)

@@ -84,6 +84,7 @@ def calibrate(policy: Policy, observed: Observations, seed: int = 0) -> Policy:
         observed: the label split.
         seed: deals the folds.
     """
+    policy.fit(observed)  # some dials depend on the portfolio
     dials: list[float | None] = [*policy.dials] or [None]
     right = np.zeros((len(dials), len(observed)))
     macs = np.zeros((len(dials), len(observed)))

@@ -41,6 +41,7 @@ class Images(ABC):
 
     def __init__(self) -> None:
         self._charged = np.zeros(len(self.keys))
+        self._given: dict[Group, np.ndarray] = {}
         self._ran = np.zeros((len(self.keys), len(self.costs.macs)), dtype=bool)
 
     def __len__(self) -> int:
@@ -62,11 +63,13 @@ class Images(ABC):
 
     def features(self, group: Group) -> np.ndarray:
         """(N, features) float32, or (N, channels, 6, 6) for ``map``; see :mod:`selector.features`."""
-        if group == "image":
-            self.charge(IMAGE_MACS)
-        else:
-            self._ran |= self.costs.stem if group == "stem" else self.costs.prefix
-        return self._features(group)
+        if group not in self._given:
+            if group == "image":
+                self.charge(IMAGE_MACS)
+            else:
+                self._ran |= self.costs.stem if group == "stem" else self.costs.prefix
+            self._given[group] = self._features(group)
+        return self._given[group]
 
     def stage(self, layer: int, column: int, rows: np.ndarray) -> np.ndarray:
         """(rows, features) float32: what dynamic layer ``layer`` reads under a configuration, pooled."""

@@ -1,6 +1,6 @@
 """Run a portfolio on every image of a run once and keep all that a policy could ask for: features and answers.
 
-Kept in blocks of images, ``OUT/00000.safetensors`` and so on; an interrupted run goes on behind the last whole block.
+Kept in blocks of images, ``OUT/PORTFOLIO/0000000.safetensors`` and so on; an interrupted run goes on behind the last whole block.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
-from dynamic.configuration import Configuration
+from dynamic.configuration import Configuration, Space
 from dynamic.errors import UserError
 from dynamic.files import write_whole
 from dynamic.network import DynamicNetwork
@@ -120,7 +120,7 @@ def observe(
     Args:
         collection: the run, from :func:`oracle.collect.reopen`; it must have the portfolio among its configurations.
         portfolio: what a policy may choose; the network's default must be in it.
-        out: folder of the observations.
+        out: folder in which the portfolio's observations have a folder of their own.
         splits: only these.
 
     Raises:
@@ -130,8 +130,11 @@ def observe(
     if network.default not in portfolio:
         raise UserError(f"the portfolio lacks the default {network.default.id}, the baseline of every comparison")
     stages, distinct = _stages(network, portfolio)
+    out = out / Space("portfolio", portfolio).digest
     out.mkdir(parents=True, exist_ok=True)
-    identity = {key: value for key, value in store_identity(collection).items() if key not in ("region", "memory_gib")}
+    identity = {
+        key: value for key, value in store_identity(collection).items() if key not in ("region", "memory_gib", "device")
+    }
     identity |= {
         "images": digest_of(source.keys, source.labels),
         "portfolio": " ".join(c.id for c in portfolio),

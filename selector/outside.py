@@ -59,7 +59,6 @@ class AsfPairwise(Policy):
     def _decide(self, images: Images, dial: float) -> np.ndarray:
         values = gather(images, ("image", "stem"))
         names = [*IMAGE_NAMES, *(f"stem_{i:03d}" for i in range(values.shape[1] - len(IMAGE_NAMES)))]
-        # As the scenario's files round them.
         table = pd.DataFrame(values, columns=names, index=range(len(values)))[self.columns_]
         images.charge(self.own_macs_)
         chosen = self.model_.predict(table)

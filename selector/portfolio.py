@@ -29,7 +29,7 @@ USEFUL = 0.6
 """Of the single best's accuracy."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PortfolioSettings:
     """What to choose from."""
 

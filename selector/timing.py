@@ -29,18 +29,22 @@ def milliseconds(
     settings, source = collection.settings, collection.source
     network = fast_network(collection)
     costs = Costs(collection.network, portfolio, source.resolution)
-    rows = np.flatnonzero(source.splits == "test")[: 32 * 3]
-    images = source.load(rows).images.to(settings.device, DTYPES[settings.dtype], memory_format=torch.channels_last)
+    batch = source.load(np.flatnonzero(source.splits == "test")[: 32 * 3])
+    images = batch.images[torch.from_numpy(batch.readable)].to(
+        settings.device, DTYPES[settings.dtype], memory_format=torch.channels_last
+    )
     found = {}
     for name, size in BATCHES.items():
+        if len(images) < size:
+            continue
         seconds = []
         for repeat in range(REPEATS[name] + 1):
             start = repeat * size % max(len(images) - size + 1, 1)
-            batch = images[start : start + size]
+            some = images[start : start + size]
             began = time.perf_counter()
-            play(policy, Live(network, batch, portfolio, costs), dial)
+            play(policy, Live(network, some, portfolio, costs), dial)
             if torch.device(settings.device).type == "cuda":
                 torch.cuda.synchronize()
-            seconds.append((time.perf_counter() - began) / len(batch))
+            seconds.append((time.perf_counter() - began) / len(some))
         found[name] = float(1000 * np.median(seconds[1:]))  # the first one warms up
     return found

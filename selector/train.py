@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import tyro
 from tqdm import tqdm
@@ -39,6 +40,9 @@ FOLDER = "selector"
 
 LARGEST = 32
 """Configurations that policies choose among, at most."""
+
+SMALLEST = 8
+"""Label images, at least."""
 
 AGREEING = 0.99
 """Share of the run's predictions that must come out the same when they are observed again."""
@@ -87,10 +91,18 @@ def observe_run(
     Raises:
         UserError: the network answers otherwise than when the outcomes were made.
     """
-    observed = observe(collection, portfolio, out, splits)
+    outcomes = read_outcomes(collection.settings.out)
     ids = [c.id for c in portfolio]
-    outcomes = read_outcomes(collection.settings.out).sel(configuration=ids, image=list(observed.keys))
-    agreeing = float((outcomes["predicted"].values == observed.predicted).mean())
+    lacking = sorted(set(ids) - set(map(str, outcomes["configuration"].values)))
+    if lacking:
+        raise UserError(
+            f"{collection.settings.out} did not run {lacking[0]}: run oracle.run with --space for this portfolio"
+        )
+    observed = observe(collection, portfolio, out, splits)
+    # What could not be read when the outcomes were made stays out.
+    observed = observed.rows(np.isin(observed.keys, outcomes["image"].values))
+    outcomes = outcomes.sel(configuration=ids, image=list(observed.keys))
+    agreeing = float((outcomes["predicted"].values == observed.predicted).mean()) if len(observed) else 1.0
     if agreeing < AGREEING:
         raise UserError(
             f"only {agreeing:.1%} of the predictions in {collection.settings.out} come out the same here: "
@@ -108,7 +120,11 @@ def train(settings: TrainSettings) -> list[Policy]:
     collection = reopen(settings.run, device=settings.device, data_dir=settings.data_dir)
     make_writable(folder)
     configurations = observed_configurations(collection, settings.run, settings.portfolio)
+    if len(configurations) < 2:
+        raise UserError(f"{settings.run} ran one configuration: there is nothing to choose")
     label = observe_run(collection, configurations, folder / "observations").split("label")
+    if len(label) < SMALLEST:
+        raise UserError(f"{len(label)} label images are too few to learn from: run oracle.run with more --images")
     if len(configurations) > settings.portfolio:
         chosen = learnable_portfolio(label, settings.portfolio, settings.seed)
         label = label.among([configurations[i] for i in chosen], collection.network, collection.source.resolution)
@@ -117,8 +133,6 @@ def train(settings: TrainSettings) -> list[Policy]:
 
 def fit_all(policies: list[Policy], label: Observations, out: Path, seed: int) -> list[Policy]:
     """Fit, estimate and save each policy."""
-    if len(label) < 8:
-        raise UserError(f"{len(label)} label images are too few to learn from: run oracle.run with more --images")
     progress = tqdm(policies, unit="policy", mininterval=0)
     for policy in progress:
         progress.set_description(policy.name)

@@ -64,4 +64,7 @@ def load_policies(folder: Path) -> list[Policy]:
     found = {path.parent.name: load_policy(path.parent) for path in folder.glob("*/policy.json")}
     if not found:
         raise UserError(f"no policies in {folder}: learn them with python -m selector.train RUN")
-    return [found[name] for name in BY_NAME if name in found]
+    policies = [found[name] for name in BY_NAME if name in found]
+    if len({(policy.portfolio_, policy.fitted_on_) for policy in policies}) > 1:
+        raise UserError(f"the policies in {folder} learned from different portfolios or images: delete it and train again")
+    return policies

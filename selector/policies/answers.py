@@ -31,7 +31,7 @@ def consensus(together: np.ndarray, answers: np.ndarray, looked: np.ndarray) -> 
         looked: (N, looked) or (looked,) their columns.
     """
     chosen = together.argmax(axis=1)
-    agreeing = answers.argmax(axis=2) == chosen[:, None]
+    agreeing = (answers.argmax(axis=2) == chosen[:, None]) & ~np.isclose(answers, answers[:, :, :1]).all(axis=2)
     sure = np.take_along_axis(answers, chosen[:, None, None], axis=2)[:, :, 0]
     place = (sure + agreeing).argmax(axis=1)
     columns = np.broadcast_to(looked, agreeing.shape)

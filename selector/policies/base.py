@@ -207,7 +207,7 @@ class Policy(ABC):
             arrays = folder / "state.safetensors"
             texts = {name: gzip.decompress((folder / f"{name}.txt.gz").read_bytes()).decode() for name in facts["texts"]}
             policy._restore(State(facts["state"], load_file(arrays) if arrays.exists() else {}, texts))
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        except Exception as error:  # safetensors, LightGBM, zlib and torch each raise their own
             raise UserError(f"{folder} holds no whole {cls.name} policy ({error}): fit it again") from error
         return policy
 

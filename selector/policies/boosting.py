@@ -67,6 +67,8 @@ class PreferredClassifier(ScoringPolicy):
     def _fit(self, observed: Observations) -> None:
         features = self._features(Recorded(observed))
         kept = observed.correct.any(axis=1)
+        if not kept.any():
+            kept = ~kept  # nothing is ever right: any label is as good
         target = preferred_columns(observed)
         classes = len(observed.portfolio)
         self.model_ = boosted(

@@ -19,7 +19,7 @@ from selector.policies.base import Policy, State
 from selector.portfolio import hull
 
 SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9)
-"""Of the images that reach a rung, those that may go on to the next: what thresholds are tried."""
+"""Of all images, those less sure than the threshold of a rung: what thresholds are tried."""
 
 
 STEPS = 25
@@ -31,7 +31,7 @@ KEPT = 0.25
 
 
 class Averaging(Policy):
-    """The mean answer of the k configurations that are most accurate together: a costly upper reference.
+    """The mean answer of the k configurations that are most accurate together: a costly reference, which chooses nothing.
 
     Its dial is k. The configuration it names is the one, of those it ran, that is surest of the mean's class.
 
@@ -40,6 +40,7 @@ class Averaging(Policy):
     """
 
     name = "averaging"
+    learned = False
 
     def __init__(self, most: int = 8) -> None:
         self.most = most

@@ -13,7 +13,7 @@ from selector.observe import Observations
 from selector.policies.base import Policy, State, gather
 
 PRICES = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 1.0)
-"""The dial: how many points of accuracy (as a fraction) the MACs of one default run are worth."""
+"""The dial: how much score the MACs of one default run are worth; accuracy as a fraction, where scores are that."""
 
 
 class ScoringPolicy(Policy):
@@ -44,7 +44,7 @@ class ScoringPolicy(Policy):
 
     @abstractmethod
     def _scores(self, images: Images) -> np.ndarray:
-        """(N, K), in units of accuracy."""
+        """(N, K): probabilities of being right, or what orders configurations alike."""
 
 
 class Neighbours(ScoringPolicy):

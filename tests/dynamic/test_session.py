@@ -70,6 +70,19 @@ def test_steps_add_up() -> None:
 
 
 @torch.inference_mode()
+def test_rows_in_any_order_and_twice() -> None:
+    network = dynamic.load("resnet50-slim")
+    images = torch.randn(3, 3, 96, 96)
+    expected = network(images, network.default)
+    session = Session(network, images)
+    for rows in ([2, 2], [0, 1], [1, 0, 2, 1]):
+        torch.testing.assert_close(session.logits(network.default, np.array(rows)), expected[rows], rtol=1e-4, atol=1e-5)
+    assert (session.macs == network.macs(network.default, 96)).all()
+    with pytest.raises(dynamic.UserError, match="3 images but 2 configurations"):
+        session.mixed([network.default] * 2)
+
+
+@torch.inference_mode()
 def test_no_images() -> None:
     network = dynamic.load("resnet50-slim")
     assert Session(network, torch.zeros(2, 3, 96, 96)).logits(network.default, np.arange(0)).shape == (0, 10)
