@@ -1,6 +1,7 @@
 """Run a portfolio on every image of a run once and keep all that a policy could ask for: features and answers.
 
-Kept in blocks of images, ``OUT/PORTFOLIO/0000000.safetensors`` and so on; an interrupted run goes on behind the last whole block.
+Kept in blocks of images, ``OUT/PORTFOLIO/0000000.safetensors`` and so on; an interrupted run goes on behind the
+last whole block.
 """
 
 from __future__ import annotations

@@ -78,11 +78,13 @@ def verdicts(result: dict[str, Any]) -> list[str]:
         rows = [row for row in learned if row["objective"] == objective]
         if rows:
             said.append(_verdict(recommended(rows, objective, default), words, default))
-    beating = [row["name"] for row in learned if row["versus_single_best"]["interval"][0] > 0]
+    tried = [row for row in result["policies"] if row["learned"]]
+    beating = [row["name"] for row in tried if row["versus_single_best"]["interval"][0] > 0]
+    count = f"Of {len(tried)} rows of learned policies"
     if beating:
-        said.append(f"Better than the single best with an interval above zero: {', '.join(beating)}.")
+        said.append(f"{count}, better than the single best with an interval above zero: {', '.join(beating)}.")
     else:
-        said.append("No learned policy beats the single best with an interval above zero.")
+        said.append(f"{count}, none beats the single best with an interval above zero.")
     said.append(f"Control: fitted on shuffled labels, a correctness policy closes {_gap(result['control'])} of the gap.")
     return said
 
