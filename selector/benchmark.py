@@ -204,6 +204,7 @@ def by_side(policies: Sequence[Policy], rows: Sequence[dict[str, Any]], test: Ob
 def benchmark_run(settings: BenchmarkSettings, run: Path, observations: Path, policies: Path) -> dict[str, Any]:
     """Everything about one run, JSON-ready."""
     loaded = load_policies(policies)
+    other = reopen(settings.shifted, device=settings.device, data_dir=settings.data_dir) if settings.shifted else None
     collection = reopen(run, device=settings.device, data_dir=settings.data_dir)
     portfolio = [Configuration.parse(name) for name in loaded[0].portfolio_]
     observed = observe_run(collection, observed_configurations(collection, run, len(portfolio)), observations)
@@ -234,7 +235,7 @@ def benchmark_run(settings: BenchmarkSettings, run: Path, observations: Path, po
         "by_side": by_side(loaded, rows, test),
         "control": shuffled_control(label, test, references),
         "learning_curve": learning_curve(loaded, label, test, references) if settings.learning_curve else [],
-        "shifted": _shifted(settings, loaded, label, collection) if settings.shifted else None,
+        "shifted": _shifted(settings, loaded, label, collection, other) if other else None,
         "notes": notes,
     }
     return result | {"verdicts": verdicts(result)}
@@ -283,21 +284,24 @@ def _areas(points: dict[str, list[list[float]]], test: Observations) -> dict[str
 
 
 def _shifted(
-    settings: BenchmarkSettings, policies: Sequence[Policy], label: Observations, collection: Collection
+    settings: BenchmarkSettings,
+    policies: Sequence[Policy],
+    label: Observations,
+    collection: Collection,
+    other: Collection,
 ) -> dict[str, Any]:
-    assert settings.shifted is not None
-    other = reopen(settings.shifted, device=settings.device, data_dir=settings.data_dir)
+    name = other.settings.out.name
     if other.network.digest != collection.network.digest:
-        raise UserError(f"--shifted {settings.shifted} ran another network")
-    folder = settings.out / f"{settings.shifted.name}-shifted"
+        raise UserError(f"--shifted {name} ran another network")
+    folder = settings.out / f"{name}-shifted"
     test = observe_run(other, list(label.portfolio), folder, ("test",))
     if other.settings.regime == "wide" and collection.settings.regime == "matched" and test.sides is not None:
         assert label.sides is not None
         test = test.rows((test.sides < label.sides.min()) | (test.sides > label.sides.max()))
     if not len(test):
-        raise UserError(f"--shifted {settings.shifted} has no readable test image unlike those the policies learned from")
+        raise UserError(f"--shifted {name} has no readable test image unlike those the policies learned from")
     rows, _ = scored(policies, label, test)
-    return {"run": settings.shifted.name, "images": len(test), "policies": rows, "static": _static(test)}
+    return {"run": name, "images": len(test), "policies": rows, "static": _static(test)}
 
 
 def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:

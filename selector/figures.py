@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from oracle.figures import BLUE, GREY, RED
 from selector.portfolio import hull
 
-_COLOURS = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]
+_COLOURS = plt.get_cmap("tab10").colors + plt.get_cmap("Dark2").colors  # type: ignore[attr-defined]
 
 
 def frontier(result: dict[str, Any]) -> Figure:
@@ -31,7 +31,7 @@ def frontier(result: dict[str, Any]) -> Figure:
             markersize=4,
             linewidth=1.2,
             label=name,
-            color=_COLOURS[number % 10],
+            color=_COLOURS[number],
         )
     by_name = {row["name"]: row for row in result["policies"]}
     for name, style in (

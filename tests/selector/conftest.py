@@ -32,7 +32,7 @@ def made_up(
     signal: np.ndarray,
     split: str = "label",
     seed: int = 0,
-    sure: float = 0.9,
+    sure: bool = True,
 ) -> Observations:
     """Observations in which configuration k is right on image i where ``right[i, k]``.
 
@@ -42,14 +42,14 @@ def made_up(
         signal: (N,) written into every group of features and every stage, amid noise.
         split: of all images.
         seed: of labels and noise.
-        sure: probability of the answer where it is right; where it is wrong it is 0.3 + a little.
+        sure: whether an answer that is right is surer than one that is wrong.
     """
     stream = np.random.default_rng(seed)
     count, columns = right.shape
     labels = stream.integers(CLASSES, size=count)
     wrong = (labels[:, None] + stream.integers(1, CLASSES, size=right.shape)) % CLASSES
     predicted = np.where(right, labels[:, None], wrong)
-    top = np.where(right, sure, 0.3 + 0.1 * stream.random(right.shape))
+    top = np.where(right & sure, 0.9, 0.3 + 0.1 * stream.random(right.shape))
     probabilities = np.repeat(((1 - top) / (CLASSES - 1))[:, :, None], CLASSES, axis=2)
     np.put_along_axis(probabilities, predicted[:, :, None], top[:, :, None], axis=2)
 
@@ -97,5 +97,5 @@ def noise(network: dynamic.DynamicNetwork, portfolio: list[Configuration]) -> tu
     for split, seed in (("label", 3), ("test", 4)):
         stream = np.random.default_rng(seed)
         right = stream.random((1200, 4)) < np.array([0.7, 0.68, 0.6, 0.5])
-        found.append(made_up(network, portfolio, right, stream.uniform(-2, 2, size=1200), split, seed, sure=0.35))
+        found.append(made_up(network, portfolio, right, stream.uniform(-2, 2, size=1200), split, seed, sure=False))
     return found[0], found[1]

@@ -22,7 +22,7 @@ from selector.images import Live, Recorded
 from selector.observe import Observations
 from selector.policies import load_policies
 from selector.policies.constant import quality_of
-from selector.train import FOLDER, observe_run
+from selector.train import FOLDER, TrainSettings, observe_run, train
 from tests.oracle.conftest import all_bytes, run_command
 from tests.plain_loop import plain_loop
 
@@ -124,37 +124,45 @@ def test_an_interrupted_observation_goes_on(trained: Path, tmp_path: Path, monke
     shutil.rmtree(folder)
     whole = observed(tmp_path / "run")
     before = all_bytes(folder)
-    (folder / "0000020.safetensors").unlink()
+    next(folder.glob("*/0000020.safetensors")).unlink()
     again = observed(tmp_path / "run")
     assert all_bytes(folder) == before
     assert np.array_equal(whole.probabilities, again.probabilities)
+    # Another portfolio has a folder of its own; blocks of another size do not fit.
     collection = reopen(tmp_path / "run")
-    with pytest.raises(UserError, match="holds another run"):
-        observe.observe(collection, list(collection.union)[:-1], folder)
+    observe.observe(collection, list(collection.union)[:4], folder)
+    assert before.items() <= all_bytes(folder).items()
+    monkeypatch.setattr(observe, "BLOCK", 30)
+    with pytest.raises(UserError, match=r"holds another run \(block is 20 there, 30 here\)"):
+        observe.observe(collection, list(collection.union), folder)
 
 
 def test_benchmark_refuses(trained: Path, tmp_path: Path) -> None:
-    for arguments, message in (
-        ((tmp_path,), "no policies in"),
-        ((trained, "--shifted", tmp_path), "no settings.json in"),
-        (("--shifted", tmp_path), "--shifted goes with one run"),
-    ):
-        result = run_command(*arguments, "--out", tmp_path / "out", module="selector.benchmark")
-        assert result.returncode == 2
-        assert message in result.stderr
-        assert "Traceback" not in result.stderr
-    result = run_command(tmp_path, module="selector.train")
+    result = run_command(trained, "--shifted", tmp_path, "--out", tmp_path / "out", module="selector.benchmark")
     assert result.returncode == 2
-    assert "make the run with python -m oracle.run" in result.stderr
+    assert "no settings.json in" in result.stderr
+    assert "Traceback" not in result.stderr
+    with pytest.raises(UserError, match="no policies in"):
+        benchmark(BenchmarkSettings(runs=(tmp_path,), out=tmp_path / "out"))
+    with pytest.raises(UserError, match="--shifted goes with one run"):
+        BenchmarkSettings(shifted=tmp_path)
+    with pytest.raises(UserError, match=r"make the run with python -m oracle\.run"):
+        train(TrainSettings(run=tmp_path))
+    with pytest.raises(UserError, match="--portfolio must be from 2 to 32, not 1"):
+        TrainSettings(run=tmp_path, portfolio=1)
 
 
 def test_a_policy_fitted_on_test_rows_is_refused(trained: Path, tmp_path: Path) -> None:
     import pandas as pd
 
     shutil.copytree(trained, tmp_path / "run")
-    path = tmp_path / "run" / FOLDER / "policies" / "cascade" / "fitted_on.parquet"
-    pd.DataFrame({"image": ["label/00000", "test/00003"]}).to_parquet(path)
-    with pytest.raises(UserError, match="cascade was fitted on 1 of the images it would be scored on, such as test/00003"):
+    policies = tmp_path / "run" / FOLDER / "policies"
+    pd.DataFrame({"image": ["label/00000", "test/00003"]}).to_parquet(policies / "cascade" / "fitted_on.parquet")
+    with pytest.raises(UserError, match="learned from different portfolios or images: delete it and train again"):
+        load_policies(policies)
+    for path in policies.glob("*/fitted_on.parquet"):
+        shutil.copy(policies / "cascade" / "fitted_on.parquet", path) if path.parent.name != "cascade" else None
+    with pytest.raises(UserError, match="default was fitted on 1 of the images it would be scored on, such as test/00003"):
         benchmark(BenchmarkSettings(runs=(tmp_path / "run",), out=tmp_path / "out", learning_curve=False, timing=False))
 
 
