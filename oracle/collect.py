@@ -123,6 +123,7 @@ def collect(collection: Collection) -> xr.Dataset:
     union = collection.union
     store = _open_store(collection, union)
     kept = {key: value for key, value in asdict(settings).items() if key in _REOPENED}
+    kept["space"] = ",".join(space.name for space in collection.spaces)  # the store has what a file listed
     write_whole(settings.out / SETTINGS, json.dumps(kept, indent=1, default=str).encode())
     if store.pending():
         size = WalkSize(**store.facts["walk"])
@@ -161,7 +162,7 @@ def reopen(
         raise UserError(f"{path} is damaged ({error}): make the run again") from error
     group = open_group(run / "outcomes.zarr")
     configurations = [Configuration.parse(str(name)) for name in np.asarray(group["configuration"][:])]  # type: ignore[index]
-    collection = open_collection(settings, network, spaces=[Space(Path(settings.space).stem, configurations)])
+    collection = open_collection(settings, network, spaces=[Space(settings.space, configurations)])
     stored = {str(key): str(group.attrs[str(key)]) for key in group.attrs["identity"]}  # type: ignore[union-attr]
     theirs, mine = ({k: v for k, v in facts.items() if k not in _WHERE} for facts in (stored, store_identity(collection)))
     compare_identity(run / "outcomes.zarr", theirs, mine)

@@ -34,7 +34,7 @@ VOTING = ("averaging", "cascade", "top_two")
 def quick(policy: type[Policy]) -> Policy:
     """With parameters that fit 1,200 images and a test's patience."""
     parameters: dict[type[Policy], dict[str, object]] = {
-        Neighbours: {"k": 15, "groups": ("stem",)},
+        Neighbours: {"k": 9, "groups": ("map",)},
         Head: {"epochs": 15},
         Stagewise: {"prices": (0.0,)},
         Cascade: {"rungs": 4, "candidates": 4},
