@@ -1,4 +1,4 @@
-"""Fit policies on the label split: cross-validated operating points, then a last fit on all label images."""
+"""Fit policies on the label split: on all its images, and on folds of it for cross-validated operating points."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def calibrate(policy: Policy, observed: Observations, seed: int = 0) -> Policy:
         observed: the label split.
         seed: deals the folds.
     """
-    policy.fit(observed)  # some dials depend on the portfolio
+    policy.fit(observed)  # first, since some dials depend on the portfolio
     dials: list[float | None] = [*policy.dials] or [None]
     right = np.zeros((len(dials), len(observed)))
     macs = np.zeros((len(dials), len(observed)))
@@ -95,7 +95,6 @@ def calibrate(policy: Policy, observed: Observations, seed: int = 0) -> Policy:
             played = play(partly, Recorded(part), dial)
             right[position, held] = played.predicted == part.labels
             macs[position, held] = played.macs
-    policy.fit(observed)
     policy.points_ = tuple(
         OperatingPoint(float(dial) if dial is not None else 0.0, float(r.mean()), float(m.mean()))
         for dial, r, m in zip(dials, right, macs, strict=True)
