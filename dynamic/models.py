@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torchvision
 from PIL import Image
@@ -171,17 +172,16 @@ def imagenet_transform(size: int = 224) -> Callable[[Image.Image], Tensor]:
 
 def scenes_transform() -> Callable[[Image.Image], Tensor]:
     """For the slim networks: grey, short side to 96 pixels, centre, normalised as fashion-scenes are."""
-    return v2.Compose(
-        [
-            v2.Lambda(_to_rgb),
-            v2.Grayscale(3),
-            v2.Resize(scenes.CANVAS),
-            v2.CenterCrop(scenes.CANVAS),
-            v2.PILToTensor(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize([scenes.MEAN] * 3, [scenes.STD] * 3),
-        ]
-    )
+    return _scene
+
+
+def _scene(image: Image.Image) -> Tensor:
+    # By hand, since a composition of seven transforms takes five times as long as these few operations.
+    grey = image if image.mode == "L" else image.convert("RGB").convert("L")
+    if grey.size != (scenes.CANVAS, scenes.CANVAS):
+        grey = v2.functional.center_crop(v2.functional.resize(grey, [scenes.CANVAS]), [scenes.CANVAS])
+    pixels = torch.from_numpy(np.array(grey)).float().div_(255)
+    return pixels.sub_(scenes.MEAN).div_(scenes.STD).expand(3, -1, -1)
 
 
 _Built = tuple[nn.Module, Callable[[Image.Image], Tensor], int, str]

@@ -1,4 +1,4 @@
-"""Train a slim network on fashion-scenes: python -m dynamic.train --model resnet50-slim --out trained/resnet50-slim
+"""Train a network on fashion-scenes: python -m dynamic.train --model resnet50-slim --out trained/resnet50-slim
 
 Leaves in OUT: weights.safetensors (what ``--weights`` takes), log.jsonl (one line an epoch), checkpoint.pt (to go on after
 an interruption, with the same result as without it).
@@ -23,15 +23,16 @@ from dynamic.checkpoint import append_line, resume, save_checkpoint, stored_weig
 from dynamic.command import check_device, run_command
 from dynamic.errors import UserError
 from dynamic.files import make_writable
-from dynamic.scenes import FashionScenes
+from dynamic.scenes import CLASSES, FashionScenes
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """How to train; docs/training lists the commands that made the embedded weights."""
 
-    model: Literal["resnet50-slim", "resnext50_32x4d-slim", "mobilenet_v2-slim", "densenet121-slim"] = "resnet50-slim"
-    """Which network."""
+    model: str = "resnet50-slim"
+    """resnet50-slim, resnext50_32x4d-slim, mobilenet_v2-slim, densenet121-slim, or a torchvision or timm model, with
+    random weights."""
     out: Path | None = None
     """Folder for weights, log and checkpoint; trained/MODEL unless given."""
     data_dir: Path | None = None
@@ -67,11 +68,11 @@ class TrainSettings:
 
 def train(settings: TrainSettings) -> dict[str, Any]:
     """Train, evaluate on the label and test splits of the matched regime, and return what the last log line says."""
-    out = settings.out or Path("trained") / settings.model
+    out = settings.out or Path("trained") / settings.model.replace("/", "-")
     scenes = FashionScenes("train", data_dir=settings.data_dir, count=settings.images)
     make_writable(out)
     torch.manual_seed(settings.seed)
-    network = models.build(settings.model).to(settings.device).to(memory_format=torch.channels_last)
+    network = models.build(settings.model, len(CLASSES)).to(settings.device).to(memory_format=torch.channels_last)
     steps = -(-len(scenes) // settings.batch)
     optimizer = torch.optim.SGD(
         _groups(network, settings.weight_decay), lr=settings.learning_rate, momentum=0.9, nesterov=True

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
+import zarr
 
 import dynamic
 from dynamic.configuration import Configuration, Space
@@ -85,9 +86,7 @@ def open_collection(
     """
     own_network = network is not None
     if network is None:
-        torch.manual_seed(settings.seed)  # for random weights
-        layers = [name.strip() for name in settings.dynamic_layers.split(",") if name.strip()]
-        network = load(settings.model, None if settings.weights == "none" else settings.weights, layers or None)
+        network = _load(settings)
     images = settings.images
     if images is None and settings.dataset == "fashion-scenes":
         images = SCENES_IMAGES
@@ -149,6 +148,47 @@ def reopen(
     Raises:
         UserError: no run there, or the network, weights or images are no longer those it was made with.
     """
+    settings = _stored_settings(run, device, data_dir)
+    group = open_group(run / "outcomes.zarr")
+    collection = open_collection(settings, network, spaces=[Space(settings.space, _stored_configurations(group))])
+    theirs, mine = (
+        {k: v for k, v in facts.items() if k not in _WHERE}
+        for facts in (_stored_identity(group), store_identity(collection))
+    )
+    compare_identity(run / "outcomes.zarr", theirs, mine)
+    return collection
+
+
+@dataclass(frozen=True)
+class RunNetwork:
+    """The network of a run without the run's images: what a service needs.
+
+    Attributes:
+        settings: of the run.
+        network: loaded.
+        configurations: that the run evaluated.
+        resolution: of the run's images in pixels.
+    """
+
+    settings: RunSettings
+    network: LoadedNetwork
+    configurations: tuple[Configuration, ...]
+    resolution: int
+
+
+def reopen_network(run: Path, *, device: str = "cpu") -> RunNetwork:
+    """The network and configurations of a run, wherever its images are now; raises UserError as :func:`reopen` does."""
+    settings = _stored_settings(run, device, None)
+    group = open_group(run / "outcomes.zarr")
+    identity = _stored_identity(group)
+    network = _load(settings)
+    theirs = {key: identity[key] for key in ("model", "dynamic_layers", "weights_digest")}
+    mine = {"model": network.info.name, "dynamic_layers": ",".join(network.dynamic_layers), "weights_digest": network.digest}
+    compare_identity(run / "outcomes.zarr", theirs, mine)
+    return RunNetwork(settings, network, tuple(_stored_configurations(group)), int(identity["resolution"]))
+
+
+def _stored_settings(run: Path, device: str, data_dir: Path | None) -> RunSettings:
     path = run / SETTINGS
     if not path.exists():
         raise UserError(f"no {SETTINGS} in {run}: make the run with python -m oracle.run --out {run}")
@@ -157,23 +197,30 @@ def reopen(
         folders = {key: Path(stored[key]) for key in ("data_dir", "class_map") if stored.get(key)}
         if data_dir is not None:
             folders["data_dir"] = data_dir
-        settings = RunSettings(**(stored | folders | {"out": run, "device": device}))
+        return RunSettings(**(stored | folders | {"out": run, "device": device}))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): make the run again") from error
-    group = open_group(run / "outcomes.zarr")
-    configurations = [Configuration.parse(str(name)) for name in np.asarray(group["configuration"][:])]  # type: ignore[index]
-    collection = open_collection(settings, network, spaces=[Space(settings.space, configurations)])
-    stored = {str(key): str(group.attrs[str(key)]) for key in group.attrs["identity"]}  # type: ignore[union-attr]
-    theirs, mine = ({k: v for k, v in facts.items() if k not in _WHERE} for facts in (stored, store_identity(collection)))
-    compare_identity(run / "outcomes.zarr", theirs, mine)
-    return collection
 
 
-def fast_network(collection: Collection) -> DynamicNetwork:
+def _stored_configurations(group: zarr.Group) -> list[Configuration]:
+    return [Configuration.parse(str(name)) for name in np.asarray(group["configuration"][:])]  # type: ignore[index]
+
+
+def _stored_identity(group: zarr.Group) -> dict[str, str]:
+    return {str(key): str(group.attrs[str(key)]) for key in group.attrs["identity"]}  # type: ignore[union-attr]
+
+
+def _load(settings: RunSettings) -> LoadedNetwork:
+    torch.manual_seed(settings.seed)  # for random weights
+    layers = [name.strip() for name in settings.dynamic_layers.split(",") if name.strip()]
+    return load(settings.model, None if settings.weights == "none" else settings.weights, layers or None)
+
+
+def fast_network(opened: Collection | RunNetwork) -> DynamicNetwork:
     """The run's network for its device and dtype, with the statistics that the run was made with."""
-    settings = collection.settings
+    settings = opened.settings
     statistics = Statistics.load(settings.out / "statistics.safetensors") if settings.recalibrate else None
-    return collection.network.for_inference(settings.device, DTYPES[settings.dtype], statistics)
+    return opened.network.for_inference(settings.device, DTYPES[settings.dtype], statistics)
 
 
 def _statistics(collection: Collection, union: Space, started: bool) -> Statistics:

@@ -36,6 +36,25 @@ class View:
         if not 1 / 16 <= self.resize <= 16:
             raise UserError(f"--resize must be from 1/16 to 16, not {self.resize}")
 
+    def sides(self, side: int) -> tuple[int, int]:
+        """Of images of ``side`` pixels: the side after the crop, and that after the resize."""
+        cropped = round(side * self.crop)
+        return cropped, round(cropped * self.resize)
+
+    def apply(self, images: torch.Tensor, centres: np.ndarray) -> torch.Tensor:
+        """Crop and resize (N, C, H, H) images about ``centres``, (N, 2) x and y as shares of the side."""
+        side, resolution = self.sides(images.shape[-1])
+        if side < images.shape[-1]:
+            corners = centres * images.shape[-1] - side / 2
+            corners = corners.round().astype(int).clip(0, images.shape[-1] - side)
+            images = torch.stack(
+                [image[:, y : y + side, x : x + side] for image, (x, y) in zip(images, corners, strict=True)]
+            )
+        if resolution != side:
+            size = (resolution, resolution)
+            images = F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
+        return images
+
 
 class ViewedSource:
     """A source seen through a view; see :class:`oracle.datasets.ImageSource`.
@@ -51,9 +70,8 @@ class ViewedSource:
         self.metadata = {name: values[kept] for name, values in source.metadata.items()}
         self.centres = source.centres[kept]
         self.stand_in = source.stand_in
-        self._cropped = round(source.resolution * view.crop)
-        self.resolution = round(self._cropped * view.resize)
-        if min(self._cropped, self.resolution) < 8:
+        cropped, self.resolution = view.sides(source.resolution)
+        if min(cropped, self.resolution) < 8:
             raise UserError(
                 f"--crop {view.crop:g} and --resize {view.resize:g} leave {self.resolution} pixels of {source.resolution}"
             )
@@ -65,17 +83,7 @@ class ViewedSource:
     def load(self, rows: np.ndarray) -> Batch:
         """Read, crop and resize some rows."""
         batch = self._source.load(self._kept[rows])
-        images, side = batch.images, self._cropped
-        if side < images.shape[-1]:
-            corners = self.centres[rows] * images.shape[-1] - side / 2
-            corners = corners.round().astype(int).clip(0, images.shape[-1] - side)
-            images = torch.stack(
-                [image[:, y : y + side, x : x + side] for image, (x, y) in zip(images, corners, strict=True)]
-            )
-        if self.resolution != side:
-            size = (self.resolution, self.resolution)
-            images = F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
-        return replace(batch, images=images)
+        return replace(batch, images=self._view.apply(batch.images, self.centres[rows]))
 
 
 def view_source(source: ImageSource, view: View) -> ImageSource:

@@ -7,7 +7,8 @@
 Everything that is chosen (single best, dials, ladders) was chosen on the label split; the test split is used once, here. A
 policy that was fitted on an image of the test split is refused.
 
-Leaves report.html, results.json, results.md and figures in OUT.
+Leaves report.html, results.json, results.md and figures in OUT, and each run's own results in RUN/selector/results.json,
+which the service reports.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from selector.images import Recorded
 from selector.metrics import References, area, closed_gap, closed_gap_interval, measure
 from selector.observe import Observations
 from selector.outside import AsfPairwise, available
-from selector.policies import load_policies
+from selector.policies import digest_of_policies, load_policies
 from selector.policies.base import OBJECTIVES, Policy
 from selector.policies.boosting import Correctness
 from selector.policies.constant import Oracle
@@ -45,6 +46,9 @@ from selector.train import FOLDER, observe_run, observed_configurations
 
 SHIPPED = [Path(__file__).parent / "data" / name for name in ("wide", "specialised", "matched")]
 """Runs with policies that come with the package."""
+
+RESULTS = "results.json"
+"""Of one run, where its observations are."""
 
 CURVE = (250, 500, 1000, 2000, 4000, 8000)
 """Label images of the learning curve, and all there are."""
@@ -313,7 +317,10 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
         print(f"{run.name}:", file=sys.stderr)
         folder = settings.out / run.name if shipped else run / FOLDER
         policies = run / "policies" if shipped else folder / "policies"
-        results.append(benchmark_run(settings, run, folder / "observations", policies))
+        result = benchmark_run(settings, run, folder / "observations", policies)
+        result["policies_digest"] = digest_of_policies(policies)
+        write_whole(folder / RESULTS, json.dumps(result, indent=1).encode())
+        results.append(result)
     write_report(results, settings.out)
     write_whole(settings.out / "results.json", json.dumps({"runs": results}, indent=1).encode())
     return {"runs": results}

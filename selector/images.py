@@ -48,6 +48,11 @@ class Images(ABC):
         return len(self.keys)
 
     @property
+    def charged(self) -> np.ndarray:
+        """(N,) float64 MACs of the policy's own arithmetic so far; see :meth:`charge`."""
+        return self._charged
+
+    @property
     def spent(self) -> np.ndarray:
         """(N,) float64 MACs of everything asked so far."""
         return self._charged + self._ran @ self.costs.macs
@@ -122,6 +127,8 @@ class Live(Images):
         portfolio: as the policy's; the network's default must be in it.
         costs: of that portfolio.
         keys: (N,) names, which only policies that draw lots use.
+        session: one that has begun on a larger batch; then these are its ``rows``.
+        rows: (N,) positions of ``images`` in the session's batch.
     """
 
     def __init__(
@@ -131,16 +138,19 @@ class Live(Images):
         portfolio: Sequence[Configuration],
         costs: Costs,
         keys: np.ndarray | None = None,
+        session: Session | None = None,
+        rows: np.ndarray | None = None,
     ) -> None:
         self.keys = np.array([f"live/{row}" for row in range(len(images))]) if keys is None else keys
         self.portfolio, self.costs = tuple(portfolio), costs
         self.default = self.portfolio.index(network.default)
         self._network, self._images = network, images
-        self.session = Session(network, images)
+        self.session = session or Session(network, images)
+        self._rows = np.arange(len(images)) if rows is None else rows
         super().__init__()
 
     def _features(self, group: Group) -> np.ndarray:
-        everything, default = np.arange(len(self)), self._network.default
+        everything, default = self._rows, self._network.default
         with torch.inference_mode():
             if group == "image":
                 return rounded(image_statistics(self._images).numpy())
@@ -153,10 +163,15 @@ class Live(Images):
 
     def _stage(self, layer: int, column: int, rows: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return rounded(pooled(self.session.before(layer, self.portfolio[column], rows)).numpy())
+            return rounded(pooled(self.session.before(layer, self.portfolio[column], self._rows[rows])).numpy())
 
     def _look(self, column: int, rows: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            logits = self.session.logits(self.portfolio[column], rows).float()
-        finite = logits.isfinite().all(dim=1, keepdim=True)
-        return rounded(torch.where(finite, logits.softmax(dim=1), 0).cpu().numpy())
+            return answered(self.session.logits(self.portfolio[column], self._rows[rows]))
+
+
+def answered(logits: Tensor) -> np.ndarray:
+    """(N, classes) float32 probabilities as observations keep them, all zeros where a logit is not finite."""
+    logits = logits.float()
+    finite = logits.isfinite().all(dim=1, keepdim=True)
+    return rounded(torch.where(finite, logits.softmax(dim=1), 0).cpu().numpy())

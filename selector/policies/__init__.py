@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 from dynamic.errors import UserError
@@ -68,3 +69,11 @@ def load_policies(folder: Path) -> list[Policy]:
     if len({(policy.portfolio_, policy.fitted_on_) for policy in policies}) > 1:
         raise UserError(f"the policies in {folder} learned from different portfolios or images: delete it and train again")
     return policies
+
+
+def digest_of_policies(folder: Path) -> str:
+    """Short hash of every policy saved in ``folder``: whether results still belong to them."""
+    hashed = sha256()
+    for path in sorted(folder.glob("*/*")):
+        hashed.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return hashed.hexdigest()[:16]

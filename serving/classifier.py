@@ -1,0 +1,279 @@
+"""From uploads to answers: decode, batch, name the classes, count, remember. Nothing here knows BentoML."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Self
+
+import PIL.Image
+import torch
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from torch import Tensor
+
+from dynamic.configuration import Configuration
+from selector.policies.base import OperatingPoint
+from serving import logs, metrics
+from serving.batcher import Batcher, Done
+from serving.engine import answer
+from serving.errors import Rejected
+from serving.gap import offline_gap
+from serving.live import Evaluator, Recorder, live_gap, publish
+from serving.pictures import decode, open_picture
+from serving.schema import (
+    Answer,
+    Expected,
+    Feedback,
+    FeedbackAnswer,
+    Layer,
+    Options,
+    Prediction,
+    RunConfiguration,
+    rejected,
+)
+from serving.served import Plan, Served, open_served
+from serving.settings import ServingSettings
+from serving.store import Answer as StoredAnswer
+from serving.store import Store, new_id
+
+_DECODERS = 2
+_AT_ONCE = 8
+_RETRIES = 5
+_RECENT = 10.0
+_GAP_SECONDS = 2.0
+
+Upload = UploadFile | PIL.Image.Image
+
+
+class Classifier:
+    """A network that answers, and what it remembers; made by :meth:`open`, in the event loop that it is used in.
+
+    Args:
+        settings: of the service.
+        served: what answers.
+        store: the database.
+    """
+
+    def __init__(self, settings: ServingSettings, served: Served, store: Store) -> None:
+        self.settings, self.served, self.store = settings, served, store
+        self.batcher = Batcher(
+            functools.partial(answer, served),
+            max_batch=settings.max_batch,
+            max_wait=settings.max_wait_ms / 1000,
+            max_queue=settings.max_queue,
+            threads=settings.threads,
+            observe=_observe_batch,
+        )
+        self._decoders = ThreadPoolExecutor(_DECODERS, "decoder", torch.set_num_threads, (1,))
+        self._recorder = Recorder(store, settings)
+        self._evaluator = Evaluator(served, store, settings, lambda: not self.batcher.busy)
+        self._live: tuple[float, dict[str, Any]] | None = None
+
+    @classmethod
+    async def open(cls, settings: ServingSettings) -> Self:
+        """Load, connect and warm up. Raises UserError where the settings name what is not there."""
+        served = await asyncio.to_thread(open_served, settings)
+        store = await asyncio.to_thread(Store, settings.database)
+        classifier = cls(settings, served, store)
+        await classifier._warm_up()
+        return classifier
+
+    async def close(self) -> None:
+        """Answer what was accepted, store what was answered."""
+        await self.batcher.close()
+        await asyncio.to_thread(self._evaluator.close)
+        await asyncio.to_thread(self._recorder.close)
+        self.store.close()
+        self._decoders.shutdown()
+
+    async def answer(self, uploads: Sequence[Upload], options: Options) -> list[Answer | Rejected]:
+        """Each image's own answer, or why it has none.
+
+        Raises:
+            Rejected: options that cannot be had, or a full queue: none is answered.
+        """
+        served = self.served
+        plan, point = served.plan(options.policy, options.max_gmacs, options.configuration)
+        self.batcher.check_room(len(uploads))
+        loop = asyncio.get_running_loop()
+        parts = [uploads[at : at + _AT_ONCE] for at in range(0, len(uploads), _AT_ONCE)]
+        prepared = await asyncio.gather(
+            *(loop.run_in_executor(self._decoders, _prepare_all, served, p, self.settings.max_megapixels) for p in parts)
+        )
+        inputs = [found for part in prepared for found in part]
+        good = {position: found for position, found in enumerate(inputs) if isinstance(found, Tensor)}
+        results = await self.batcher.submit(list(good.values()), plan) if good else []
+        answers: list[Answer | Rejected] = [f if isinstance(f, Rejected) else Rejected("internal", "") for f in inputs]
+        notes = logs.REQUEST.get()
+        first = notes.id if notes else new_id()
+        ids = [first if len(uploads) == 1 else f"{first}-{position}" for position in range(len(uploads))]
+        for position, result in zip(good, results, strict=True):
+            if isinstance(result, Exception):
+                logs.LOGGER.error("an image failed", exc_info=result, extra={"facts": {"id": ids[position]}})
+                answers[position] = Rejected("internal", "an unexpected error; the server's log has it")
+            else:
+                answers[position] = self._recorded(ids[position], uploads[position], result, plan, point, options)
+        if notes is not None:
+            notes.facts |= {"images": len(uploads), "policy": plan.policy, "refused": len(uploads) - len(good)}
+        return answers
+
+    def _recorded(
+        self, id_: str, upload: Upload, done: Done, plan: Plan, point: OperatingPoint | None, options: Options
+    ) -> Answer:
+        """Count and remember an answer, and keep its image if that was asked for."""
+        served = self.served
+        answered, default = done.answered, float(served.costs.default)
+        # Equal probabilities: the lower class first, as argmax has it.
+        order = (-answered.probabilities).argsort(kind="stable")[: options.top_k]
+        finite = bool(answered.probabilities.any())
+        predicted = int(answered.probabilities.argmax()) if finite else -1
+        data = _bytes_of(upload)
+        keeps = data is not None and self._recorder.keeps(id_, options.keep, len(data))
+        stored = StoredAnswer(id_, served.key, plan.policy, answered.configuration.id, predicted, answered.macs)
+        self._recorder.add(stored, data if keeps else None)
+        metrics.IMAGES.labels(plan.policy).inc()
+        metrics.CONFIGURATIONS.labels(answered.configuration.id).inc()
+        metrics.GMACS.inc(answered.macs / 1e9)
+        metrics.GMACS_DEFAULT.inc(default / 1e9)
+        metrics.GMACS_SAVED.inc((default - answered.macs) / 1e9)
+        return Answer(
+            id=id_,
+            predictions=[
+                Prediction(name=served.classes[i], index=int(i), probability=float(answered.probabilities[i])) for i in order
+            ]
+            if finite
+            else [],
+            policy=plan.policy,
+            dial=plan.dial,
+            expected=None if point is None or point.accuracy != point.accuracy else _expected(point),
+            configuration=_configuration(served, answered.configuration),
+            gmacs=answered.macs / 1e9,
+            default_gmacs=default / 1e9,
+            queued_ms=done.queued_ms,
+            ran_ms=done.ran_ms,
+            batch=done.batch,
+            kept_seconds=self.settings.keep_seconds if keeps else None,
+        )
+
+    async def feedback(self, id_: str, label: str | int) -> FeedbackAnswer:
+        """Store the true class of an earlier answer; it is on disk when this returns.
+
+        Raises:
+            Rejected: no such answer or class.
+        """
+        try:
+            given = Feedback(id=id_, label=str(label) if isinstance(label, int) else label)
+        except ValidationError as error:
+            raise rejected(error) from None
+        index = _class_index(self.served, given.label)
+        labelled = None
+        for _ in range(_RETRIES):
+            labelled = await asyncio.to_thread(self.store.add_label, given.id, index)
+            # Another process may still be about to record an answer that it has just given.
+            if labelled is not None or not _recent(given.id):
+                break
+            await asyncio.sleep(0.1)
+        if labelled is None:
+            raise Rejected("not_found", f"no answer {given.id!r} in the last {self.settings.remember_hours:g} hours")
+        metrics.LABELS.inc()
+        self._live = None
+        return FeedbackAnswer(id=given.id, label=self.served.classes[index], index=index, right=labelled.predicted == index)
+
+    async def gap(self) -> dict[str, Any]:
+        """The gap to the oracle, offline and live; the live one computed anew every few seconds at most."""
+        now = time.monotonic()
+        if self._live is None or now - self._live[0] > _GAP_SECONDS:
+            live = await asyncio.to_thread(live_gap, self.served, self.store)
+            publish(live)
+            self._live = now, live
+        return {"network": self.served.name, "offline": offline_gap(self.served), "live": self._live[1]}
+
+    def describe(self) -> dict[str, Any]:
+        """What is served, JSON-ready."""
+        served = self.served
+        return {
+            "network": served.name,
+            "resolution": served.resolution,
+            "classes": served.classes,
+            "active": {"policy": served.active.policy, "dial": served.active.dial, "objective": served.objective},
+            "default": _configuration(served, served.default).model_dump(),
+            "configurations": [_configuration(served, c).model_dump() for c in served.configurations],
+            "policies": [_described(served, name) for name in served.policies],
+            "max_images": self.settings.max_images,
+        }
+
+    async def _warm_up(self) -> None:
+        stream = torch.Generator().manual_seed(0)
+        side = self.served.resolution
+        for plan in (self.served.active, self.served.plan(policy="default")[0]):
+            for count in (1, 1, 8):
+                images = torch.randn(count, 3, side, side, generator=stream)
+                for result in await self.batcher.submit(list(images), plan):
+                    if isinstance(result, Exception):
+                        raise result
+
+
+def _observe_batch(images: int, seconds: float) -> None:
+    metrics.BATCH.observe(images)
+    metrics.BATCH_SECONDS.observe(seconds)
+
+
+def _prepare_all(served: Served, uploads: Sequence[Upload], max_megapixels: float) -> list[Tensor | Rejected]:
+    return [_prepare(served, upload, max_megapixels) for upload in uploads]
+
+
+def _prepare(served: Served, upload: Upload, max_megapixels: float) -> Tensor | Rejected:
+    try:
+        if not isinstance(upload, UploadFile):
+            return served.transform(decode(upload))
+        upload.file.seek(0)
+        return served.transform(decode(open_picture(upload.file, max_megapixels)))
+    except Rejected as rejection:
+        return rejection
+
+
+def _bytes_of(upload: Upload) -> bytes | None:
+    """As it was sent; None for a picture given in Python."""
+    if not isinstance(upload, UploadFile):
+        return None
+    upload.file.seek(0)
+    return upload.file.read()
+
+
+def _class_index(served: Served, label: str) -> int:
+    if label in served.classes:
+        return served.classes.index(label)
+    if label.isascii() and label.isdigit() and int(label) < len(served.classes):
+        return int(label)
+    few = f"one of {', '.join(served.classes)}" if len(served.classes) <= 20 else f"such as {served.classes[0]!r}"
+    raise Rejected("invalid", f"label must be the name of a class ({few}) or an index below {len(served.classes)}")
+
+
+def _recent(id_: str) -> bool:
+    try:
+        return abs(time.time() - int(id_[:11], 16) / 1000) < _RECENT
+    except ValueError:
+        return False
+
+
+def _expected(point: OperatingPoint) -> Expected:
+    return Expected(accuracy=point.accuracy, gmacs=point.macs / 1e9)
+
+
+def _configuration(served: Served, configuration: Configuration) -> RunConfiguration:
+    options = zip(configuration.stride, configuration.dilation, configuration.kernel_size, strict=True)
+    layers = [
+        Layer(layer="ABCDEF"[position], stride=stride, dilation=dilation, kernel_size=kernel)
+        for position, (stride, dilation, kernel) in enumerate(options)
+    ]
+    return RunConfiguration(id=configuration.id, layers=layers, gmacs=served.macs(configuration) / 1e9)
+
+
+def _described(served: Served, name: str) -> dict[str, Any]:
+    policy = served.policies[name]
+    points = [{"dial": p.dial, "accuracy": p.accuracy, "gmacs": p.macs / 1e9} for p in policy.points_]
+    return {"name": name, "learned": policy.learned, "points": points}

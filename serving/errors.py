@@ -1,0 +1,61 @@
+"""The one shape of every refusal: {"error": {"code": ..., "message": ...}}."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from starlette.responses import JSONResponse
+
+CODES: Mapping[str, tuple[int, str]] = {
+    "malformed": (400, "the body cannot be parsed"),
+    "not_found": (404, "no such page, or no answered request of that id"),
+    "method_not_allowed": (405, "the page knows other methods"),
+    "timeout": (408, "the body took too long to arrive"),
+    "too_large": (413, "the body, the number of images, or the pixels of one"),
+    "unsupported_media_type": (415, "neither form data, nor a JPEG, PNG or WebP picture with 8 bits of grey or RGB"),
+    "bad_image": (422, "a picture that cannot be decoded, or is too small"),
+    "invalid": (422, "a form value, or a field that is missing"),
+    "internal": (500, "a bug"),
+    "overloaded": (503, "try again after the seconds that Retry-After says"),
+    "starting": (503, "not warmed up yet, or shutting down"),
+}
+"""Every code with its status and what it means."""
+
+
+class Rejected(Exception):  # noqa: N818, a refusal is no error of ours
+    """A request, or one image of it, that is refused.
+
+    Args:
+        code: one of :data:`CODES`.
+        message: what was wrong and what would be right, for the client.
+        retry_after: seconds.
+    """
+
+    def __init__(self, code: str, message: str, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.code, self.message, self.retry_after = code, message, retry_after
+
+    @property
+    def status(self) -> int:
+        """HTTP status."""
+        return CODES[self.code][0]
+
+    @property
+    def body(self) -> dict[str, dict[str, str]]:
+        """JSON-ready."""
+        return {"error": {"code": self.code, "message": self.message}}
+
+    def response(self) -> JSONResponse:
+        """What the client gets."""
+        headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        return JSONResponse(self.body, self.status, headers)
+
+
+def rejection_for(status: int) -> Rejected:
+    """For an error that the framework made: its status in our shape."""
+    code = next((code for code, (known, _) in CODES.items() if known == status), None)
+    if code is None:
+        code = "malformed" if status < 500 else "internal"
+    phrase = "an unexpected error; the server's log has it" if status >= 500 else HTTPStatus(status).phrase.lower()
+    return Rejected(code, phrase)

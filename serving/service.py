@@ -1,0 +1,189 @@
+"""The service: bentoml serve
+
+    curl -F image=@cat.jpg localhost:3000/v1/classify
+
+:mod:`serving.settings` lists what environment variables can change. The module is imported by the supervisor too, so the
+network is loaded when a worker starts, in the background: until it is warmed up, /readyz answers 503.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import ParamSpec, TypeVar
+
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
+
+import bentoml
+import PIL.Image
+from starlette.responses import Response
+
+from dynamic.command import keep_freed_memory
+from dynamic.errors import UserError
+from serving import logs, metrics
+from serving.classifier import Classifier
+from serving.errors import Rejected
+from serving.front import FrontDoor
+from serving.pages import PAGES
+from serving.schema import (
+    Answer,
+    BatchAnswer,
+    BatchInput,
+    ClassifyInput,
+    ErrorBody,
+    FeedbackAnswer,
+    FeedbackInput,
+    Item,
+    Options,
+)
+from serving.served import check_named
+from serving.settings import ServingSettings, read_settings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _settings() -> ServingSettings:
+    try:
+        settings = read_settings()
+        check_named(settings)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from error
+    return settings
+
+
+SETTINGS = _settings()
+
+
+def _rejecting(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T | Response]]:
+    """Answer a rejection as JSON; BentoML would log a stack trace and mask it."""
+
+    @functools.wraps(method)
+    async def answering(*args: P.args, **kwargs: P.kwargs) -> T | Response:
+        try:
+            return await method(*args, **kwargs)
+        except Rejected as rejection:
+            return rejection.response()
+
+    return answering
+
+
+@bentoml.service(
+    name="dynamic_classifier",
+    workers=SETTINGS.workers,
+    traffic={"timeout": 600},
+    metrics={"enabled": False},  # its labels hold every path a stranger tries; ours are at the same /metrics
+    logging={"access": {"enabled": False}},
+)
+@bentoml.asgi_app(PAGES, path="/")
+class DynamicClassifier:
+    """Classifies pictures with a network whose strides, dilations and kernel sizes a policy chooses for each picture."""
+
+    def __init__(self) -> None:
+        logs.set_up(SETTINGS.log_level)
+        keep_freed_memory()
+        self._classifier: Classifier | None = None
+        self._problem: str | None = None
+        self._closing = False
+
+    @bentoml.on_startup
+    async def start(self) -> None:
+        """Load and warm up in the background."""
+        metrics.bury_the_dead()
+        self._loading = asyncio.create_task(self._load())
+
+    async def _load(self) -> None:
+        began = time.monotonic()
+        try:
+            self._classifier = await Classifier.open(SETTINGS)
+        except UserError as error:
+            self._problem = str(error)
+            logs.event(f"cannot serve: {error}", logging.ERROR)
+        except Exception:
+            self._problem = "it could not be loaded; the server's log has it"
+            logs.LOGGER.exception("cannot serve")
+        else:
+            metrics.READY.set(1)
+            served = self._classifier.served
+            active = {"policy": served.active.policy, "dial": served.active.dial}
+            logs.event("ready", facts={"network": served.name, "seconds": round(time.monotonic() - began, 1)} | active)
+
+    @bentoml.on_shutdown
+    async def stop(self) -> None:
+        """Answer what was accepted, store what was answered."""
+        self._closing = True
+        self._loading.cancel()
+        metrics.READY.set(0)
+        if self._classifier is not None:
+            await self._classifier.close()
+        logs.event("stopped")
+
+    async def __is_ready__(self) -> bool:
+        return self._classifier is not None and not self._closing
+
+    @property
+    def classifier(self) -> Classifier:
+        """What answers. Raises Rejected while it is loaded, and when the server shuts down."""
+        if self._classifier is None or self._closing:
+            if self._problem is not None:
+                raise Rejected("starting", f"the server cannot serve: {self._problem}")
+            raise Rejected("starting", "the server is not warmed up: try again", retry_after=2)
+        return self._classifier
+
+    @bentoml.api(route="/v1/classify", input_spec=ClassifyInput)
+    @_rejecting
+    async def classify(
+        self,
+        image: PIL.Image.Image,
+        policy: str | None = None,
+        max_gmacs: float | None = None,
+        top_k: int = 5,
+        configuration: str | None = None,
+        keep: bool = False,
+    ) -> Answer:
+        """Classify one picture under the active policy, another one, a budget, or a configuration."""
+        options = Options.read(policy=policy, max_gmacs=max_gmacs, top_k=top_k, configuration=configuration, keep=keep)
+        item = (await self.classifier.answer([image], options))[0]
+        if isinstance(item, Rejected):
+            raise item
+        return item
+
+    @bentoml.api(route="/v1/classify_batch", input_spec=BatchInput)
+    @_rejecting
+    async def classify_batch(
+        self,
+        images: list[PIL.Image.Image],
+        policy: str | None = None,
+        max_gmacs: float | None = None,
+        top_k: int = 5,
+        configuration: str | None = None,
+        keep: bool = False,
+    ) -> BatchAnswer:
+        """Classify many pictures; each has its own answer or error."""
+        options = Options.read(policy=policy, max_gmacs=max_gmacs, top_k=top_k, configuration=configuration, keep=keep)
+        items = await self.classifier.answer(images, options)
+        refused = [item for item in items if isinstance(item, Rejected)]
+        if refused and len(refused) == len(items):
+            raise refused[0]
+        for rejection in refused:
+            metrics.REJECTIONS.labels(rejection.code).inc()
+        return BatchAnswer(results=[_item(item) for item in items])
+
+    @bentoml.api(route="/v1/feedback", input_spec=FeedbackInput)
+    @_rejecting
+    async def feedback(self, id: str, label: str) -> FeedbackAnswer:
+        """Store the true class of an earlier answer; it is on disk when this returns."""
+        return await self.classifier.feedback(id, label)
+
+
+DynamicClassifier.add_asgi_middleware(FrontDoor, settings=SETTINGS)  # type: ignore[attr-defined]
+
+
+def _item(found: Answer | Rejected) -> Item:
+    if isinstance(found, Rejected):
+        return Item(answer=None, error=ErrorBody(code=found.code, message=found.message))
+    return Item(answer=found, error=None)

@@ -1,0 +1,113 @@
+"""What the service can be told, by environment variables: ``SERVING_NETWORK=runs/mine bentoml serve``."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from dynamic.command import check_device
+from dynamic.errors import UserError
+from selector.policies.base import Objective
+
+PREFIX = "SERVING_"
+
+_CORES = os.cpu_count() or 1
+
+
+class ServingSettings(BaseSettings):
+    """Each is an environment variable: its name in capitals behind ``SERVING_``."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
+
+    network: str = "matched"
+    """What to serve: a run the package ships (matched, wide, specialised), the folder of a run that selector.train learned
+    from, or the name of a network (resnet50) without policies, which then runs its default or what a request forces."""
+    weights: str = "default"
+    """Of a network given by name: default (ImageNet's for resnet50), a torchvision weights name, or a checkpoint file."""
+    policy: str | None = None
+    """Which policy chooses unless a request says; cascade where there is one, else default."""
+    objective: Objective = "efficiency"
+    """Its operating point: accuracy, default_cost or efficiency."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Where the network runs."""
+    workers: Annotated[int, Field(ge=1, le=64)] = min(_CORES, 4)
+    """Processes, each with a copy of the network."""
+    threads: Annotated[int, Field(ge=1, le=256)] = max(1, _CORES // min(_CORES, 4))
+    """Of the network in each process."""
+    max_batch: Annotated[int, Field(ge=1, le=1024)] = 128
+    """Images the network runs together, at most."""
+    max_wait_ms: Annotated[float, Field(ge=0, le=1000)] = 2.0
+    """How long the first image of a batch waits for others, in milliseconds."""
+    max_queue: Annotated[int, Field(ge=1, le=100_000)] = 512
+    """Images that may wait in each process; more are refused with 503."""
+    max_uploads: Annotated[int, Field(ge=1, le=10_000)] = 64
+    """Requests whose bodies are read and decoded at a time in each process; more are refused with 503."""
+    max_images: Annotated[int, Field(ge=1, le=1024)] = 64
+    """Images a request may carry."""
+    max_body_mib: Annotated[float, Field(gt=0, le=1024)] = 32.0
+    """Of a request, in MiB; larger ones are refused with 413."""
+    max_megapixels: Annotated[float, Field(gt=0, le=1000)] = 25.0
+    """Of an image; larger ones are refused with 413 before they are decoded."""
+    upload_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """How long a client may take to send a body; then 408."""
+    database: str = "sqlite:///runs/serving.db"
+    """Where answers, labels and kept images are: any SQLAlchemy URL."""
+    remember_hours: Annotated[float, Field(gt=0)] = 24.0
+    """How long the label of an answered request may come."""
+    keep: Literal["never", "asked", "all"] = "asked"
+    """Which images are kept for comparison with the oracle: none, those of requests that say keep=true, or all."""
+    keep_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    """How long an image is kept, at most; it is deleted as soon as it has been evaluated."""
+    keep_mib: Annotated[float, Field(gt=0)] = 256.0
+    """Of all kept images together."""
+    evaluate_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of the requests, drawn by their ids, whose labelled images are run under every configuration."""
+    evaluate_per_hour: Annotated[float, Field(ge=0)] = 3600.0
+    """Images so evaluated, at most, over all processes."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Of the service's own log, JSON lines on stderr."""
+
+
+def read_settings() -> ServingSettings:
+    """The settings of this process.
+
+    Raises:
+        UserError: naming every variable that is wrong, what it was and what would be right; also unknown ``SERVING_``
+            variables, with the nearest known one.
+    """
+    known = {f"{PREFIX}{name.upper()}" for name in ServingSettings.model_fields}
+    problems = []
+    for name in sorted(os.environ):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            near = difflib.get_close_matches(name.upper(), known, 1)
+            problems.append(f"{name} is not a setting" + (f": did you mean {near[0]}?" if near else ""))
+    try:
+        settings = ServingSettings()
+    except ValidationError as error:
+        for found in error.errors():
+            name = f"{PREFIX}{str(found['loc'][0]).upper()}" if found["loc"] else PREFIX
+            if name.upper() in known:
+                problems.append(f"{name}={found['input']!r}: {found['msg'].lower()}")
+        raise UserError("wrong settings: " + "; ".join(problems)) from error
+    if problems:
+        raise UserError("wrong settings: " + "; ".join(problems))
+    try:
+        check_device(settings.device)
+    except UserError as error:
+        raise UserError(f"wrong settings: {str(error).replace('--device ', f'{PREFIX}DEVICE=')}") from error
+    return settings
+
+
+def folder_of(settings: ServingSettings) -> Path | None:
+    """The run that is served; None for a network given by its name."""
+    from selector.benchmark import SHIPPED
+
+    shipped = {path.name: path for path in SHIPPED}
+    path = shipped.get(settings.network, Path(settings.network))
+    return path if path.is_dir() else None

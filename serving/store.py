@@ -1,0 +1,290 @@
+"""What the service remembers, in any database SQLAlchemy knows: answers, labels, images that were asked to be kept.
+
+Tables: ``answers`` (one row an image, until its label may no longer come), ``labels`` (one row a label, for good),
+``images`` (bytes, until they were evaluated or their time is over), ``evaluations`` (what every configuration made of an
+image, for good).
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine, make_url
+
+from dynamic.errors import UserError
+
+_METADATA = sa.MetaData()
+
+
+def new_id() -> str:
+    """Of a request: the moment in milliseconds and 64 random bits, hexadecimal."""
+    return f"{int(time.time() * 1000):011x}{secrets.token_hex(8)}"
+
+
+ANSWERS = sa.Table(
+    "answers",
+    _METADATA,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("created", sa.Float, index=True, nullable=False),
+    sa.Column("network", sa.String(200), nullable=False),
+    sa.Column("policy", sa.String(64), nullable=False),
+    sa.Column("configuration", sa.String(200), nullable=False),
+    sa.Column("predicted", sa.Integer, nullable=False),
+    sa.Column("macs", sa.Float, nullable=False),
+)
+LABELS = sa.Table(
+    "labels",
+    _METADATA,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("created", sa.Float, index=True, nullable=False),
+    sa.Column("network", sa.String(200), index=True, nullable=False),
+    sa.Column("policy", sa.String(64), nullable=False),
+    sa.Column("configuration", sa.String(200), nullable=False),
+    sa.Column("predicted", sa.Integer, nullable=False),
+    sa.Column("macs", sa.Float, nullable=False),
+    sa.Column("label", sa.Integer, nullable=False),
+)
+IMAGES = sa.Table(
+    "images",
+    _METADATA,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("expires", sa.Float, index=True, nullable=False),
+    sa.Column("claimed_until", sa.Float, nullable=False, default=0.0),
+    sa.Column("size", sa.Integer, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)
+EVALUATIONS = sa.Table(
+    "evaluations",
+    _METADATA,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("created", sa.Float, index=True, nullable=False),
+    sa.Column("network", sa.String(200), index=True, nullable=False),
+    sa.Column("policy", sa.String(64), nullable=False),
+    sa.Column("policy_right", sa.Boolean, nullable=False),
+    sa.Column("policy_macs", sa.Float, nullable=False),
+    sa.Column("right", sa.Text, nullable=False),
+    sa.Column("oracle_macs", sa.Float, nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answered image.
+
+    Attributes:
+        id: that its label will name.
+        network: name and digest of what answered.
+        policy: name.
+        configuration: id.
+        predicted: class.
+        macs: that were run.
+    """
+
+    id: str
+    network: str
+    policy: str
+    configuration: str
+    predicted: int
+    macs: float
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """An image whose label came."""
+
+    id: str
+    policy: str
+    predicted: int
+    macs: float
+    label: int
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What came of every configuration on a labelled image.
+
+    Attributes:
+        id: of the answer.
+        policy: that answered it.
+        policy_right: whether its answer was right.
+        policy_macs: that it ran.
+        right: by configuration id, whether it is right.
+        oracle_macs: of the oracle's choice.
+    """
+
+    id: str
+    policy: str
+    policy_right: bool
+    policy_macs: float
+    right: dict[str, bool]
+    oracle_macs: float
+
+
+class Store:
+    """The database; safe to use from several threads and processes.
+
+    Args:
+        url: any SQLAlchemy URL; a SQLite file's folder is made.
+
+    Raises:
+        UserError: a URL that is none, a driver that is not installed, a database that cannot be opened.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            parsed = make_url(url)
+            if parsed.get_backend_name() == "sqlite":
+                if parsed.database in (None, "", ":memory:"):
+                    raise UserError("an SQLite database must be a file, since several processes use it")
+                assert parsed.database is not None
+                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            self._engine = sa.create_engine(parsed, pool_pre_ping=True)
+            if parsed.get_backend_name() == "sqlite":
+                sa.event.listen(self._engine, "connect", _prepare_sqlite)
+            self._create()
+        except (sa.exc.SQLAlchemyError, ImportError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"SERVING_DATABASE={_masked(url)} cannot be opened: {reason}") from error
+
+    def _create(self) -> None:
+        for attempt in range(20):  # several workers start at once
+            try:
+                _METADATA.create_all(self._engine)
+                return
+            except sa.exc.DBAPIError:
+                if attempt == 19:
+                    raise
+                time.sleep(0.1)
+
+    @property
+    def engine(self) -> Engine:
+        """For tests and reports."""
+        return self._engine
+
+    def add_answers(self, answers: Sequence[Answer]) -> None:
+        """Remember answers, so that their labels can come."""
+        now = time.time()
+        with self._engine.begin() as connection:
+            connection.execute(ANSWERS.insert(), [asdict(answer) | {"created": now} for answer in answers])
+
+    def add_images(self, images: Sequence[tuple[str, bytes]], expires: float) -> None:
+        """Keep pictures, as they were sent, under their answers' ids."""
+        rows = [
+            {"id": id_, "data": data, "size": len(data), "expires": expires, "claimed_until": 0.0} for id_, data in images
+        ]
+        with self._engine.begin() as connection:
+            connection.execute(IMAGES.insert(), rows)
+
+    def kept_bytes(self) -> int:
+        """Of all pictures."""
+        with self._engine.connect() as connection:
+            return int(connection.execute(sa.select(sa.func.coalesce(sa.func.sum(IMAGES.c.size), 0))).scalar_one())
+
+    def add_label(self, id_: str, label: int) -> Labelled | None:
+        """Store the true class of an answered image; a later label replaces an earlier one. None for an unknown id.
+
+        On disk when this returns.
+        """
+        with self._engine.begin() as connection:
+            found = connection.execute(sa.select(ANSWERS).where(ANSWERS.c.id == id_)).mappings().first()
+            if found is None:
+                return None
+            values = dict(found) | {"label": label, "created": time.time()}
+            if connection.execute(LABELS.update().where(LABELS.c.id == id_).values(**values)).rowcount == 0:
+                connection.execute(LABELS.insert(), values)
+            # The oracle's choice depends on the label: what was evaluated under another one counts no more.
+            connection.execute(EVALUATIONS.delete().where(EVALUATIONS.c.id == id_))
+        return Labelled(id_, found["policy"], found["predicted"], found["macs"], label)
+
+    def claim(self, network: str, seconds: float) -> tuple[Labelled, bytes] | None:
+        """A labelled image of ``network`` that nobody else evaluates, for so many seconds; None if there is none."""
+        now = time.time()
+        wanted = (
+            sa.select(IMAGES.c.id)
+            .join(LABELS, LABELS.c.id == IMAGES.c.id)
+            .where(IMAGES.c.expires > now, IMAGES.c.claimed_until < now, LABELS.c.network == network)
+            .order_by(LABELS.c.created)
+            .limit(8)
+        )
+        with self._engine.connect() as connection:
+            candidates = [row.id for row in connection.execute(wanted)]
+        for id_ in candidates:
+            with self._engine.begin() as connection:
+                mine = IMAGES.update().where(IMAGES.c.id == id_, IMAGES.c.claimed_until < now)
+                if connection.execute(mine.values(claimed_until=now + seconds)).rowcount == 0:
+                    continue
+                label = connection.execute(sa.select(LABELS).where(LABELS.c.id == id_)).mappings().one()
+                data = connection.execute(sa.select(IMAGES.c.data).where(IMAGES.c.id == id_)).scalar_one()
+            return Labelled(id_, label["policy"], label["predicted"], label["macs"], label["label"]), data
+        return None
+
+    def add_evaluation(self, network: str, evaluated: Evaluated) -> None:
+        """Store what came of an image and delete the picture."""
+        row = asdict(evaluated) | {"right": json.dumps(evaluated.right), "created": time.time(), "network": network}
+        with self._engine.begin() as connection:
+            connection.execute(EVALUATIONS.delete().where(EVALUATIONS.c.id == evaluated.id))
+            connection.execute(EVALUATIONS.insert(), row)
+            connection.execute(IMAGES.delete().where(IMAGES.c.id == evaluated.id))
+
+    def drop_image(self, id_: str) -> None:
+        """Forget a picture that cannot be evaluated."""
+        with self._engine.begin() as connection:
+            connection.execute(IMAGES.delete().where(IMAGES.c.id == id_))
+
+    def evaluated_since(self, moment: float) -> int:
+        """How many images were evaluated after ``moment`` (seconds since 1970), by all processes."""
+        with self._engine.connect() as connection:
+            query = sa.select(sa.func.count()).select_from(EVALUATIONS).where(EVALUATIONS.c.created > moment)
+            return int(connection.execute(query).scalar_one())
+
+    def labels(self, network: str, most: int) -> list[Labelled]:
+        """The latest labels of a network."""
+        names = ("id", "policy", "predicted", "macs", "label")
+        query = sa.select(*(LABELS.c[name] for name in names)).where(LABELS.c.network == network)
+        with self._engine.connect() as connection:
+            rows = connection.execute(query.order_by(LABELS.c.created.desc()).limit(most)).all()
+        return [Labelled(*row) for row in rows]
+
+    def evaluations(self, network: str, most: int) -> list[Evaluated]:
+        """The latest evaluations of a network."""
+        query = (
+            sa.select(EVALUATIONS).where(EVALUATIONS.c.network == network).order_by(EVALUATIONS.c.created.desc()).limit(most)
+        )
+        with self._engine.connect() as connection:
+            rows: list[dict[str, Any]] = [dict(row) for row in connection.execute(query).mappings()]
+        names = ("id", "policy", "policy_right", "policy_macs", "oracle_macs")
+        return [Evaluated(right=json.loads(row["right"]), **{name: row[name] for name in names}) for row in rows]
+
+    def forget(self, answers_before: float) -> int:
+        """Delete pictures whose time is over, and answers from before a moment; returns the pictures deleted."""
+        with self._engine.begin() as connection:
+            connection.execute(ANSWERS.delete().where(ANSWERS.c.created < answers_before))
+            return connection.execute(IMAGES.delete().where(IMAGES.c.expires < time.time())).rowcount
+
+    def close(self) -> None:
+        """Release all connections."""
+        self._engine.dispose()
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    # Readers do not wait for writers, writers wait for each other; a commit is on disk when it returns.
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA busy_timeout=10000")
+    cursor.execute("PRAGMA secure_delete=ON")
+    cursor.close()
+
+
+def _masked(url: str) -> str:
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except sa.exc.ArgumentError:
+        return url.split("@")[-1]
