@@ -149,7 +149,7 @@ class Classifier:
             else [],
             policy=plan.policy,
             dial=plan.dial,
-            expected=None if point is None or point.accuracy != point.accuracy else _expected(point),
+            expected=None if point is None else _expected(point),
             configuration=_configuration(served, answered.configuration),
             gmacs=answered.macs / 1e9,
             default_gmacs=default / 1e9,

@@ -14,8 +14,7 @@ from typing import Any
 
 import bentoml
 from starlette.datastructures import Headers, MutableHeaders, UploadFile
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -32,9 +31,9 @@ REQUEST_ID = "serving.id"
 CODE = "serving.code"
 """Key of an ASGI scope: why the request was refused."""
 
+_PARSER = "serving.parser"
 _FILES = {"/v1/classify": "image", "/v1/classify_batch": "images"}
 _OPTIONS = ("policy", "max_gmacs", "top_k", "configuration", "keep")
-_FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 _PAGES = {
     *_FILES,
     "/v1/feedback",
@@ -91,7 +90,9 @@ class FrontDoor:
             LOGGER.exception("unexpected", extra={"facts": {"id": scope[REQUEST_ID]}})
             await answering.reject(rejection_for(500))
         finally:
-            await _close(scope.get(INPUT))
+            # The parser knows every file it began, also of a form that never ended.
+            for file in scope[_PARSER]._files_to_close_on_error if _PARSER in scope else ():
+                file.close()
             self._note(scope, notes, answering.status, time.perf_counter() - began)
 
     def _reader(self, scope: Scope) -> Callable[[Scope, Receive], Awaitable[Fields]] | None:
@@ -112,6 +113,7 @@ class FrontDoor:
         name = _FILES[scope["path"]]
         form = await self._form(scope, receive, int(self._settings.max_body_mib * 2**20), self._settings.max_images)
         files, fields = form.pop(name, []), _single(form)
+        _known(fields, _OPTIONS, name)
         _refuse_files(fields)
         text = next((f for f in files if not isinstance(f, UploadFile)), None)
         if text is not None:
@@ -120,7 +122,6 @@ class FrontDoor:
             )
         if not files:
             raise Rejected("invalid", f"{name}: field required: send a picture as a file (curl -F {name}=@cat.jpg)")
-        _known(fields, _OPTIONS, name)
         if scope["path"] == "/v1/classify":
             if len(files) > 1:
                 raise Rejected("invalid", f"{len(files)} pictures: send one, or many as images to /v1/classify_batch")
@@ -129,7 +130,7 @@ class FrontDoor:
 
     async def _read_feedback(self, scope: Scope, receive: Receive) -> Fields:
         media = _media_type(scope)
-        if media in _FORMS:
+        if media == "multipart/form-data":
             fields = _single(await self._form(scope, receive, _FEEDBACK_BYTES, 1))
             _refuse_files(fields)
         elif media == "application/json":
@@ -143,6 +144,9 @@ class FrontDoor:
         else:
             raise Rejected("unsupported_media_type", f"send application/json, not {media[:80] or 'a body without type'}")
         _known(fields, ("id", "label"))
+        for name in ("id", "label"):
+            if fields.get(name) is None:
+                raise Rejected("invalid", f'{name}: field required: send {{"id": "...", "label": "..."}}')
         return fields
 
     async def _form(self, scope: Scope, receive: Receive, limit: int, files: int) -> dict[str, list[str | UploadFile]]:
@@ -150,17 +154,18 @@ class FrontDoor:
         if self._uploads >= self._settings.max_uploads:
             raise Rejected("overloaded", f"{self._uploads} uploads are read already: try again", retry_after=1)
         self._uploads += 1
+        stream = Request(scope, _limited(scope, receive, limit)).stream()
+        parser = MultiPartParser(
+            Headers(scope=scope), stream, max_files=files, max_fields=32, max_part_size=max(limit, 2**20)
+        )
+        scope[_PARSER] = parser
         try:
-            request = Request(scope, _limited(scope, receive, limit))
-            form = await self._within_time(request.form(max_files=files, max_fields=32, max_part_size=max(limit, 2**20)))
-        except (MultiPartException, HTTPException) as error:
-            message = str(getattr(error, "message", None) or getattr(error, "detail", ""))
-            if message.startswith("Too many files"):
+            form = await self._within_time(parser.parse())
+        except MultiPartException as error:
+            if error.message.startswith("Too many files"):
                 raise Rejected("too_large", f"more than {files} files: send fewer") from None
-            raise Rejected("malformed", f"the form cannot be parsed: {message[:200]}") from None
-        except (Rejected, ClientDisconnect):
-            raise
-        except (ValueError, KeyError, IndexError, AssertionError, LookupError):  # of strange charsets and headers
+            raise Rejected("malformed", f"the form cannot be parsed: {error.message[:200]}") from None
+        except (ValueError, LookupError, AssertionError):  # of strange charsets and headers
             raise Rejected("malformed", "the form cannot be parsed") from None
         finally:
             self._uploads -= 1
@@ -251,20 +256,20 @@ def _code_of(body: bytes) -> str | None:
 
 
 def _limited(scope: Scope, receive: Receive, limit: int) -> Receive:
-    """``receive`` that counts, whatever Content-Length says. Raises Rejected (too_large)."""
-    rejection = Rejected("too_large", f"the body is larger than {limit / 2**20:g} MiB")
+    """``receive`` that counts, whatever Content-Length says."""
+    message = f"the body is larger than {limit / 2**20:g} MiB"
     announced = Headers(scope=scope).get("content-length", "0")
     if announced.isdigit() and int(announced) > limit:
-        raise rejection
+        raise Rejected("too_large", message)
     seen = 0
 
     async def counted() -> Message:
         nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
+        received = await receive()
+        seen += len(received.get("body", b""))
         if seen > limit:
-            raise rejection
-        return message
+            raise Rejected("too_large", message)
+        return received
 
     return counted
 
@@ -311,10 +316,3 @@ def _refuse_files(fields: Fields) -> None:
     wrong = next((name for name, value in fields.items() if isinstance(value, UploadFile)), None)
     if wrong is not None:
         raise Rejected("invalid", f"{wrong[:80]}: a file where text is right")
-
-
-async def _close(fields: Fields | None) -> None:
-    for value in (fields or {}).values():
-        for file in value if isinstance(value, list) else [value]:
-            if isinstance(file, UploadFile):
-                await file.close()

@@ -124,7 +124,7 @@ class Evaluator:
         if sys.platform == "linux":  # there a thread has a priority of its own
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
         torch.set_num_threads(1)
-        last = tidied = shown = 0.0
+        last, tidied, shown = time.monotonic(), 0.0, 0.0
         while not self._stopped.is_set():
             now = time.monotonic()
             try:

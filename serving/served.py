@@ -133,7 +133,7 @@ class Served:
             raise Rejected("invalid", f"configuration must be {few}, not {configuration[:80]!r}")
         return Plan(FORCED, None, known[configuration])
 
-    def _within(self, max_gmacs: float, policy: str | None) -> tuple[Plan, OperatingPoint]:
+    def _within(self, max_gmacs: float, policy: str | None) -> tuple[Plan, OperatingPoint | None]:
         names = list(self.policies) if policy is None else [policy]
         points = [(name, point) for name in names for point in self._points(name)]
         affordable = [(name, point) for name, point in points if point.macs <= max_gmacs * 1e9]
@@ -142,18 +142,19 @@ class Served:
             whose = "" if policy is None else f" of {policy}"
             raise Rejected("invalid", f"max_gmacs={max_gmacs:g} is too small: the smallest possible{whose} is {up(least):g}")
         name, point = max(affordable, key=lambda found: (found[1].accuracy, -found[1].macs))
-        return Plan(name, point.dial), point
+        policies = self.policies[name]
+        return Plan(name, point.dial if policies.dials else None), point if policies.points_ else None
 
     def _points(self, name: str) -> Sequence[OperatingPoint]:
         policy = self.policies[name]
         if policy.points_:
             return policy.points_
-        column = getattr(policy, "column_", 0)  # a network without a run has constants only
-        return [OperatingPoint(0.0, float("nan"), float(self.costs.whole[column]))]
+        # A network without a run has constants only, and nobody knows their accuracy but that the default comes first.
+        assert isinstance(policy, Default | Cheapest)
+        return [OperatingPoint(0.0, float(name == "default"), float(self.costs.whole[policy.column_]))]
 
     def _point(self, plan: Plan) -> OperatingPoint | None:
-        found = [p for p in self.policies[plan.policy].points_ if plan.dial is None or p.dial == plan.dial]
-        return found[0] if found else None
+        return next((p for p in self.policies[plan.policy].points_ if plan.dial in (None, p.dial)), None)
 
 
 def up(gmacs: float) -> float:

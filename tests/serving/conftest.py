@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dynamic.scenes import FashionScenes
+from serving.served import Served, open_served
+from serving.settings import ServingSettings
+
+CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+
+
+def eight_bit(count: int, regime: str = "matched") -> tuple[np.ndarray, np.ndarray]:
+    """(N, 96, 96) uint8 scenes of the test split, and their classes."""
+    scenes = FashionScenes("test", regime, count=count)  # type: ignore[arg-type]
+    pixels = scenes.render(range(count), normalise=False)[:, 0]
+    return (pixels * 255).round().clamp(0, 255).byte().numpy(), scenes.labels
+
+
+def encoded(pixels: np.ndarray, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def scenes() -> tuple[list[bytes], np.ndarray]:
+    """48 test scenes as PNG files, and their classes."""
+    pixels, labels = eight_bit(48)
+    return [encoded(image) for image in pixels], labels
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> ServingSettings:
+    url = f"sqlite:///{tmp_path_factory.mktemp('database')}/serving.db"
+    return ServingSettings(database=url, device="cpu", threads=1, workers=1)
+
+
+@pytest.fixture(scope="session")
+def served(settings: ServingSettings) -> Served:
+    """The run the service serves by default."""
+    return open_served(settings)
+
+
+@pytest.fixture(scope="session")
+def images(served: Served, scenes: tuple[list[bytes], np.ndarray]) -> Tensor:
+    """The same scenes as the network reads them."""
+    return torch.stack([served.transform(Image.open(io.BytesIO(data))) for data in scenes[0]])
+
+
+@pytest.fixture(scope="session")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """The service in this process, warmed up."""
+    from starlette.testclient import TestClient
+
+    os.environ["SERVING_DATABASE"] = f"sqlite:///{tmp_path_factory.mktemp('client')}/serving.db"
+    os.environ |= {"SERVING_DEVICE": "cpu", "SERVING_WORKERS": "1", "SERVING_MAX_IMAGES": "16"}
+    from serving.service import DynamicClassifier
+
+    with TestClient(DynamicClassifier.to_asgi(), raise_server_exceptions=False) as client:
+        wait_until_ready(client)
+        yield client
+
+
+def wait_until_ready(client: httpx.Client, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if client.get("/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        if time.monotonic() > end:
+            raise TimeoutError("the service did not become ready")
+        time.sleep(0.1)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@contextmanager
+def serving(folder: Path, *arguments: str, **variables: object) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A ``bentoml serve`` process of its own, ready; gives its address."""
+    port = free_port()
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {
+        "BENTOML_HOME": str(folder / "bentoml"),
+        "BENTOML_DO_NOT_TRACK": "true",
+        "OMP_NUM_THREADS": "1",
+        "SERVING_DEVICE": "cpu",
+        "SERVING_DATABASE": f"sqlite:///{folder}/serving.db",
+    }
+    environment |= {f"SERVING_{name.upper()}": str(value) for name, value in variables.items()}
+    command = [sys.executable, "-m", "bentoml", "serve", *arguments, "--host", "127.0.0.1", "--port", str(port)]
+    with (folder / "log.txt").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            address = f"http://127.0.0.1:{port}"
+            with httpx.Client(base_url=address, timeout=5) as client:
+                wait_until_ready(client)
+            yield address, process
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
