@@ -42,6 +42,8 @@ from serving.store import Store, new_id
 
 _DECODERS = 2
 _AT_ONCE = 8
+_SMALL = 100_000
+"""Pixels of all pictures of a request that are decoded in a millisecond or so."""
 _RETRIES = 5
 _RECENT = 10.0
 _GAP_SECONDS = 2.0
@@ -99,12 +101,7 @@ class Classifier:
         served = self.served
         plan, point = served.plan(options.policy, options.max_gmacs, options.configuration)
         self.batcher.check_room(len(uploads))
-        loop = asyncio.get_running_loop()
-        parts = [uploads[at : at + _AT_ONCE] for at in range(0, len(uploads), _AT_ONCE)]
-        prepared = await asyncio.gather(
-            *(loop.run_in_executor(self._decoders, _prepare_all, served, p, self.settings.max_megapixels) for p in parts)
-        )
-        inputs = [found for part in prepared for found in part]
+        inputs = await self._prepared(uploads)
         good = {position: found for position, found in enumerate(inputs) if isinstance(found, Tensor)}
         results = await self.batcher.submit(list(good.values()), plan) if good else []
         answers: list[Answer | Rejected] = [f if isinstance(f, Rejected) else Rejected("internal", "") for f in inputs]
@@ -120,6 +117,17 @@ class Classifier:
         if notes is not None:
             notes.facts |= {"images": len(uploads), "policy": plan.policy, "refused": len(uploads) - len(good)}
         return answers
+
+    async def _prepared(self, uploads: Sequence[Upload]) -> list[Tensor | Rejected]:
+        """What the network reads of each picture; large ones are decoded in threads."""
+        opened = [_opened(upload, self.settings.max_megapixels) for upload in uploads]
+        pixels = sum(picture.width * picture.height for picture in opened if not isinstance(picture, Rejected))
+        if pixels <= _SMALL:  # quicker than handing them to a thread
+            return _tensors(self.served, opened)
+        loop = asyncio.get_running_loop()
+        parts = [opened[at : at + _AT_ONCE] for at in range(0, len(opened), _AT_ONCE)]
+        made = await asyncio.gather(*(loop.run_in_executor(self._decoders, _tensors, self.served, part) for part in parts))
+        return [found for part in made for found in part]
 
     def _recorded(
         self, id_: str, upload: Upload, done: Done, plan: Plan, point: OperatingPoint | None, options: Options
@@ -222,16 +230,22 @@ def _observe_batch(images: int, seconds: float) -> None:
     metrics.BATCH_SECONDS.observe(seconds)
 
 
-def _prepare_all(served: Served, uploads: Sequence[Upload], max_megapixels: float) -> list[Tensor | Rejected]:
-    return [_prepare(served, upload, max_megapixels) for upload in uploads]
-
-
-def _prepare(served: Served, upload: Upload, max_megapixels: float) -> Tensor | Rejected:
+def _opened(upload: Upload, max_megapixels: float) -> PIL.Image.Image | Rejected:
+    if not isinstance(upload, UploadFile):
+        return upload
     try:
-        if not isinstance(upload, UploadFile):
-            return served.transform(decode(upload))
-        upload.file.seek(0)
-        return served.transform(decode(open_picture(upload.file, max_megapixels)))
+        return open_picture(upload.file, max_megapixels)
+    except Rejected as rejection:
+        return rejection
+
+
+def _tensors(served: Served, opened: Sequence[PIL.Image.Image | Rejected]) -> list[Tensor | Rejected]:
+    return [picture if isinstance(picture, Rejected) else _tensor(served, picture) for picture in opened]
+
+
+def _tensor(served: Served, picture: PIL.Image.Image) -> Tensor | Rejected:
+    try:
+        return served.transform(decode(picture))
     except Rejected as rejection:
         return rejection
 

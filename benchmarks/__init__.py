@@ -1,0 +1,1 @@
+"""Programs that time; each compares with a plain way in the same run."""

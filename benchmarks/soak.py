@@ -1,0 +1,178 @@
+"""Ten minutes at twice what the service can do: nothing that was accepted is lost, and memory stays where it was.
+
+    python -m benchmarks.soak                     # --seconds 60 for a short one
+
+Measures the capacity first (as fast as 64 connections get answers), then offers twice as many requests a second, with wrk
+(apt-get install wrk). Every answer must be 200 or 503 with Retry-After; every connection must get one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from benchmarks.serving import ServingBenchmarkSettings, body, load, server, test_images
+from dynamic.command import run_command
+from dynamic.errors import UserError
+from dynamic.files import write_whole
+from serving.served import open_served
+from serving.settings import ServingSettings
+
+_SOAK = """
+local bodies, at, threads = {}, 0, {}
+for name in io.lines(os.getenv("BODIES")) do
+  local file = io.open(name, "rb"); bodies[#bodies + 1] = file:read("*a"); file:close()
+end
+local headers = { ["Content-Type"] = "multipart/form-data; boundary=BOUNDARY" }
+local pause = tonumber(os.getenv("PAUSE"))
+setup = function(thread) table.insert(threads, thread) end
+init = function() answered, refused, unasked, others = 0, 0, 0, 0 end
+delay = function() return math.random() * 2 * pause end
+request = function()
+  at = at % #bodies + 1
+  return wrk.format("POST", nil, headers, bodies[at])
+end
+response = function(status, headers)
+  if status == 200 then answered = answered + 1
+  elseif status == 503 and headers["retry-after"] then refused = refused + 1
+  else others = others + 1 end
+end
+done = function(summary)
+  local e = summary.errors
+  local t = threads[1]
+  io.write(string.format('\\n{"answered": %d, "refused": %d, "others": %d, "lost": %d, "seconds": %f}\\n', t:get("answered"),
+    t:get("refused"), t:get("others"), e.connect + e.read + e.write + e.timeout, summary.duration / 1e6))
+end
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoakSettings:
+    """How long and how much."""
+
+    network: str = "matched"
+    """As SERVING_NETWORK."""
+    seconds: float = 600.0
+    """How long."""
+    times: float = 2.0
+    """The capacity."""
+    connections: int = 512
+    """That offer the requests."""
+    workers: int = 2
+    """Processes of the server."""
+    max_queue: int = 64
+    """Images that may wait in each."""
+    out: Path | None = None
+    """JSON file for all numbers."""
+    json: bool = False
+    """Print one JSON object as the last line of stdout."""
+
+    def __post_init__(self) -> None:
+        if self.seconds < 10:
+            raise UserError(f"--seconds must be at least 10, not {self.seconds:g}")
+
+
+def soak(settings: SoakSettings) -> dict[str, Any]:
+    """Run it, JSON-ready."""
+    base = ServingBenchmarkSettings(network=settings.network, images=256, workers=settings.workers)
+    files, _, _ = test_images(open_served(ServingSettings(network=settings.network, device="cpu")), base)
+    bodies = [body([data], "image") for data in files]
+    with server(base) as address:
+        capacity = load(f"{address}/v1/classify", bodies, 10, 64)["requests_per_second"]
+    memory: list[float] = []
+    with server(base, max_queue=settings.max_queue) as address, tempfile.TemporaryDirectory() as folder:
+        ended = threading.Event()
+        watcher = threading.Thread(target=_watch, args=(memory, ended))
+        watcher.start()
+        offered = settings.times * capacity
+        try:
+            counted = _offer(address, bodies, offered, settings, Path(folder))
+        finally:
+            ended.set()
+            watcher.join()
+        alive = httpx.get(f"{address}/readyz").status_code == 200
+        served = _served_by(address)
+    tenth = max(1, len(memory) // 10)
+    return {
+        "capacity": capacity,
+        "offered": offered,
+        **counted,
+        "answered_by_server": served,
+        "alive": alive,
+        "memory_mib": {
+            "second tenth": sum(memory[tenth : 2 * tenth]) / tenth,
+            "last tenth": sum(memory[-tenth:]) / tenth,
+            "all": [round(m) for m in memory],
+        },
+    }
+
+
+def _offer(address: str, bodies: list[bytes], rate: float, settings: SoakSettings, folder: Path) -> dict[str, Any]:
+    paths = [folder / f"{number}.bin" for number in range(len(bodies))]
+    for path, data in zip(paths, bodies, strict=True):
+        path.write_bytes(data)
+    (folder / "bodies.txt").write_text("\n".join(map(str, paths)))
+    (folder / "soak.lua").write_text(_SOAK)
+    pause = 1000 * settings.connections / rate
+    command = ["wrk", "-t1", f"-c{settings.connections}", f"-d{settings.seconds:g}s", "--timeout", "60s"]
+    environment = os.environ | {"BODIES": str(folder / "bodies.txt"), "PAUSE": str(pause)}
+    done = subprocess.run(
+        [*command, "-s", str(folder / "soak.lua"), f"{address}/v1/classify"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found: dict[str, Any] = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    return found
+
+
+def _watch(memory: list[float], ended: threading.Event) -> None:
+    """MiB of all worker processes, every five seconds."""
+    while not ended.wait(5):
+        total = 0
+        for process in psutil.Process().children(recursive=True):
+            try:
+                if "_bentoml_impl.worker.service" in " ".join(process.cmdline()):
+                    total += process.memory_full_info().uss
+            except psutil.Error:
+                continue
+        memory.append(total / 2**20)
+
+
+def _served_by(address: str) -> int:
+    time.sleep(1)
+    wanted = 'serving_requests_total{page="/v1/classify",status="200"}'
+    lines = [line for line in httpx.get(f"{address}/metrics").text.splitlines() if line.startswith(wanted)]
+    return int(sum(float(line.rsplit(" ", 1)[1]) for line in lines))
+
+
+def main(settings: SoakSettings) -> None:
+    """Run, print what came out and, if asked, the JSON line."""
+    result = soak(settings)
+    memory = result["memory_mib"]
+    print(
+        f"capacity {result['capacity']:.0f} req/s, offered {result['offered']:.0f} req/s for {result['seconds']:.0f} s:\n"
+        f"  answered {result['answered']:,} ({result['answered'] / result['seconds']:.0f}/s), refused with Retry-After "
+        f"{result['refused']:,}, other answers {result['others']}, connections without an answer {result['lost']}\n"
+        f"  the server counted {result['answered_by_server']:,} answered; memory {memory['second tenth']:.0f} -> "
+        f"{memory['last tenth']:.0f} MiB"
+    )
+    if settings.out is not None:
+        write_whole(settings.out, json.dumps(result, indent=1).encode())
+    if settings.json:
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    run_command(main, SoakSettings, __doc__ or "")
