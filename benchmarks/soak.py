@@ -96,7 +96,9 @@ def soak(settings: SoakSettings) -> dict[str, Any]:
         watcher.start()
         offered = settings.times * capacity
         try:
-            counted = _offer(address, bodies, offered, settings, Path(folder))
+            # A connection offers its next request a pause after its answer, which a full queue delays.
+            pause = max(0.0, settings.connections / offered - settings.workers * settings.max_queue / capacity)
+            counted = _offer(address, bodies, pause, settings, Path(folder))
         finally:
             ended.set()
             watcher.join()
@@ -117,15 +119,14 @@ def soak(settings: SoakSettings) -> dict[str, Any]:
     }
 
 
-def _offer(address: str, bodies: list[bytes], rate: float, settings: SoakSettings, folder: Path) -> dict[str, Any]:
+def _offer(address: str, bodies: list[bytes], pause: float, settings: SoakSettings, folder: Path) -> dict[str, Any]:
     paths = [folder / f"{number}.bin" for number in range(len(bodies))]
     for path, data in zip(paths, bodies, strict=True):
         path.write_bytes(data)
     (folder / "bodies.txt").write_text("\n".join(map(str, paths)))
     (folder / "soak.lua").write_text(_SOAK)
-    pause = 1000 * settings.connections / rate
     command = ["wrk", "-t1", f"-c{settings.connections}", f"-d{settings.seconds:g}s", "--timeout", "60s"]
-    environment = os.environ | {"BODIES": str(folder / "bodies.txt"), "PAUSE": str(pause)}
+    environment = os.environ | {"BODIES": str(folder / "bodies.txt"), "PAUSE": str(1000 * pause)}
     done = subprocess.run(
         [*command, "-s", str(folder / "soak.lua"), f"{address}/v1/classify"],
         env=environment,

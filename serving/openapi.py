@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pydantic import BaseModel
@@ -25,7 +25,7 @@ def document() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "A dynamic network under a learned selector",
-            "version": version("learned-selector"),
+            "version": _version(),
             "description": "Every image runs its own strides, dilations and kernel sizes. Multiply-accumulates (MACs) "
             "count one multiply-add as 1; GMACs are 10^9 of them.",
         },
@@ -57,6 +57,13 @@ def document() -> dict[str, Any]:
         },
         "components": {"schemas": schemas.get("$defs", {})},
     }
+
+
+def _version() -> str:
+    try:
+        return version("learned-selector")
+    except PackageNotFoundError:  # in a bento, which carries the source
+        return "of this bento"
 
 
 def _form(files: dict[str, Any]) -> dict[str, Any]:

@@ -15,10 +15,12 @@ INPUT = "serving.input"
 """Key of an ASGI scope: the fields that :mod:`serving.front` has read from the body."""
 
 
-class Options(BaseModel):
-    """The form fields of a request beside its images."""
+class _Model(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
-    model_config = ConfigDict(extra="forbid")
+
+class Options(_Model, extra="forbid"):
+    """The form fields of a request beside its images."""
 
     policy: Annotated[str | None, Field(max_length=100)] = None
     """Name of the policy that chooses; the service's own unless given."""
@@ -47,7 +49,7 @@ def rejected(error: ValidationError) -> Rejected:
     return Rejected("invalid", f"{name[:80]}: {first['msg'][0].lower()}{first['msg'][1:]}")
 
 
-class Prediction(BaseModel):
+class Prediction(_Model):
     """One class."""
 
     name: str
@@ -55,7 +57,7 @@ class Prediction(BaseModel):
     probability: float
 
 
-class Layer(BaseModel):
+class Layer(_Model):
     """The options of one dynamic layer."""
 
     layer: str
@@ -64,7 +66,7 @@ class Layer(BaseModel):
     kernel_size: int
 
 
-class RunConfiguration(BaseModel):
+class RunConfiguration(_Model):
     """A configuration and its cost: 10^9 multiply-accumulates (one multiply-add = 1) of one image."""
 
     id: str
@@ -72,14 +74,14 @@ class RunConfiguration(BaseModel):
     gmacs: float
 
 
-class Expected(BaseModel):
+class Expected(_Model):
     """What the policy promises at this setting, on images like those it learned from, by cross-validation."""
 
     accuracy: float
     gmacs: float
 
 
-class Answer(BaseModel):
+class Answer(_Model):
     """What the network says of one image, and what that cost."""
 
     id: str
@@ -106,36 +108,34 @@ class Answer(BaseModel):
     """How long the image is kept, at most; null where it is not."""
 
 
-class ErrorBody(BaseModel):
+class ErrorBody(_Model):
     """Why a request, or one image of it, was refused."""
 
     code: str
     message: str
 
 
-class Failure(BaseModel):
+class Failure(_Model):
     """The body of every answer that is not 2xx."""
 
     error: ErrorBody
 
 
-class Item(BaseModel):
+class Item(_Model):
     """One image of a batch: its answer, or why it has none."""
 
     answer: Answer | None
     error: ErrorBody | None
 
 
-class BatchAnswer(BaseModel):
+class BatchAnswer(_Model):
     """In the order of the images."""
 
     results: list[Item]
 
 
-class Feedback(BaseModel):
+class Feedback(_Model, extra="forbid"):
     """The true class of an image that was answered earlier."""
-
-    model_config = ConfigDict(extra="forbid")
 
     id: Annotated[str, Field(min_length=1, max_length=64)]
     """Of the answer."""
@@ -143,7 +143,7 @@ class Feedback(BaseModel):
     """Name of the class, or its index."""
 
 
-class FeedbackAnswer(BaseModel):
+class FeedbackAnswer(_Model):
     """What was stored, for good."""
 
     id: str

@@ -1,9 +1,14 @@
-"""What the service can be told, by environment variables: ``SERVING_NETWORK=runs/mine bentoml serve``."""
+"""What the service can be told, by environment variables.
+
+SERVING_NETWORK=runs/mine SERVING_WORKERS=2 bentoml serve
+python -m serving.settings                    # lists them all
+"""
 
 from __future__ import annotations
 
 import difflib
 import os
+import textwrap
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,7 +28,9 @@ _CORES = os.cpu_count() or 1
 class ServingSettings(BaseSettings):
     """Each is an environment variable: its name in capitals behind ``SERVING_``."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, use_attribute_docstrings=True
+    )
 
     network: str = "matched"
     """What to serve: a run the package ships (matched, wide, specialised), the folder of a run that selector.train learned
@@ -111,3 +118,14 @@ def folder_of(settings: ServingSettings) -> Path | None:
     shipped = {path.name: path for path in SHIPPED}
     path = shipped.get(settings.network, Path(settings.network))
     return path if path.is_dir() else None
+
+
+def main() -> None:
+    """Print every setting with its default and what it does."""
+    for name, field in ServingSettings.model_fields.items():
+        print(f"{PREFIX}{name.upper()} (default {field.default if field.default is not None else 'none'})")
+        print(textwrap.indent(textwrap.fill(str(field.description), 110), "    "))
+
+
+if __name__ == "__main__":
+    main()

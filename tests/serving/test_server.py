@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -314,6 +315,12 @@ def test_ending_the_server_answers_what_it_accepted(folder: Path, scenes: Scenes
     # Accepted is what was read whole; a connection that was still sending may be closed, or told that the server ends.
     assert statuses.count(200) >= 10
     assert set(statuses) <= {200, 503, "RemoteProtocolError", "ReadError", "WriteError"}
+
+
+def test_a_bento_asks_for_what_the_project_asks_for() -> None:
+    root = Path(__file__).parents[2]
+    listed = re.findall(r'^    - "(.+)"$', (root / "bentofile.yaml").read_text(), re.MULTILINE)
+    assert listed == tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"]
 
 
 def test_a_bento_is_built_and_serves(tmp_path: Path, scenes: Scenes) -> None:
