@@ -76,7 +76,7 @@ class ServingBenchmarkSettings:
     images: int = 10_000
     """Test images whose answers are compared with those computed without a server."""
     policies: str = "cascade,correctness,stagewise,head"
-    """Comma-separated, beside default and cheapest; each at its efficiency operating point."""
+    """Comma-separated, or all; beside default and cheapest, each at its efficiency operating point."""
     batch: int = 32
     """Images of a batch request."""
     seconds: float = 8.0
@@ -333,7 +333,10 @@ def benchmark(settings: ServingBenchmarkSettings) -> dict[str, Any]:
     served = open_served(ServingSettings(network=settings.network, device="cpu"))
     files, images, labels = test_images(served, settings)
     named = [name.strip() for name in settings.policies.split(",") if name.strip()]
-    policies = ["default", *(name for name in named if name in served.policies), "cheapest"]
+    if named == ["all"]:
+        named = list(served.policies)
+    chosen = [name for name in named if name in served.policies and name not in ("default", "cheapest", "oracle")]
+    policies = ["default", *chosen, "cheapest"]
     with server(settings) as address:
         answers = {policy: through_http(address, files, policy, settings.batch) for policy in policies}
         under_load = loads(settings, address, files, policies)
