@@ -158,10 +158,19 @@ def compared(
         "gmacs": float(spent.mean()),
         "accuracy_offline": float((predicted == labels).mean()),
         "gmacs_offline": float(macs.mean() / 1e9),
+        "recorded": _recorded(served, policy),
         "other_prediction": int((theirs != predicted).sum()),
         "other_configuration": int((configurations != np.array([served.portfolio[c].id for c in columns])).sum()),
         "other_gmacs": int((~np.isclose(spent, macs / 1e9, rtol=1e-6)).sum()),
     }
+
+
+def _recorded(served: Served, policy: str) -> dict[str, float] | None:
+    """What selector.benchmark found on the scenes themselves, before they were rounded to 8 bits."""
+    plan = served.plan(policy=policy)[0]
+    rows = served.results["policies"] if served.results else []
+    row = next((r for r in rows if r["policy"] == policy and plan.dial in (None, r["dial"])), None)
+    return row and {"accuracy": row["accuracy"], "gmacs": row["gmacs"]}
 
 
 def body(files: Sequence[bytes], field: str, **options: str) -> bytes:
@@ -221,7 +230,8 @@ def server(
                 if process.poll() is not None or time.monotonic() > end:
                     raise UserError(f"bentoml serve {target} did not become ready: start it by hand to see why")
                 time.sleep(0.5)
-            time.sleep(5)  # for the other workers
+            while _ready_workers(address) < settings.workers and target.startswith("serving"):
+                time.sleep(0.2)
             yield address
         finally:
             process.terminate()
@@ -233,6 +243,11 @@ def _ready(address: str) -> bool:
         return httpx.get(f"{address}/readyz", timeout=2).status_code == 200
     except httpx.TransportError:
         return False
+
+
+def _ready_workers(address: str) -> int:
+    lines = httpx.get(f"{address}/metrics").text.splitlines()
+    return int(sum(float(line.split()[1]) for line in lines if line.startswith("serving_ready ")))
 
 
 def loads(

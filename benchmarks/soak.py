@@ -36,7 +36,7 @@ end
 local headers = { ["Content-Type"] = "multipart/form-data; boundary=BOUNDARY" }
 local pause = tonumber(os.getenv("PAUSE"))
 setup = function(thread) table.insert(threads, thread) end
-init = function() answered, refused, unasked, others = 0, 0, 0, 0 end
+init = function() answered, refused, others = 0, 0, 0 end
 delay = function() return math.random() * 2 * pause end
 request = function()
   at = at % #bodies + 1
@@ -107,8 +107,9 @@ def soak(settings: SoakSettings) -> dict[str, Any]:
     tenth = max(1, len(memory) // 10)
     return {
         "capacity": capacity,
-        "offered": offered,
+        "aimed": offered,
         **counted,
+        "offered": (counted["answered"] + counted["refused"]) / counted["seconds"],
         "answered_by_server": served,
         "alive": alive,
         "memory_mib": {

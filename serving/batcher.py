@@ -61,6 +61,7 @@ class Batcher:
         max_queue: images that may wait.
         threads: torch threads of the model's thread.
         observe: told images and seconds of every batch.
+        watch: told how many images wait, whenever that changes.
     """
 
     def __init__(
@@ -72,9 +73,11 @@ class Batcher:
         max_queue: int,
         threads: int,
         observe: Callable[[int, float], None] = lambda images, seconds: None,
+        watch: Callable[[int], None] = lambda waiting: None,
     ) -> None:
         self._run, self._max_batch, self._max_wait, self._max_queue = run, max_batch, max_wait, max_queue
-        self._observe = observe
+        self._observe, self._watch = observe, watch
+        self._running = 0
         self._waiting: deque[_Job] = deque()
         self._arrived = asyncio.Event()
         self._closing = False
@@ -91,8 +94,6 @@ class Batcher:
     def busy(self) -> bool:
         """Whether anything waits or runs."""
         return bool(self._waiting) or self._running > 0
-
-    _running = 0
 
     def check_room(self, images: int = 1) -> None:
         """Raise Rejected (overloaded) where so many more images would not fit into the queue."""
@@ -112,6 +113,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         jobs = [_Job(image, plan, loop.create_future()) for image in images]
         self._waiting.extend(jobs)
+        self._watch(self.depth)
         self._arrived.set()
         done = await asyncio.gather(*(job.future for job in jobs), return_exceptions=True)
         return [d if isinstance(d, Done) else _as_exception(d) for d in done]
@@ -135,6 +137,7 @@ class Batcher:
             await self._let_fill()
             count = min(len(self._waiting), self._max_batch)
             jobs = [job for job in (self._waiting.popleft() for _ in range(count)) if not job.future.done()]
+            self._watch(self.depth)
             if not jobs:
                 continue
             self._running = len(jobs)

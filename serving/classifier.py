@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import PIL.Image
 import torch
 from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import UploadFile
 from torch import Tensor
 
@@ -42,11 +44,18 @@ from serving.store import Store, new_id
 
 _DECODERS = 2
 _AT_ONCE = 8
+_REQUEST = 4
+"""Times the pixels that one picture may have: of all pictures of a request."""
 _SMALL = 100_000
 """Pixels of all pictures of a request that are decoded in a millisecond or so."""
 _RETRIES = 5
 _RECENT = 10.0
 _GAP_SECONDS = 2.0
+
+_ID = re.compile(r"[0-9a-f]{20,40}(-\d{1,4})?")
+_DONE = Rejected("internal", "")
+
+T = TypeVar("T")
 
 Upload = UploadFile | PIL.Image.Image
 
@@ -69,11 +78,14 @@ class Classifier:
             max_queue=settings.max_queue,
             threads=settings.threads,
             observe=_observe_batch,
+            watch=metrics.QUEUE.set,
         )
+        self._preparing = 0
         self._decoders = ThreadPoolExecutor(_DECODERS, "decoder", torch.set_num_threads, (1,))
         self._recorder = Recorder(store, settings)
         self._evaluator = Evaluator(served, store, settings, lambda: not self.batcher.busy)
         self._live: tuple[float, dict[str, Any]] | None = None
+        self._counting = asyncio.Lock()
 
     @classmethod
     async def open(cls, settings: ServingSettings) -> Self:
@@ -87,8 +99,8 @@ class Classifier:
     async def close(self) -> None:
         """Answer what was accepted, store what was answered."""
         await self.batcher.close()
-        await asyncio.to_thread(self._evaluator.close)
         await asyncio.to_thread(self._recorder.close)
+        await asyncio.to_thread(self._evaluator.close)
         self.store.close()
         self._decoders.shutdown()
 
@@ -100,8 +112,12 @@ class Classifier:
         """
         served = self.served
         plan, point = served.plan(options.policy, options.max_gmacs, options.configuration)
-        self.batcher.check_room(len(uploads))
-        inputs = await self._prepared(uploads)
+        self.check_room(len(uploads))
+        self._preparing += len(uploads)
+        try:
+            inputs = await self._prepared(uploads)
+        finally:
+            self._preparing -= len(uploads)
         good = {position: found for position, found in enumerate(inputs) if isinstance(found, Tensor)}
         results = await self.batcher.submit(list(good.values()), plan) if good else []
         answers: list[Answer | Rejected] = [f if isinstance(f, Rejected) else Rejected("internal", "") for f in inputs]
@@ -120,12 +136,18 @@ class Classifier:
 
     async def _prepared(self, uploads: Sequence[Upload]) -> list[Tensor | Rejected]:
         """What the network reads of each picture; large ones are decoded in threads."""
-        opened = [_opened(upload, self.settings.max_megapixels) for upload in uploads]
+        limit = self.settings.max_megapixels
+        opened = [_opened(upload, limit) for upload in uploads]
         pixels = sum(picture.width * picture.height for picture in opened if not isinstance(picture, Rejected))
+        if pixels > _REQUEST * limit * 1e6:
+            raise Rejected(
+                "too_large", f"the pictures have {pixels / 1e6:.0f} megapixels, more than {_REQUEST * limit:g} together"
+            )
         if pixels <= _SMALL:  # quicker than handing them to a thread
             return _tensors(self.served, opened)
         loop = asyncio.get_running_loop()
         parts = [opened[at : at + _AT_ONCE] for at in range(0, len(opened), _AT_ONCE)]
+        opened.clear()
         made = await asyncio.gather(*(loop.run_in_executor(self._decoders, _tensors, self.served, part) for part in parts))
         return [found for part in made for found in part]
 
@@ -139,10 +161,10 @@ class Classifier:
         order = (-answered.probabilities).argsort(kind="stable")[: options.top_k]
         finite = bool(answered.probabilities.any())
         predicted = int(answered.probabilities.argmax()) if finite else -1
-        data = _bytes_of(upload)
-        keeps = data is not None and self._recorder.keeps(id_, options.keep, len(data))
-        stored = StoredAnswer(id_, served.key, plan.policy, answered.configuration.id, predicted, answered.macs)
-        self._recorder.add(stored, data if keeps else None)
+        stored = StoredAnswer(id_, served.key, plan.label, answered.configuration.id, predicted, answered.macs)
+        size = upload.size if isinstance(upload, UploadFile) else None
+        keeps = size is not None and self._recorder.keeps(id_, options.keep, size)
+        keeps = self._recorder.add(stored, _bytes_of(upload) if keeps else None) and keeps
         metrics.IMAGES.labels(plan.policy).inc()
         metrics.CONFIGURATIONS.labels(answered.configuration.id).inc()
         metrics.GMACS.inc(answered.macs / 1e9)
@@ -174,13 +196,13 @@ class Classifier:
             Rejected: no such answer or class.
         """
         try:
-            given = Feedback(id=id_, label=str(label) if isinstance(label, int) else label)
+            given = Feedback(id=id_, label=label)
         except ValidationError as error:
             raise rejected(error) from None
-        index = _class_index(self.served, given.label)
+        index = _class_index(self.served, str(given.label))
         labelled = None
-        for _ in range(_RETRIES):
-            labelled = await asyncio.to_thread(self.store.add_label, given.id, index)
+        for _ in range(_RETRIES if _ID.fullmatch(given.id) else 0):
+            labelled = await self._in_database(self.store.add_label, given.id, self.served.key, index)
             # Another process may still be about to record an answer that it has just given.
             if labelled is not None or not _recent(given.id):
                 break
@@ -188,17 +210,28 @@ class Classifier:
         if labelled is None:
             raise Rejected("not_found", f"no answer {given.id!r} in the last {self.settings.remember_hours:g} hours")
         metrics.LABELS.inc()
-        self._live = None
         return FeedbackAnswer(id=given.id, label=self.served.classes[index], index=index, right=labelled.predicted == index)
 
     async def gap(self) -> dict[str, Any]:
         """The gap to the oracle, offline and live; the live one computed anew every few seconds at most."""
-        now = time.monotonic()
-        if self._live is None or now - self._live[0] > _GAP_SECONDS:
-            live = await asyncio.to_thread(live_gap, self.served, self.store)
-            publish(live)
-            self._live = now, live
+        async with self._counting:
+            now = time.monotonic()
+            if self._live is None or now - self._live[0] > _GAP_SECONDS:
+                live = await self._in_database(live_gap, self.served, self.store)
+                publish(live)
+                self._live = now, live
         return {"network": self.served.name, "offline": offline_gap(self.served), "live": self._live[1]}
+
+    async def _in_database(self, work: Callable[..., T], *arguments: Any) -> T:
+        try:
+            return await asyncio.to_thread(work, *arguments)
+        except SQLAlchemyError:
+            logs.LOGGER.exception("the database failed")
+            raise Rejected("unavailable", "the database cannot be reached: try again", retry_after=5) from None
+
+    def check_room(self, images: int = 1) -> None:
+        """Raise Rejected (overloaded) where so many more images would not fit behind those that are decoded and wait."""
+        self.batcher.check_room(images + self._preparing)
 
     def describe(self) -> dict[str, Any]:
         """What is served, JSON-ready."""
@@ -212,6 +245,8 @@ class Classifier:
             "configurations": [_configuration(served, c).model_dump() for c in served.configurations],
             "policies": [_described(served, name) for name in served.policies],
             "max_images": self.settings.max_images,
+            "keep": self.settings.keep,
+            "keep_seconds": self.settings.keep_seconds,
         }
 
     async def _warm_up(self) -> None:
@@ -239,8 +274,14 @@ def _opened(upload: Upload, max_megapixels: float) -> PIL.Image.Image | Rejected
         return rejection
 
 
-def _tensors(served: Served, opened: Sequence[PIL.Image.Image | Rejected]) -> list[Tensor | Rejected]:
-    return [picture if isinstance(picture, Rejected) else _tensor(served, picture) for picture in opened]
+def _tensors(served: Served, opened: list[PIL.Image.Image | Rejected]) -> list[Tensor | Rejected]:
+    """Of each picture; ``opened`` is emptied, since a decoded picture is held no longer than it takes."""
+    found = []
+    for position, picture in enumerate(opened):
+        opened[position] = _DONE
+        found.append(picture if isinstance(picture, Rejected) else _tensor(served, picture))
+        del picture
+    return found
 
 
 def _tensor(served: Served, picture: PIL.Image.Image) -> Tensor | Rejected:
@@ -248,6 +289,9 @@ def _tensor(served: Served, picture: PIL.Image.Image) -> Tensor | Rejected:
         return served.transform(decode(picture))
     except Rejected as rejection:
         return rejection
+    except Exception:
+        logs.LOGGER.exception("a picture could not be prepared")
+        return Rejected("bad_image", "the picture cannot be prepared")
 
 
 def _bytes_of(upload: Upload) -> bytes | None:

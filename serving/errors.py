@@ -18,6 +18,7 @@ CODES: Mapping[str, tuple[int, str]] = {
     "invalid": (422, "a form value, or a field that is missing"),
     "internal": (500, "a bug"),
     "overloaded": (503, "try again after the seconds that Retry-After says"),
+    "unavailable": (503, "the database cannot be reached"),
     "starting": (503, "not warmed up yet, or shutting down"),
 }
 """Every code with its status and what it means."""

@@ -31,21 +31,13 @@ REQUEST_ID = "serving.id"
 CODE = "serving.code"
 """Key of an ASGI scope: why the request was refused."""
 
+ANSWER_SECONDS = 90
+"""From the whole request to its answer; then 503."""
+
 _PARSER = "serving.parser"
 _FILES = {"/v1/classify": "image", "/v1/classify_batch": "images"}
 _OPTIONS = ("policy", "max_gmacs", "top_k", "configuration", "keep")
-_PAGES = {
-    *_FILES,
-    "/v1/feedback",
-    "/v1/gap",
-    "/ui",
-    "/metrics",
-    "/healthz",
-    "/livez",
-    "/readyz",
-    "/docs.json",
-    "/schema.json",
-}
+_PAGES = {*_FILES, "/v1/feedback", "/v1/gap", "/v1/network", "/", "/ui", "/metrics", "/healthz", "/livez", "/readyz"}
 _QUIET = {"/metrics", "/healthz", "/livez", "/readyz"}
 _FIELD_BYTES = 4096
 _FEEDBACK_BYTES = 64 * 1024
@@ -80,12 +72,15 @@ class FrontDoor:
             if reader is not None:
                 scope[INPUT] = await reader(scope, receive)
                 receive = _nothing_more
-            await self._app(scope, receive, answering)
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._app(scope, receive, answering)
         except Rejected as rejection:
             await answering.reject(rejection)
-        except (ClientDisconnect, asyncio.CancelledError):
-            answering.status = 499
-            raise
+        except ClientDisconnect:
+            answering.status = 499  # nobody is left to be told
+        except TimeoutError:
+            message = f"the answer took more than {ANSWER_SECONDS} s: try again"
+            await answering.reject(Rejected("overloaded", message, retry_after=10))
         except Exception:
             LOGGER.exception("unexpected", extra={"facts": {"id": scope[REQUEST_ID]}})
             await answering.reject(rejection_for(500))
@@ -109,7 +104,7 @@ class FrontDoor:
                 "unsupported_media_type",
                 f"send multipart/form-data with the picture, not {media[:80] or 'a body without type'}",
             )
-        bentoml.get_current_service().classifier.batcher.check_room()
+        bentoml.get_current_service().classifier.check_room()
         name = _FILES[scope["path"]]
         form = await self._form(scope, receive, int(self._settings.max_body_mib * 2**20), self._settings.max_images)
         files, fields = form.pop(name, []), _single(form)
@@ -243,7 +238,7 @@ class _Answering:
         """Answer with a rejection, unless an answer has begun."""
         if self._begun:
             return
-        self._held = None
+        self._held, self._body = None, b""
         await rejection.response()(self._scope, _nothing_more, self)
 
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 
@@ -25,11 +26,16 @@ from serving.served import Served
 from serving.settings import ServingSettings
 from serving.store import Answer, Evaluated, Labelled, Store
 
-MOST = 5000
+MOST = 2000
 """Latest labels and evaluations that the live gap is computed from."""
 
 _FLUSH = 0.05
+_NICE = 10
+"""A tenth of what a thread of the service gets where both want the same core."""
+_ROWS = 16
+"""Branches of the evaluation that run as one batch: enough to be quick, little memory."""
 _PENDING = 20_000
+_ATTEMPTS = 5
 _BUSY = 10.0
 """Seconds after which an image is evaluated even if the service never rests."""
 
@@ -59,16 +65,17 @@ class Recorder:
         with self._lock:
             return self._kept + self._pending_bytes + size <= self._settings.keep_mib * 2**20
 
-    def add(self, answer: Answer, image: bytes | None) -> None:
-        """Remember an answer, and its image if that is to be kept."""
+    def add(self, answer: Answer, image: bytes | None) -> bool:
+        """Remember an answer, and its image if that is to be kept; false where the database is far behind."""
         try:
             self._pending.put_nowait((answer, image))
         except queue.Full:
             metrics.FORGOTTEN.inc()
-            return
+            return False
         if image is not None:
             with self._lock:
                 self._pending_bytes += len(image)
+        return True
 
     def close(self) -> None:
         """Write what is left."""
@@ -87,19 +94,20 @@ class Recorder:
             if not rows:
                 continue
             images = [(answer.id, image) for answer, image in rows if image is not None]
-            try:
-                self._store.add_answers([answer for answer, _ in rows])
-                if images:
-                    self._store.add_images(images, time.time() + self._settings.keep_seconds)
-                    metrics.KEPT.inc(len(images))
-                kept = self._store.kept_bytes() if images or self._kept else 0
-            except Exception:  # the service answers on while its database is away
-                LOGGER.exception("could not record %d answers", len(rows))
+            for attempt in range(_ATTEMPTS):
+                try:
+                    self._store.add_answers([answer for answer, _ in rows], images, self._settings.keep_seconds)
+                    break
+                except Exception:  # the service answers on while its database is away
+                    LOGGER.exception("could not record %d answers", len(rows))
+                    time.sleep(0 if ended else 2**attempt / 4)
+            else:
                 metrics.FORGOTTEN.inc(len(rows))
-                kept = self._kept
-            with self._lock:
-                self._kept = kept
-                self._pending_bytes -= sum(len(image) for _, image in images)
+                images.clear()
+            metrics.KEPT.inc(len(images))
+            with suppress(Exception), self._lock:
+                self._kept = self._store.kept_bytes() if images or self._kept else 0
+                self._pending_bytes -= sum(len(image) for _, image in rows if image is not None)
 
 
 class Evaluator:
@@ -122,18 +130,18 @@ class Evaluator:
 
     def _loop(self) -> None:
         if sys.platform == "linux":  # there a thread has a priority of its own
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         torch.set_num_threads(1)
-        last, tidied, shown = time.monotonic(), 0.0, 0.0
+        last, tidied, shown, counted = time.monotonic(), 0.0, 0.0, (0, 0)
         while not self._stopped.is_set():
             now = time.monotonic()
             try:
                 if now - tidied > 60:
                     self._store.forget(time.time() - 3600 * self._settings.remember_hours)
                     tidied = now
-                if now - shown > 10:
+                if now - shown > 10 and (counts := self._store.counts(self._served.key)) != counted:
                     publish(live_gap(self._served, self._store))
-                    shown = now
+                    shown, counted = now, counts
                 if (self._idle() or now - last > _BUSY) and self._within_budget() and self._evaluate_one():
                     last = now
                     continue
@@ -150,23 +158,28 @@ class Evaluator:
             return False
         labelled, data = claimed
         try:
-            evaluated = evaluate(self._served, labelled, data, self._settings.max_megapixels)
+            evaluated = evaluate(self._served, labelled, data, self._settings.max_megapixels, self._stopped)
         except Rejected:
             self._store.drop_image(labelled.id)
             return True
-        self._store.add_evaluation(self._served.key, evaluated)
+        if evaluated is None or not self._store.add_evaluation(self._served.key, evaluated, labelled.label):
+            return True
         metrics.EVALUATED.inc()
         event("evaluated", facts={"id": labelled.id, "policy": labelled.policy})
         return True
 
 
 @torch.inference_mode()
-def evaluate(served: Served, labelled: Labelled, data: bytes, max_megapixels: float) -> Evaluated:
-    """The comprehensive evaluation of one image over the portfolio."""
+def evaluate(
+    served: Served, labelled: Labelled, data: bytes, max_megapixels: float, stopped: threading.Event | None = None
+) -> Evaluated | None:
+    """The comprehensive evaluation of one image over the portfolio; None where it was stopped."""
     image = served.transform(decode(open_picture(data, max_megapixels)))[None]
     image = image.to(served.device, served.dtype, memory_format=torch.channels_last)
     probabilities = np.zeros((len(served.portfolio), len(served.classes)), np.float32)
-    for columns, logits in served.network.comprehensive(image, served.portfolio):
+    for columns, logits in served.network.comprehensive(image, served.portfolio, max_rows=_ROWS):
+        if stopped is not None and stopped.is_set():
+            return None
         probabilities[columns] = answered(logits)
     predicted = np.where(probabilities.any(axis=1), probabilities.argmax(axis=1), -1)[None]
     truth = np.array([labelled.label])
@@ -184,17 +197,19 @@ def evaluate(served: Served, labelled: Labelled, data: bytes, max_megapixels: fl
 
 
 def live_gap(served: Served, store: Store) -> dict[str, Any]:
-    """What labels and evaluations say of live traffic, JSON-ready.
+    """What the latest labels and evaluations say of live traffic, by policy and its setting, JSON-ready.
 
     Accuracies carry 95 % intervals (Wilson's); gaps those of a paired bootstrap. Images of each policy are compared among
     themselves: the same images under default, single best, the policy and the oracle.
     """
     key = served.key
     labels, evaluations = store.labels(key, MOST), store.evaluations(key, MOST)
+    labelled, evaluated = store.counts(key)
     names = sorted({row.policy for row in labels})
     return {
-        "labelled": len(labels),
-        "evaluated": len(evaluations),
+        "labelled": labelled,
+        "evaluated": evaluated,
+        "latest": MOST,
         "answered": [_answered(name, [row for row in labels if row.policy == name]) for name in names],
         "compared": [_compared(served, name, [e for e in evaluations if e.policy == name]) for name in names],
     }

@@ -59,6 +59,12 @@ def exposition() -> bytes:
     return generate_latest(registry)
 
 
+def ready_processes() -> int:
+    """How many of the server's processes are warmed up."""
+    lines = [line for line in exposition().decode().splitlines() if line.startswith("serving_ready ")]
+    return int(sum(float(line.split()[1]) for line in lines))
+
+
 def bury_the_dead() -> None:
     """Take the gauges of processes that were killed out of the sums."""
     folder = _shared()

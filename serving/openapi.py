@@ -39,12 +39,26 @@ def document() -> dict[str, Any]:
             ),
             "/v1/feedback": _post(
                 "Tell the true class of an earlier answer",
-                {"application/json": {"schema": {"$ref": _REF.format(model="Feedback")}}},
+                {
+                    kind: {"schema": {"$ref": _REF.format(model="Feedback")}}
+                    for kind in ("application/json", "multipart/form-data")
+                },
                 FeedbackAnswer,
-                ("malformed", "not_found", "timeout", "too_large", "unsupported_media_type", "invalid", "starting"),
+                (
+                    "malformed",
+                    "not_found",
+                    "timeout",
+                    "too_large",
+                    "unsupported_media_type",
+                    "invalid",
+                    "unavailable",
+                    "starting",
+                ),
             ),
             "/v1/gap": _get(
-                "The gap to the oracle: on the run's test split, and on labelled live traffic", _JSON, ("starting",)
+                "The gap to the oracle: on the run's test split, and on labelled live traffic",
+                _JSON,
+                ("unavailable", "starting"),
             ),
             "/v1/network": _get(
                 "What is served: classes, configurations, policies and their operating points", _JSON, ("starting",)

@@ -15,6 +15,12 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 SMALLEST = 8
 """Pixels a side."""
 
+LONGEST = 20
+"""Times as long as wide, at most: networks want the short side at a size of their own, and the long one grows with it."""
+
+SCANS = 100
+"""Of a JPEG, at most; each makes the decoder go over the whole picture, and cameras write about ten."""
+
 _MODES = {"L", "LA", "RGB", "RGBA", "RGBX", "RGBa"}
 _EXPECTED = "send a JPEG, PNG or WebP picture with 8 bits of grey or RGB"
 
@@ -53,6 +59,17 @@ def open_picture(file: bytes | IO[bytes], max_megapixels: float) -> Image.Image:
     if min(width, height) < SMALLEST:
         raise Rejected("bad_image", f"the picture has {width} x {height} pixels: send at least {SMALLEST} x {SMALLEST}")
     sixteen = picture.format == "PNG" and len(start) > 24 and start[24] == 16
+    if max(width, height) > LONGEST * min(width, height):
+        raise Rejected(
+            "bad_image", f"the picture has {width} x {height} pixels: send one at most {LONGEST} times as long as wide"
+        )
+    if picture.format in ("JPEG", "MPO"):
+        place = file.tell()
+        file.seek(0)
+        scans = file.read().count(b"\xff\xda")
+        file.seek(place)
+        if scans > SCANS:
+            raise Rejected("bad_image", f"the JPEG has {scans} scans: send one of at most {SCANS}")
     if picture.mode not in _MODES or sixteen:
         colours = "16 bits a channel" if sixteen else f"the colour mode {picture.mode}"
         raise Rejected("unsupported_media_type", f"the picture has {colours}: {_EXPECTED}")

@@ -139,7 +139,7 @@ class Feedback(_Model, extra="forbid"):
 
     id: Annotated[str, Field(min_length=1, max_length=64)]
     """Of the answer."""
-    label: Annotated[str, Field(min_length=1, max_length=200)]
+    label: Annotated[str, Field(min_length=1, max_length=200)] | Annotated[int, Field(ge=0)]
     """Name of the class, or its index."""
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 import dynamic
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
-from dynamic.models import SLIM, LoadedNetwork, load, scenes_transform
+from dynamic.models import SLIM, LoadedNetwork, embedded_weights, load, scenes_transform
 from dynamic.network import DynamicNetwork
 from dynamic.scenes import CLASSES
 from oracle.collect import RunNetwork, fast_network, reopen_network
@@ -34,6 +34,7 @@ from selector.policies.constant import Cheapest, Default
 from selector.train import FOLDER
 from serving.errors import Rejected
 from serving.settings import ServingSettings, folder_of
+from serving.store import check_url
 
 FORCED = "forced"
 """Stands for a policy's name where the request names the configuration."""
@@ -52,6 +53,11 @@ class Plan:
     policy: str
     dial: float | None = None
     configuration: Configuration | None = None
+
+    @property
+    def label(self) -> str:
+        """Of what answered, for the live gap: the policy at its setting."""
+        return self.policy if self.dial is None else f"{self.policy}@{self.dial:g}"
 
 
 @dataclass(frozen=True)
@@ -177,9 +183,10 @@ def operating_plan(policies: dict[str, Policy], name: str, objective: str) -> tu
 
 def check_named(settings: ServingSettings) -> None:
     """Find out cheaply, before any worker starts, whether what the settings name is there. Raises UserError if not."""
+    check_url(settings.database)
     folder = folder_of(settings)
     if folder is None:
-        _check_network(settings.network)
+        _check_network(settings.network, settings.weights)
         names = ["default", "cheapest"]
     else:
         kept = folder if folder in SHIPPED else folder / FOLDER
@@ -193,7 +200,7 @@ def check_named(settings: ServingSettings) -> None:
         raise UserError(f"SERVING_POLICY={settings.policy}: {settings.network} has {', '.join(names)}")
 
 
-def _check_network(name: str) -> None:
+def _check_network(name: str, weights: str) -> None:
     known = {*SLIM, *torchvision.models.list_models(module=torchvision.models)}
     if name not in known and not name.startswith("timm/"):
         runs = ", ".join(path.name for path in SHIPPED)
@@ -201,6 +208,16 @@ def _check_network(name: str) -> None:
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(
             f"SERVING_NETWORK={name} is neither a run ({runs}, or a folder that exists) nor a network of torchvision{hint}"
+        )
+    if name in known:
+        _check_weights(name, weights)
+
+
+def _check_weights(name: str, weights: str) -> None:
+    known = [] if name in SLIM else [entry.name for entry in torchvision.models.get_model_weights(name)]
+    if not (weights in ("default", "none", *known) or Path(weights).is_file() or embedded_weights(name, weights)):
+        raise UserError(
+            f"SERVING_WEIGHTS={weights} is neither a file nor of default, none{''.join(f', {k}' for k in known)}"
         )
 
 
@@ -218,97 +235,71 @@ def _from_run(settings: ServingSettings, folder: Path) -> Served:
     run = reopen_network(folder, device=settings.device)
     kept = folder if folder in SHIPPED else folder / FOLDER
     policies = {policy.name: policy for policy in load_policies(kept / "policies")}
-    portfolio = [Configuration.parse(name) for name in policies["default"].portfolio_]
+    portfolio = tuple(Configuration.parse(name) for name in policies["default"].portfolio_)
     results, why = _results(kept, folder)
-    return _served(
-        settings,
-        folder.name,
-        run.network,
-        fast_network(run),
-        _transform(run),
-        run.resolution,
-        _class_names(run),
-        run.configurations,
-        portfolio,
-        policies,
-        DTYPES[run.settings.dtype],
-        results,
-        why,
+    statistics = folder / "statistics.safetensors"
+    recalibrated = sha256(statistics.read_bytes()).hexdigest()[:8] if run.settings.recalibrate else "own"
+    return Served(
+        name=folder.name,
+        key=f"{folder.name} {run.network.digest} {recalibrated} {digest_of_policies(kept / 'policies')}",
+        network=fast_network(run),
+        transform=_transform(run),
+        resolution=run.resolution,
+        classes=_class_names(run),
+        configurations=run.configurations,
+        portfolio=portfolio,
+        costs=Costs(run.network, portfolio, run.resolution),
+        policies=policies,
+        active=_active(settings, policies),
+        objective=settings.objective,
+        dtype=DTYPES[run.settings.dtype],
+        device=settings.device,
+        results=results,
+        why_no_results=why,
     )
 
 
 def _from_name(settings: ServingSettings) -> Served:
     network = load(settings.network, None if settings.weights == "none" else settings.weights)
-    portfolio = list(dynamic.space("stride", network))
+    portfolio = tuple(dynamic.space("stride", network))
     costs = Costs(network, portfolio, network.info.resolution)
-    policies = {
-        policy.name: policy
-        for policy in (
-            _constant(Default(), portfolio, portfolio.index(network.default)),
-            _constant(Cheapest(), portfolio, int(costs.whole.argmin())),
-        )
+    columns: dict[type[Default | Cheapest], int] = {
+        Default: portfolio.index(network.default),
+        Cheapest: int(costs.whole.argmin()),
     }
-    return _served(
-        settings,
-        settings.network,
-        network,
-        network.for_inference(settings.device),
-        network.info.transform,
-        network.info.resolution,
-        _names_of(network),
-        tuple(portfolio),
-        portfolio,
-        policies,
-        torch.float32,
-        None,
-        f"{settings.network} is served without a run: make one with python -m oracle.run, then selector.train and "
-        "selector.benchmark, and serve its folder",
+    policies = {kind.name: _constant(kind(), portfolio, column) for kind, column in columns.items()}
+    return Served(
+        name=settings.network,
+        key=f"{settings.network} {network.digest}",
+        network=network.for_inference(settings.device),
+        transform=network.info.transform,
+        resolution=network.info.resolution,
+        classes=_names_of(network),
+        configurations=portfolio,
+        portfolio=portfolio,
+        costs=costs,
+        policies=policies,
+        active=_active(settings, policies),
+        objective=settings.objective,
+        dtype=torch.float32,
+        device=settings.device,
+        results=None,
+        why_no_results=f"{settings.network} is served without a run: make one with python -m oracle.run, then "
+        "selector.train and selector.benchmark, and serve its folder",
     )
+
+
+def _active(settings: ServingSettings, policies: dict[str, Policy]) -> Plan:
+    chosen = settings.policy or ("cascade" if "cascade" in policies else "default")
+    if chosen not in policies:
+        raise UserError(f"SERVING_POLICY={chosen}: {settings.network} has {', '.join(policies)}")
+    return operating_plan(policies, chosen, settings.objective)[0]
 
 
 def _constant(policy: Default | Cheapest, portfolio: Sequence[Configuration], column: int) -> Policy:
     policy.portfolio_, policy.fitted_on_, policy.points_ = tuple(c.id for c in portfolio), frozenset(), ()
     policy.column_ = column
     return policy
-
-
-def _served(
-    settings: ServingSettings,
-    name: str,
-    loaded: LoadedNetwork,
-    network: DynamicNetwork,
-    transform: Callable[[Image.Image], Tensor],
-    resolution: int,
-    classes: tuple[str, ...],
-    configurations: Sequence[Configuration],
-    portfolio: Sequence[Configuration],
-    policies: dict[str, Policy],
-    dtype: torch.dtype,
-    results: dict[str, Any] | None,
-    why: str | None,
-) -> Served:
-    chosen = settings.policy or ("cascade" if "cascade" in policies else "default")
-    if chosen not in policies:
-        raise UserError(f"SERVING_POLICY={chosen}: {name} has {', '.join(policies)}")
-    portfolio_digest = sha256(" ".join(c.id for c in portfolio).encode()).hexdigest()[:8]
-    return Served(
-        name,
-        f"{name} {loaded.digest} {portfolio_digest}",
-        network,
-        transform,
-        resolution,
-        classes,
-        tuple(configurations),
-        tuple(portfolio),
-        Costs(loaded, portfolio, resolution),
-        policies,
-        operating_plan(policies, chosen, settings.objective)[0],
-        settings.objective,
-        dtype,
-        settings.device,
-        results,
-        why,
-    )
 
 
 def _results(kept: Path, folder: Path) -> tuple[dict[str, Any] | None, str | None]:
@@ -337,22 +328,20 @@ def _class_names(run: RunNetwork) -> tuple[str, ...]:
     settings = run.settings
     if settings.dataset == "fashion-scenes":
         return CLASSES
-    if settings.dataset == "imagefolder" and settings.data_dir is not None:
+    if settings.dataset == "imagefolder":
         try:
-            index = class_folders(
-                find_root(settings.data_dir, settings.dataset, "val"), run.network.info, settings.class_map
-            )
+            root = find_root(settings.data_dir or Path(), settings.dataset, "val")
+            index = class_folders(root, run.network.info, settings.class_map)
         except (UserError, OSError):
             index = {}  # the images are elsewhere now
-        if index:
-            names = {position: folder for folder, position in index.items()}
-            return tuple(names.get(position, f"class {position}") for position in range(run.network.info.classes))
+        names = {position: folder for folder, position in index.items()}
+        return tuple(names.get(position, f"class {position}") for position in range(run.network.info.classes))
     return _names_of(run.network)
 
 
 def _names_of(network: LoadedNetwork) -> tuple[str, ...]:
-    if network.info.slim:
+    if network.info.slim and network.info.classes == len(CLASSES):
         return CLASSES
-    if network.info.classes == 1000:
+    if network.info.classes == 1000 and not network.info.slim:
         return tuple(torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
     return tuple(f"class {position}" for position in range(network.info.classes))

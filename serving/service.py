@@ -31,7 +31,7 @@ from serving import logs, metrics
 from serving.classifier import Classifier
 from serving.connections import accept_one_at_a_time
 from serving.errors import Rejected
-from serving.front import FrontDoor
+from serving.front import ANSWER_SECONDS, FrontDoor
 from serving.pages import PAGES
 from serving.schema import (
     Answer,
@@ -79,7 +79,7 @@ def _rejecting(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T | R
 @bentoml.service(
     name="dynamic_classifier",
     workers=SETTINGS.workers,
-    traffic={"timeout": 600},
+    traffic={"timeout": SETTINGS.upload_seconds + ANSWER_SECONDS + 10},  # the front door's own limits come first
     metrics={"enabled": False},  # its labels hold every path a stranger tries; ours are at the same /metrics
     logging={"access": {"enabled": False}},
 )
@@ -92,25 +92,28 @@ class DynamicClassifier:
         keep_freed_memory()
 
         self._classifier: Classifier | None = None
-        self._problem: str | None = None
+        self._failed = False
         self._closing = False
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Load and warm up in the background."""
+        """Load and warm up: in the background, or before it takes connections where another process can take them."""
         accept_one_at_a_time(asyncio.get_running_loop())
         metrics.bury_the_dead()
+        others = metrics.ready_processes()
         self._loading = asyncio.create_task(self._load())
+        if others:
+            await self._loading
 
     async def _load(self) -> None:
         began = time.monotonic()
         try:
             self._classifier = await Classifier.open(SETTINGS)
         except UserError as error:
-            self._problem = str(error)
+            self._failed = True
             logs.event(f"cannot serve: {error}", logging.ERROR)
         except Exception:
-            self._problem = "it could not be loaded; the server's log has it"
+            self._failed = True
             logs.LOGGER.exception("cannot serve")
         else:
             # What is loaded now stays: walking it takes the collector a third of a second, again and again.
@@ -138,8 +141,8 @@ class DynamicClassifier:
     def classifier(self) -> Classifier:
         """What answers. Raises Rejected while it is loaded, and when the server shuts down."""
         if self._classifier is None or self._closing:
-            if self._problem is not None:
-                raise Rejected("starting", f"the server cannot serve: {self._problem}")
+            if self._failed:
+                raise Rejected("starting", "the server could not load its network: its log says why", retry_after=30)
             raise Rejected("starting", "the server is not warmed up: try again", retry_after=2)
         return self._classifier
 

@@ -10,10 +10,10 @@ import difflib
 import os
 import textwrap
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from dynamic.command import check_device
@@ -22,7 +22,7 @@ from selector.policies.base import Objective
 
 PREFIX = "SERVING_"
 
-_CORES = os.cpu_count() or 1
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class ServingSettings(BaseSettings):
@@ -54,13 +54,13 @@ class ServingSettings(BaseSettings):
     max_queue: Annotated[int, Field(ge=1, le=100_000)] = 512
     """Images that may wait in each process; more are refused with 503."""
     max_uploads: Annotated[int, Field(ge=1, le=10_000)] = 64
-    """Requests whose bodies are read and decoded at a time in each process; more are refused with 503."""
+    """Requests whose bodies are read at a time in each process; more are refused with 503."""
     max_images: Annotated[int, Field(ge=1, le=1024)] = 64
     """Images a request may carry."""
     max_body_mib: Annotated[float, Field(gt=0, le=1024)] = 32.0
     """Of a request, in MiB; larger ones are refused with 413."""
-    max_megapixels: Annotated[float, Field(gt=0, le=1000)] = 25.0
-    """Of an image; larger ones are refused with 413 before they are decoded."""
+    max_megapixels: Annotated[float, Field(gt=0, le=170)] = 25.0
+    """Of an image, and a quarter of what a request may have; larger ones are refused with 413 before they are decoded."""
     upload_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
     """How long a client may take to send a body; then 408."""
     database: str = "sqlite:///runs/serving.db"
@@ -79,6 +79,15 @@ class ServingSettings(BaseSettings):
     """Images so evaluated, at most, over all processes."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Of the service's own log, JSON lines on stderr."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.max_queue < self.max_images:
+            raise ValueError(
+                f"SERVING_MAX_QUEUE={self.max_queue} must be at least SERVING_MAX_IMAGES={self.max_images}: "
+                "a whole request must fit"
+            )
+        return self
 
 
 def read_settings() -> ServingSettings:
@@ -99,7 +108,9 @@ def read_settings() -> ServingSettings:
     except ValidationError as error:
         for found in error.errors():
             name = f"{PREFIX}{str(found['loc'][0]).upper()}" if found["loc"] else PREFIX
-            if name.upper() in known:
+            if not found["loc"]:
+                problems.append(found["msg"].removeprefix("Value error, "))
+            elif name in known:
                 problems.append(f"{name}={found['input']!r}: {found['msg'].lower()}")
         raise UserError("wrong settings: " + "; ".join(problems)) from error
     if problems:

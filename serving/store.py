@@ -11,6 +11,7 @@ import json
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,45 +33,45 @@ ANSWERS = sa.Table(
     "answers",
     _METADATA,
     sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("created", sa.Float, index=True, nullable=False),
+    sa.Column("created", sa.Double, index=True, nullable=False),
     sa.Column("network", sa.String(200), nullable=False),
     sa.Column("policy", sa.String(64), nullable=False),
     sa.Column("configuration", sa.String(200), nullable=False),
     sa.Column("predicted", sa.Integer, nullable=False),
-    sa.Column("macs", sa.Float, nullable=False),
+    sa.Column("macs", sa.Double, nullable=False),
 )
 LABELS = sa.Table(
     "labels",
     _METADATA,
     sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("created", sa.Float, index=True, nullable=False),
+    sa.Column("created", sa.Double, index=True, nullable=False),
     sa.Column("network", sa.String(200), index=True, nullable=False),
     sa.Column("policy", sa.String(64), nullable=False),
     sa.Column("configuration", sa.String(200), nullable=False),
     sa.Column("predicted", sa.Integer, nullable=False),
-    sa.Column("macs", sa.Float, nullable=False),
+    sa.Column("macs", sa.Double, nullable=False),
     sa.Column("label", sa.Integer, nullable=False),
 )
 IMAGES = sa.Table(
     "images",
     _METADATA,
     sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("expires", sa.Float, index=True, nullable=False),
-    sa.Column("claimed_until", sa.Float, nullable=False, default=0.0),
+    sa.Column("expires", sa.Double, index=True, nullable=False),
+    sa.Column("claimed_until", sa.Double, nullable=False, default=0.0),
     sa.Column("size", sa.Integer, nullable=False),
-    sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Column("data", sa.LargeBinary(2**32 - 1), nullable=False),
 )
 EVALUATIONS = sa.Table(
     "evaluations",
     _METADATA,
     sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("created", sa.Float, index=True, nullable=False),
+    sa.Column("created", sa.Double, index=True, nullable=False),
     sa.Column("network", sa.String(200), index=True, nullable=False),
     sa.Column("policy", sa.String(64), nullable=False),
     sa.Column("policy_right", sa.Boolean, nullable=False),
-    sa.Column("policy_macs", sa.Float, nullable=False),
+    sa.Column("policy_macs", sa.Double, nullable=False),
     sa.Column("right", sa.Text, nullable=False),
-    sa.Column("oracle_macs", sa.Float, nullable=False),
+    sa.Column("oracle_macs", sa.Double, nullable=False),
 )
 
 
@@ -139,12 +140,11 @@ class Store:
 
     def __init__(self, url: str) -> None:
         try:
-            parsed = make_url(url)
+            parsed = check_url(url)
             if parsed.get_backend_name() == "sqlite":
-                if parsed.database in (None, "", ":memory:"):
-                    raise UserError("an SQLite database must be a file, since several processes use it")
-                assert parsed.database is not None
-                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+                file = Path(str(parsed.database))
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.touch(mode=0o600)  # it may hold pictures
             self._engine = sa.create_engine(parsed, pool_pre_ping=True)
             if parsed.get_backend_name() == "sqlite":
                 sa.event.listen(self._engine, "connect", _prepare_sqlite)
@@ -168,37 +168,40 @@ class Store:
         """For tests and reports."""
         return self._engine
 
-    def add_answers(self, answers: Sequence[Answer]) -> None:
-        """Remember answers, so that their labels can come."""
+    def add_answers(
+        self, answers: Sequence[Answer], images: Sequence[tuple[str, bytes]] = (), keep_seconds: float = 0.0
+    ) -> None:
+        """Remember answers, so that their labels can come, and keep some pictures, as they were sent, by answers' ids."""
         now = time.time()
+        kept = {"expires": now + keep_seconds, "claimed_until": 0.0}
+        rows = [{"id": id_, "data": data, "size": len(data)} | kept for id_, data in images]
         with self._engine.begin() as connection:
-            connection.execute(ANSWERS.insert(), [asdict(answer) | {"created": now} for answer in answers])
-
-    def add_images(self, images: Sequence[tuple[str, bytes]], expires: float) -> None:
-        """Keep pictures, as they were sent, under their answers' ids."""
-        rows = [
-            {"id": id_, "data": data, "size": len(data), "expires": expires, "claimed_until": 0.0} for id_, data in images
-        ]
-        with self._engine.begin() as connection:
-            connection.execute(IMAGES.insert(), rows)
+            if answers:
+                connection.execute(ANSWERS.insert(), [asdict(answer) | {"created": now} for answer in answers])
+            if rows:
+                connection.execute(IMAGES.insert(), rows)
 
     def kept_bytes(self) -> int:
         """Of all pictures."""
         with self._engine.connect() as connection:
             return int(connection.execute(sa.select(sa.func.coalesce(sa.func.sum(IMAGES.c.size), 0))).scalar_one())
 
-    def add_label(self, id_: str, label: int) -> Labelled | None:
-        """Store the true class of an answered image; a later label replaces an earlier one. None for an unknown id.
+    def add_label(self, id_: str, network: str, label: int) -> Labelled | None:
+        """Store the true class of an image that ``network`` answered; a later label replaces an earlier one.
+
+        None for an id that is unknown, or of another network.
 
         On disk when this returns.
         """
         with self._engine.begin() as connection:
-            found = connection.execute(sa.select(ANSWERS).where(ANSWERS.c.id == id_)).mappings().first()
+            mine = sa.select(ANSWERS).where(ANSWERS.c.id == id_, ANSWERS.c.network == network)
+            found = connection.execute(mine).mappings().first()
             if found is None:
                 return None
             values = dict(found) | {"label": label, "created": time.time()}
-            if connection.execute(LABELS.update().where(LABELS.c.id == id_).values(**values)).rowcount == 0:
-                connection.execute(LABELS.insert(), values)
+            # Deleting first takes the row's lock, or the whole file's: two labels at a time follow each other.
+            connection.execute(LABELS.delete().where(LABELS.c.id == id_))
+            connection.execute(LABELS.insert(), values)
             # The oracle's choice depends on the label: what was evaluated under another one counts no more.
             connection.execute(EVALUATIONS.delete().where(EVALUATIONS.c.id == id_))
         return Labelled(id_, found["policy"], found["predicted"], found["macs"], label)
@@ -225,13 +228,18 @@ class Store:
             return Labelled(id_, label["policy"], label["predicted"], label["macs"], label["label"]), data
         return None
 
-    def add_evaluation(self, network: str, evaluated: Evaluated) -> None:
-        """Store what came of an image and delete the picture."""
+    def add_evaluation(self, network: str, evaluated: Evaluated, label: int) -> bool:
+        """Store what came of an image and delete the picture; false where its label is no longer the one it was given."""
         row = asdict(evaluated) | {"right": json.dumps(evaluated.right), "created": time.time(), "network": network}
         with self._engine.begin() as connection:
+            now = connection.execute(sa.select(LABELS.c.label).where(LABELS.c.id == evaluated.id)).scalar()
+            if now != label:
+                connection.execute(IMAGES.update().where(IMAGES.c.id == evaluated.id).values(claimed_until=0.0))
+                return False
             connection.execute(EVALUATIONS.delete().where(EVALUATIONS.c.id == evaluated.id))
             connection.execute(EVALUATIONS.insert(), row)
             connection.execute(IMAGES.delete().where(IMAGES.c.id == evaluated.id))
+        return True
 
     def drop_image(self, id_: str) -> None:
         """Forget a picture that cannot be evaluated."""
@@ -243,6 +251,15 @@ class Store:
         with self._engine.connect() as connection:
             query = sa.select(sa.func.count()).select_from(EVALUATIONS).where(EVALUATIONS.c.created > moment)
             return int(connection.execute(query).scalar_one())
+
+    def counts(self, network: str) -> tuple[int, int]:
+        """How many labels and evaluations there are of a network."""
+        with self._engine.connect() as connection:
+            found = [
+                connection.execute(sa.select(sa.func.count()).select_from(t).where(t.c.network == network)).scalar_one()
+                for t in (LABELS, EVALUATIONS)
+            ]
+        return int(found[0]), int(found[1])
 
     def labels(self, network: str, most: int) -> list[Labelled]:
         """The latest labels of a network."""
@@ -266,11 +283,35 @@ class Store:
         """Delete pictures whose time is over, and answers from before a moment; returns the pictures deleted."""
         with self._engine.begin() as connection:
             connection.execute(ANSWERS.delete().where(ANSWERS.c.created < answers_before))
-            return connection.execute(IMAGES.delete().where(IMAGES.c.expires < time.time())).rowcount
+            deleted = connection.execute(IMAGES.delete().where(IMAGES.c.expires < time.time())).rowcount
+        self._truncate_log()
+        return deleted
+
+    def _truncate_log(self) -> None:
+        """SQLite's write-ahead log holds what was deleted until it is truncated."""
+        if self._engine.dialect.name == "sqlite":
+            with self._engine.connect() as connection:
+                connection.execute(sa.text("PRAGMA wal_checkpoint(TRUNCATE)"))
 
     def close(self) -> None:
         """Release all connections."""
+        with suppress(sa.exc.SQLAlchemyError):
+            self._truncate_log()
         self._engine.dispose()
+
+
+def check_url(url: str) -> sa.URL:
+    """Raise UserError where ``url`` is none, its driver is not installed, or it is a SQLite database in memory."""
+    try:
+        parsed = make_url(url)
+        parsed.get_dialect().import_dbapi()
+    except (sa.exc.SQLAlchemyError, ImportError) as error:
+        raise UserError(f"SERVING_DATABASE={_masked(url)} cannot be used: {str(error).splitlines()[0]}") from error
+    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise UserError(
+            f"SERVING_DATABASE={url} must be a file, such as sqlite:///runs/serving.db, since processes share it"
+        )
+    return parsed
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

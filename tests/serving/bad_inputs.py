@@ -60,6 +60,11 @@ def bad_pictures() -> Iterator[tuple[str, bytes]]:
     ):
         yield f"PNG that claims {width} x {height}", png_of(width, height)
     yield "PNG bomb", png_of(12_000, 12_000, data=bytes(12_000 * 12_001))
+    yield "PNG of 8 x 12000", png_of(8, 12_000, data=bytes(9 * 12_000))
+    yield "PNG of 400000 x 8", png_of(400_000, 8, data=bytes(8 * 400_001))
+    progressive = picture("JPEG", progressive=True)
+    last = progressive.rindex(b"\xff\xda")
+    yield "JPEG of 5000 scans", progressive[:-2] + progressive[last:-2] * 5000 + progressive[-2:]
     yield "PNG without size", png_of(0, 0)
     yield "PNG without data", png_of(40, 40)
     yield "CMYK JPEG", picture("JPEG", mode="CMYK")

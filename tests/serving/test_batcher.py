@@ -108,6 +108,24 @@ def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
     with_batcher(echo, use)
 
 
+def test_whoever_watches_is_told_how_many_wait() -> None:
+    echo, seen = Echo(), []
+
+    async def use(batcher: Batcher) -> None:
+        echo.gate.clear()
+        running = asyncio.create_task(batcher.submit([image(0)], PLAN))
+        await asyncio.sleep(0.1)
+        waiting = asyncio.create_task(batcher.submit([image(n) for n in range(12)], PLAN))
+        await asyncio.sleep(0.05)
+        assert seen[-1] == 12
+        echo.gate.set()
+        await running
+        await waiting
+        assert seen[-1] == 0
+
+    with_batcher(echo, use, watch=seen.append)  # type: ignore[arg-type]
+
+
 def test_closing_answers_what_was_accepted_and_refuses_the_rest() -> None:
     async def main() -> None:
         echo = Echo(0.05)

@@ -49,6 +49,8 @@ def test_every_bad_input_gets_a_documented_4xx_in_one_shape(client: httpx.Client
         ("JPEG cut at 49%", "bad_image"),
         ("WEBP cut at 49%", "bad_image"),
         ("PNG of 1 pixels", "bad_image"),
+        ("PNG of 8 x 12000", "bad_image"),
+        ("JPEG of 5000 scans", "bad_image"),
         ("PNG bomb", "too_large"),
         ("PNG that claims 50000 x 50000", "too_large"),
         ("CMYK JPEG", "unsupported_media_type"),
@@ -109,6 +111,52 @@ def test_whatever_bytes_change_a_picture_is_decoded_or_refused(kind: str, flips:
         data[int(place * len(data))] = value
     with suppress(Rejected):
         assert decode(open_picture(bytes(data), 25)).mode == "RGB"
+
+
+def test_pictures_of_a_request_have_a_limit_together(client: httpx.Client) -> None:
+    large = png_of(4900, 5000, data=bytes(4901 * 5000))
+    response = client.post("/v1/classify_batch", files=[("images", large)] * 5)
+    assert response.status_code == 413
+    assert "together" in response.json()["error"]["message"]
+
+
+def test_one_picture_that_cannot_be_prepared_harms_nobody(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    from serving import classifier
+
+    def decode_or_fail(opened: Image.Image) -> Image.Image:
+        if opened.size == (41, 41):
+            raise MemoryError
+        return decode(opened)
+
+    monkeypatch.setattr(classifier, "decode", decode_or_fail)
+    files = [("images", picture(size=(side, side))) for side in (40, 41, 42)]
+    results = client.post("/v1/classify_batch", files=files).json()["results"]
+    assert [r["error"] and r["error"]["code"] for r in results] == [None, "bad_image", None]
+
+
+def test_a_queue_that_is_full_refuses_before_the_body_is_read(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    import bentoml
+
+    classifier = bentoml.get_current_service().classifier
+    monkeypatch.setattr(classifier, "_preparing", 10_000)
+    response = client.post("/v1/classify", files={"image": picture()})
+    assert response.status_code == 503
+    assert response.json()["error"]["code"] == "overloaded"
+    assert int(response.headers["Retry-After"]) >= 1
+
+
+def test_a_database_that_is_away_is_no_bug_of_ours(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    import bentoml
+    from sqlalchemy.exc import OperationalError
+
+    def away(*arguments: object) -> None:
+        raise OperationalError("select", {}, Exception("no route to host secret.example"))
+
+    id_ = client.post("/v1/classify", files={"image": picture()}).json()["id"]
+    monkeypatch.setattr(bentoml.get_current_service().classifier.store, "add_label", away)
+    response = client.post("/v1/feedback", json={"id": id_, "label": "bag"})
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "unavailable")
+    assert "secret" not in response.text
 
 
 def test_bodies_over_the_limit_are_413_announced_or_chunked(client: httpx.Client) -> None:

@@ -35,7 +35,7 @@ def kept(store: Store) -> list[str]:
         return [row.id for row in connection.execute(select(IMAGES.c.id))]
 
 
-def until(condition: object, seconds: float = 20) -> None:
+def until(condition: object, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < end, "it did not happen in time"
@@ -44,15 +44,15 @@ def until(condition: object, seconds: float = 20) -> None:
 
 def test_a_label_is_stored_with_what_was_answered_and_a_second_one_replaces_it(store: Store) -> None:
     store.add_answers([stored("a"), stored("b")])
-    assert store.add_label("a", 3) == Labelled("a", "cascade", 3, 1e7, 3)
-    assert store.add_label("a", 4) == Labelled("a", "cascade", 3, 1e7, 4)
+    assert store.add_label("a", "n", 3) == Labelled("a", "cascade", 3, 1e7, 3)
+    assert store.add_label("a", "n", 4) == Labelled("a", "cascade", 3, 1e7, 4)
     assert [row.label for row in store.labels("n", 10)] == [4]
-    assert store.add_label("nobody", 3) is None
+    assert store.add_label("nobody", "n", 3) is None
 
 
 def test_another_process_reads_what_was_acknowledged(store: Store) -> None:
     store.add_answers([stored("a")])
-    store.add_label("a", 3)
+    store.add_label("a", "n", 3)
     other = Store(str(store.engine.url))
     assert len(other.labels("n", 10)) == 1
     other.close()
@@ -60,9 +60,9 @@ def test_another_process_reads_what_was_acknowledged(store: Store) -> None:
 
 def test_an_image_is_claimed_once_until_its_time_is_over(store: Store) -> None:
     store.add_answers([stored("a"), stored("b")])
-    store.add_images([("a", b"x"), ("b", b"y")], time.time() + 60)
+    store.add_answers([], [("a", b"x"), ("b", b"y")], 60)
     assert store.claim("n", 60) is None, "no label yet"
-    store.add_label("a", 3)
+    store.add_label("a", "n", 3)
     assert store.claim("other network", 60) is None
     claimed = store.claim("n", 0.2)
     assert claimed is not None
@@ -74,26 +74,69 @@ def test_an_image_is_claimed_once_until_its_time_is_over(store: Store) -> None:
 
 def test_an_image_is_deleted_once_it_was_evaluated_or_its_time_is_over(store: Store) -> None:
     store.add_answers([stored("a"), stored("b"), stored("c")])
-    store.add_images([("a", b"x"), ("b", b"y")], time.time() + 60)
-    store.add_images([("c", b"z")], time.time() - 1)
+    store.add_answers([], [("a", b"x"), ("b", b"y")], 60)
+    store.add_answers([], [("c", b"z")], -1)
     assert store.kept_bytes() == 3
-    store.add_label("a", 3)
-    store.add_evaluation("n", Evaluated("a", "cascade", True, 1e7, {"c": True}, 1e7))
+    store.add_label("a", "n", 3)
+    assert store.add_evaluation("n", Evaluated("a", "cascade", True, 1e7, {"c": True}, 1e7), 3)
     assert kept(store) == ["b", "c"]
     assert store.forget(answers_before=time.time() - 60) == 1
     assert kept(store) == ["b"]
     store.forget(answers_before=time.time() + 1)
-    assert store.add_label("b", 3) is None, "its label came too late"
+    assert store.add_label("b", "n", 3) is None, "its label came too late"
     assert len(store.labels("n", 10)) == 1, "labels stay"
 
 
 def test_a_corrected_label_takes_its_evaluation_back(store: Store) -> None:
     store.add_answers([stored("a")])
-    store.add_label("a", 3)
-    store.add_evaluation("n", Evaluated("a", "cascade", True, 1e7, {"c": True}, 1e7))
+    store.add_label("a", "n", 3)
+    assert store.add_evaluation("n", Evaluated("a", "cascade", True, 1e7, {"c": True}, 1e7), 3)
     assert len(store.evaluations("n", 10)) == 1
-    store.add_label("a", 4)
+    store.add_label("a", "n", 4)
     assert store.evaluations("n", 10) == []
+
+
+def test_a_label_that_changes_while_its_image_is_evaluated_makes_it_be_evaluated_again(store: Store) -> None:
+    store.add_answers([stored("a")], [("a", b"x")], 60)
+    store.add_label("a", "n", 3)
+    assert store.claim("n", 600) is not None
+    store.add_label("a", "n", 4)
+    assert not store.add_evaluation("n", Evaluated("a", "cascade", True, 1e7, {"c": True}, 1e7), 3)
+    again = store.claim("n", 600)
+    assert again is not None
+    assert again[0].label == 4
+
+
+def test_another_network_cannot_label_an_answer(store: Store) -> None:
+    store.add_answers([stored("a")])
+    assert store.add_label("a", "another network", 281) is None
+
+
+def test_nothing_of_a_deleted_picture_is_left_on_disk(store: Store) -> None:
+    secret = b"a picture nobody should find" * 50
+    store.add_answers([stored("a")], [("a", secret)], -1)
+    store.forget(answers_before=0)
+    files = list(Path(str(store.engine.url.database)).parent.iterdir())
+    assert files
+    assert all(secret[:28] not in path.read_bytes() for path in files)
+    assert all(path.stat().st_mode & 0o077 == 0 for path in files)
+
+
+def test_the_recorder_waits_for_a_database_that_was_away(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = iter([OSError("away"), OSError("away")])
+    write = store.add_answers
+
+    def sometimes(*arguments: object) -> None:
+        failure = next(failures, None)
+        if failure is not None:
+            raise failure
+        write(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "add_answers", sometimes)
+    recorder = Recorder(store, ServingSettings())
+    recorder.add(stored("a"), None)
+    until(lambda: store.add_label("a", "n", 3) is not None)
+    recorder.close()
 
 
 @pytest.mark.parametrize("url", ["nonsense", "sqlite://", "sqlite:////proc/nowhere/x.db", "nosuch://user:secret@host/db"])
@@ -132,7 +175,7 @@ def test_the_recorder_writes_what_it_was_given(store: Store) -> None:
         recorder.add(stored(id_), b"image" if id_ == ids[0] else None)
     recorder.close()
     assert kept(store) == [ids[0]]
-    assert all(store.add_label(id_, 3) for id_ in ids[::50])
+    assert all(store.add_label(id_, "n", 3) for id_ in ids[::50])
 
 
 def test_an_evaluation_is_what_a_plain_loop_over_the_portfolio_says(
@@ -145,6 +188,7 @@ def test_an_evaluation_is_what_a_plain_loop_over_the_portfolio_says(
     original = load("resnet50-slim", weights="distillation-ladder").original
     for data, label in zip(pictures[:6], labels, strict=False):
         found = evaluate(served, Labelled("a", "cascade", int(label), 1e7, int(label)), data, 25)
+        assert found is not None
         image = served.transform(Image.open(io.BytesIO(data)))[None]
         expected = plain_loop(original, "resnet50-slim", [served.default], image)[0, 0]
         assert found.right[served.default.id] == (int(expected.argmax()) == label)
@@ -165,10 +209,9 @@ def test_labelled_images_are_evaluated_when_the_service_rests_and_the_live_gap_c
         Answer(i, served.key, "cascade", served.default.id, int(y) if n % 3 else -1, 2e7)
         for n, (i, y) in enumerate(zip(ids, labels, strict=False))
     ]
-    store.add_answers(answers)
-    store.add_images(list(zip(ids, pictures, strict=False)), time.time() + 60)
+    store.add_answers(answers, list(zip(ids, pictures, strict=False)), 60)
     for id_, label in zip(ids, labels, strict=False):
-        store.add_label(id_, int(label))
+        store.add_label(id_, served.key, int(label))
     busy = True
     evaluator = Evaluator(served, store, ServingSettings(evaluate_per_hour=10), lambda: not busy)
     time.sleep(1.2)
@@ -195,8 +238,8 @@ def test_labelled_images_are_evaluated_when_the_service_rests_and_the_live_gap_c
 def test_the_live_gap_is_undefined_where_the_oracle_gains_nothing(served: Served, store: Store) -> None:
     right = {c.id: True for c in served.portfolio}
     store.add_answers([stored("a", network=served.key)])
-    store.add_label("a", 3)
-    store.add_evaluation(served.key, Evaluated("a", "cascade", True, 1e7, right, 1e7))
+    store.add_label("a", served.key, 3)
+    store.add_evaluation(served.key, Evaluated("a", "cascade", True, 1e7, right, 1e7), 3)
     case = live_gap(served, store)["compared"][0]
     assert case["recovered_gap"] is None
     assert case["closed_gap_ci"] is None
@@ -209,8 +252,8 @@ def test_the_live_gap_is_the_share_of_the_oracle_that_the_policy_reaches(served:
         right = dict.fromkeys(ids, number < 20) | {ids[1]: number < 30}
         id_ = f"{number:02d}"
         store.add_answers([stored(id_, 3 if number < 25 else 4, served.key)])
-        store.add_label(id_, 3)
-        store.add_evaluation(served.key, Evaluated(id_, "cascade", number < 25, 1e7, right, 1e7))
+        store.add_label(id_, served.key, 3)
+        store.add_evaluation(served.key, Evaluated(id_, "cascade", number < 25, 1e7, right, 1e7), 3)
     case = live_gap(served, store)["compared"][0]
     assert case["recovered_gap"] == pytest.approx(0.5)
     low, high = case["recovered_gap_ci"]

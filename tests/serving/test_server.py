@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -106,15 +107,15 @@ def test_feedback_is_found_by_every_worker_and_moves_the_live_gap(http: httpx.Cl
         stored = http.post("/v1/feedback", json={"id": answer["id"], "label": str(label)})
         assert stored.status_code == 200
         assert stored.json()["right"] == (answer["predictions"][0]["index"] == label)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while (live := http.get("/v1/gap").json()["live"])["evaluated"] < before["evaluated"] + 8:
         assert time.monotonic() < end
         time.sleep(0.5)
     assert live["labelled"] == before["labelled"] + 8
-    cases = next(row for row in live["compared"] if row["policy"] == "cascade")["cases"]
+    cases = next(row for row in live["compared"] if row["policy"].startswith("cascade"))["cases"]
     assert cases["oracle"]["accuracy"] >= max(cases["default"]["accuracy"], cases["policy"]["accuracy"])
     metrics = http.get("/metrics").text
-    assert 'serving_live_accuracy{policy="cascade",who="oracle"}' in metrics
+    assert re.search(r'serving_live_accuracy\{policy="cascade@[\d.]+",who="oracle"\}', metrics)
 
 
 def test_metrics_count_over_all_workers(http: httpx.Client, scenes: Scenes) -> None:
@@ -284,37 +285,55 @@ def test_a_killed_worker_under_load_comes_back_and_acknowledged_feedback_stays(
     assert all("not_found" in text for text in lost)
     time.sleep(2.5)
     after = httpx.get(f"{address}/v1/gap", timeout=20).json()["live"]["labelled"]
-    assert after - before == len(acknowledged) or after == 5000
+    assert after - before == len(acknowledged)
 
 
 def test_ending_the_server_answers_what_it_accepted(folder: Path, scenes: Scenes) -> None:
-    """Twenty batches are under way when the server is told to stop."""
+    """Thirty batches wait or run when the server is told to stop, and one upload was given up half-way."""
+    count = 30
     with serving(folder / "ending", workers=1, threads=1, max_images=32, max_queue=2000) as (address, process):
         statuses: list[object] = []
-        begun = threading.Barrier(21)
 
         def ask() -> None:
             files = [("images", ("a.png", data)) for data in scenes[0][:32]]
             with httpx.Client(base_url=address, timeout=60) as client:
-                client.get("/livez")  # connected before the end
-                begun.wait()
                 try:
-                    statuses.append(client.post("/v1/classify_batch", files=files).status_code)
+                    answer = client.post("/v1/classify_batch", files=files, data={"policy": "averaging"})
+                    statuses.append((answer.status_code, len(answer.json()["results"])))
                 except httpx.TransportError as error:
                     statuses.append(type(error).__name__)
 
-        threads = [threading.Thread(target=ask) for _ in range(20)]
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as half:
+            head = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=a\r\n"
+            half.sendall(head + b"Content-Length: 1000\r\n\r\n--a\r\n")
+            time.sleep(0.2)
+        threads = [threading.Thread(target=ask) for _ in range(count)]
         for thread in threads:
             thread.start()
-        begun.wait()
-        time.sleep(0.4)
+        end = time.monotonic() + 20
+        with httpx.Client(base_url=address, timeout=20) as watching:
+            while _queued(watching) < 200:
+                assert time.monotonic() < end, "the queue never filled"
+                time.sleep(0.02)
+        began = time.monotonic()
         process.send_signal(signal.SIGTERM)
         for thread in threads:
             thread.join()
-        process.wait(30)
-    # Accepted is what was read whole; a connection that was still sending may be closed, or told that the server ends.
-    assert statuses.count(200) >= 10
-    assert set(statuses) <= {200, 503, "RemoteProtocolError", "ReadError", "WriteError"}
+        process.wait(40)
+        assert time.monotonic() - began < 30
+    # Who was still sending may find the door closed; whoever was accepted has all answers.
+    assert statuses.count((200, 32)) >= count // 2
+    assert set(statuses) <= {(200, 32), "RemoteProtocolError", "ReadError", "WriteError", "ConnectError"}
+    lines = [json.loads(line) for line in (folder / "ending" / "log.txt").read_text().splitlines() if line.startswith("{")]
+    answered = [line for line in lines if line["message"] == "request" and line.get("images") == 32]
+    assert len(answered) == statuses.count((200, 32)), "nothing that was answered was lost on its way"
+    assert lines[-1]["message"] == "stopped"
+
+
+def _queued(client: httpx.Client) -> float:
+    lines = [line for line in client.get("/metrics").text.splitlines() if line.startswith("serving_queue_images ")]
+    return sum(float(line.split()[1]) for line in lines)
 
 
 def test_a_bento_asks_for_what_the_project_asks_for() -> None:

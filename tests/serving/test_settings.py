@@ -20,6 +20,7 @@ from serving.settings import ServingSettings, read_settings
         ("SERVING_KEEP", "perhaps", "'never', 'asked' or 'all'"),
         ("SERVING_OBJECTIVE", "speed", "'accuracy', 'default_cost' or 'efficiency'"),
         ("SERVING_MAX_BACH", "8", "SERVING_MAX_BACH is not a setting: did you mean SERVING_MAX_BATCH?"),
+        ("SERVING_MAX_QUEUE", "8", "SERVING_MAX_QUEUE=8 must be at least SERVING_MAX_IMAGES="),
         ("SERVING_DEVICE", "abacus", "SERVING_DEVICE=abacus cannot be used"),
     ],
 )
@@ -48,6 +49,15 @@ def test_all_wrong_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -
 def test_what_is_not_there_is_found_out_before_anything_is_loaded(network: str, policy: str | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_named(ServingSettings(network=network, policy=policy))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("database", "nonsense"), ("database", "sqlite://"), ("weights", "nonsense"), ("weights", "no.pth")],
+)
+def test_a_database_or_weights_that_cannot_be_are_found_out_too(setting: str, value: str) -> None:
+    with pytest.raises(UserError, match=f"SERVING_{setting.upper()}={value}"):
+        check_named(ServingSettings(network="resnet50", **{setting: value}))  # type: ignore[arg-type]
 
 
 def test_a_run_without_policies_says_how_to_learn_them(tmp_path: Path) -> None:
