@@ -77,7 +77,9 @@ class FrontDoor:
         except Rejected as rejection:
             await answering.reject(rejection)
         except ClientDisconnect:
-            answering.status = 499  # nobody is left to be told
+            # Nobody is left to read it, but BentoML's timeout waits for an answer, and so would the end of the server.
+            await answering.reject(Rejected("malformed", "the connection was closed"))
+            answering.status = 499
         except TimeoutError:
             message = f"the answer took more than {ANSWER_SECONDS} s: try again"
             await answering.reject(Rejected("overloaded", message, retry_after=10))

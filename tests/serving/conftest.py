@@ -90,6 +90,12 @@ def wait_until_ready(client: httpx.Client, seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
+def metric(client: httpx.Client, name: str) -> float:
+    """The sum over all processes of what has this very name."""
+    lines = [line for line in client.get("/metrics").text.splitlines() if line.startswith(f"{name} ")]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+
 def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -116,6 +122,10 @@ def serving(folder: Path, *arguments: str, **variables: object) -> Iterator[tupl
             address = f"http://127.0.0.1:{port}"
             with httpx.Client(base_url=address, timeout=5) as client:
                 wait_until_ready(client)
+                end = time.monotonic() + 60
+                while metric(client, "serving_ready") < int(str(variables.get("workers", 1))):
+                    assert time.monotonic() < end, "not all workers became ready"
+                    time.sleep(0.2)
             yield address, process
         finally:
             process.terminate()

@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from tests.serving.bad_inputs import bad_requests
-from tests.serving.conftest import CHROMIUM, serving, wait_until_ready
+from tests.serving.conftest import CHROMIUM, metric, serving, wait_until_ready
 
 Scenes = tuple[list[bytes], np.ndarray]
 
@@ -270,9 +270,9 @@ def test_a_killed_worker_under_load_comes_back_and_acknowledged_feedback_stays(
         assert time.monotonic() < end, "no new worker"
         time.sleep(0.2)
     while True:
-        found = [line for line in httpx.get(f"{address}/metrics").text.splitlines() if line.startswith("serving_ready")]
-        if found and sum(float(line.rsplit(" ", 1)[1]) for line in found) == 2:
-            break
+        with httpx.Client(base_url=address) as client:
+            if metric(client, "serving_ready") == 2:
+                break
         assert time.monotonic() < end, "the new worker is not ready"
         time.sleep(0.5)
     time.sleep(1)
@@ -313,7 +313,7 @@ def test_ending_the_server_answers_what_it_accepted(folder: Path, scenes: Scenes
             thread.start()
         end = time.monotonic() + 20
         with httpx.Client(base_url=address, timeout=20) as watching:
-            while _queued(watching) < 200:
+            while metric(watching, "serving_queue_images") < 200:
                 assert time.monotonic() < end, "the queue never filled"
                 time.sleep(0.02)
         began = time.monotonic()
@@ -329,11 +329,6 @@ def test_ending_the_server_answers_what_it_accepted(folder: Path, scenes: Scenes
     answered = [line for line in lines if line["message"] == "request" and line.get("images") == 32]
     assert len(answered) == statuses.count((200, 32)), "nothing that was answered was lost on its way"
     assert lines[-1]["message"] == "stopped"
-
-
-def _queued(client: httpx.Client) -> float:
-    lines = [line for line in client.get("/metrics").text.splitlines() if line.startswith("serving_queue_images ")]
-    return sum(float(line.split()[1]) for line in lines)
 
 
 def test_a_bento_asks_for_what_the_project_asks_for() -> None:
