@@ -86,7 +86,7 @@ class ServingBenchmarkSettings:
     connections: int = 16
     """Requests under way at a time."""
     workers: int = 2
-    """Processes of the server, each with one thread for the network."""
+    """Processes of the server; they share the cores."""
     batchable: bool = True
     """Also load BentoML's own adaptive batching."""
     out: Path | None = None
@@ -214,7 +214,7 @@ def server(
             "BENTOML_DO_NOT_TRACK": "true",
             "SERVING_NETWORK": settings.network,
             "SERVING_WORKERS": str(settings.workers),
-            "SERVING_THREADS": "1",
+            "SERVING_THREADS": str(max(1, len(os.sched_getaffinity(0)) // settings.workers)),
             "SERVING_MAX_QUEUE": str(max_queue),
             "SERVING_MAX_UPLOADS": "1000",
             "SERVING_MAX_IMAGES": "256",
