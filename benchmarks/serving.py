@@ -246,8 +246,19 @@ def _ready(address: str) -> bool:
 
 
 def _ready_workers(address: str) -> int:
-    lines = httpx.get(f"{address}/metrics").text.splitlines()
-    return int(sum(float(line.split()[1]) for line in lines if line.startswith("serving_ready ")))
+    return int(_metric(address, "serving_ready"))
+
+
+def _drain(address: str) -> None:
+    """Wait until what the last load left in the queues has been answered, lest the next one pays for it."""
+    while _metric(address, "serving_queue_images"):
+        time.sleep(0.1)
+    time.sleep(0.5)
+
+
+def _metric(address: str, name: str) -> float:
+    lines = httpx.get(f"{address}/metrics", timeout=60).text.splitlines()
+    return sum(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
 
 def loads(
@@ -264,6 +275,7 @@ def loads(
             for kind, path, bodies in (("single", "classify", singles), ("batch", "classify_batch", batches)):
                 found = load(f"{address}/v1/{path}", bodies, settings.seconds, settings.connections)
                 measured[policy][kind].append(found)
+                _drain(address)
                 progress.update()
     progress.close()
     result: dict[str, dict[str, Any]] = {}
