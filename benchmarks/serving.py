@@ -217,7 +217,7 @@ def server(
             "SERVING_THREADS": str(max(1, len(os.sched_getaffinity(0)) // settings.workers)),
             "SERVING_MAX_QUEUE": str(max_queue),
             "SERVING_MAX_UPLOADS": "1000",
-            "SERVING_MAX_IMAGES": "256",
+            "SERVING_MAX_IMAGES": str(min(256, max_queue)),
             "SERVING_LOG_LEVEL": "warning",
             "SERVING_DATABASE": f"sqlite:///{folder}/serving.db",
         }
