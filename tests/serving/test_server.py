@@ -285,7 +285,8 @@ def test_a_killed_worker_under_load_comes_back_and_acknowledged_feedback_stays(
     assert all("not_found" in text for text in lost)
     time.sleep(2.5)
     after = httpx.get(f"{address}/v1/gap", timeout=20).json()["live"]["labelled"]
-    assert after - before == len(acknowledged)
+    # A label may have been stored whose acknowledgement the killed worker could no longer send: one a client at most.
+    assert len(acknowledged) <= after - before <= len(acknowledged) + 4
 
 
 def test_ending_the_server_answers_what_it_accepted(folder: Path, scenes: Scenes) -> None:
