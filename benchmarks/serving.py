@@ -95,7 +95,7 @@ class ServingBenchmarkSettings:
     """Print one JSON object as the last line of stdout."""
 
 
-def test_images(served: Served, settings: ServingBenchmarkSettings) -> tuple[list[bytes], Tensor, np.ndarray]:
+def scene_files(served: Served, settings: ServingBenchmarkSettings) -> tuple[list[bytes], Tensor, np.ndarray]:
     """Scenes of the run's regime as PNG files; the same as the network reads them; their classes."""
     folder = folder_of(ServingSettings(network=settings.network))
     if folder is None:
@@ -358,7 +358,7 @@ def benchmark(settings: ServingBenchmarkSettings) -> dict[str, Any]:
         raise UserError("wrk is not installed: apt-get install wrk")
     keep_freed_memory()
     served = open_served(ServingSettings(network=settings.network, device="cpu"))
-    files, images, labels = test_images(served, settings)
+    files, images, labels = scene_files(served, settings)
     named = [name.strip() for name in settings.policies.split(",") if name.strip()]
     if named == ["all"]:
         named = list(served.policies)

@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 import psutil
 
-from benchmarks.serving import ServingBenchmarkSettings, body, load, server, test_images
+from benchmarks.serving import ServingBenchmarkSettings, body, load, scene_files, server
 from dynamic.command import run_command
 from dynamic.errors import UserError
 from dynamic.files import write_whole
@@ -85,7 +85,7 @@ class SoakSettings:
 def soak(settings: SoakSettings) -> dict[str, Any]:
     """Run it, JSON-ready."""
     base = ServingBenchmarkSettings(network=settings.network, images=256, workers=settings.workers)
-    files, _, _ = test_images(open_served(ServingSettings(network=settings.network, device="cpu")), base)
+    files, _, _ = scene_files(open_served(ServingSettings(network=settings.network, device="cpu")), base)
     bodies = [body([data], "image") for data in files]
     with server(base) as address:
         capacity = load(f"{address}/v1/classify", bodies, 10, 64)["requests_per_second"]
