@@ -16,6 +16,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import httpx
@@ -27,6 +28,11 @@ from dynamic.errors import UserError
 from dynamic.files import write_whole
 from serving.served import open_served
 from serving.settings import ServingSettings
+
+_FIRST = 15.0
+"""Seconds of the round that finds out how long to pause."""
+_WATCH = 5.0
+"""Seconds between two looks at the memory."""
 
 _SOAK = """
 local bodies, at, threads = {}, 0, {}
@@ -96,37 +102,36 @@ def soak(settings: SoakSettings) -> dict[str, Any]:
         watcher.start()
         offered = settings.times * capacity
         try:
-            # A connection offers its next request a pause after its answer, which a full queue delays.
-            pause = max(0.0, settings.connections / offered - settings.workers * settings.max_queue / capacity)
-            counted = _offer(address, bodies, pause, settings, Path(folder))
+            # A connection offers its next request a pause after its answer; how long that takes, a first round tells.
+            cycle = settings.connections / offered
+            first = _offer(address, bodies, cycle, settings, Path(folder), _FIRST)
+            pause = max(0.0, 2 * cycle - settings.connections / first["offered"])
+            memory.clear()
+            counted = _offer(address, bodies, pause, settings, Path(folder), settings.seconds)
         finally:
             ended.set()
             watcher.join()
         alive = httpx.get(f"{address}/readyz").status_code == 200
         served = _served_by(address)
-    tenth = max(1, len(memory) // 10)
     return {
         "capacity": capacity,
         "aimed": offered,
         **counted,
-        "offered": (counted["answered"] + counted["refused"]) / counted["seconds"],
-        "answered_by_server": served,
+        "answered_by_server": served - first["answered"],
         "alive": alive,
-        "memory_mib": {
-            "second tenth": sum(memory[tenth : 2 * tenth]) / tenth,
-            "last tenth": sum(memory[-tenth:]) / tenth,
-            "all": [round(m) for m in memory],
-        },
+        "memory_mib": {"minutes": _by_minute(memory), "all": [round(m) for m in memory]},
     }
 
 
-def _offer(address: str, bodies: list[bytes], pause: float, settings: SoakSettings, folder: Path) -> dict[str, Any]:
+def _offer(
+    address: str, bodies: list[bytes], pause: float, settings: SoakSettings, folder: Path, seconds: float
+) -> dict[str, Any]:
     paths = [folder / f"{number}.bin" for number in range(len(bodies))]
     for path, data in zip(paths, bodies, strict=True):
         path.write_bytes(data)
     (folder / "bodies.txt").write_text("\n".join(map(str, paths)))
     (folder / "soak.lua").write_text(_SOAK)
-    command = ["wrk", "-t1", f"-c{settings.connections}", f"-d{settings.seconds:g}s", "--timeout", "60s"]
+    command = ["wrk", "-t1", f"-c{settings.connections}", f"-d{seconds:g}s", "--timeout", "60s"]
     environment = os.environ | {"BODIES": str(folder / "bodies.txt"), "PAUSE": str(1000 * pause)}
     done = subprocess.run(
         [*command, "-s", str(folder / "soak.lua"), f"{address}/v1/classify"],
@@ -136,12 +141,18 @@ def _offer(address: str, bodies: list[bytes], pause: float, settings: SoakSettin
         check=True,
     )
     found: dict[str, Any] = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
-    return found
+    return found | {"offered": (found["answered"] + found["refused"]) / found["seconds"]}
+
+
+def _by_minute(memory: list[float]) -> list[int]:
+    """MiB, the mean of each minute."""
+    minute = round(60 / _WATCH)
+    return [round(fmean(memory[at : at + minute])) for at in range(0, len(memory), minute)]
 
 
 def _watch(memory: list[float], ended: threading.Event) -> None:
     """MiB of all worker processes, every five seconds."""
-    while not ended.wait(5):
+    while not ended.wait(_WATCH):
         total = 0
         for process in psutil.Process().children(recursive=True):
             try:
@@ -167,8 +178,8 @@ def main(settings: SoakSettings) -> None:
         f"capacity {result['capacity']:.0f} req/s, offered {result['offered']:.0f} req/s for {result['seconds']:.0f} s:\n"
         f"  answered {result['answered']:,} ({result['answered'] / result['seconds']:.0f}/s), refused with Retry-After "
         f"{result['refused']:,}, other answers {result['others']}, connections without an answer {result['lost']}\n"
-        f"  the server counted {result['answered_by_server']:,} answered; memory {memory['second tenth']:.0f} -> "
-        f"{memory['last tenth']:.0f} MiB"
+        f"  the server counted {result['answered_by_server']:,} answered; MiB by minute: "
+        f"{' '.join(map(str, memory['minutes']))}"
     )
     if settings.out is not None:
         write_whole(settings.out, json.dumps(result, indent=1).encode())

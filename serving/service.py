@@ -89,8 +89,7 @@ class DynamicClassifier:
 
     def __init__(self) -> None:
         logs.set_up(SETTINGS.log_level)
-        keep_freed_memory()
-
+        keep_freed_memory(arenas=1)
         self._classifier: Classifier | None = None
         self._failed = False
         self._closing = False
