@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 import psutil
 
-from benchmarks.serving import ServingBenchmarkSettings, body, load, scene_files, server
+from benchmarks.serving import ServingBenchmarkSettings, body, load, metric, scene_files, server
 from dynamic.command import run_command
 from dynamic.errors import UserError
 from dynamic.files import write_whole
@@ -165,9 +165,7 @@ def _watch(memory: list[float], ended: threading.Event) -> None:
 
 def _served_by(address: str) -> int:
     time.sleep(1)
-    wanted = 'serving_requests_total{page="/v1/classify",status="200"}'
-    lines = [line for line in httpx.get(f"{address}/metrics").text.splitlines() if line.startswith(wanted)]
-    return int(sum(float(line.rsplit(" ", 1)[1]) for line in lines))
+    return int(metric(address, 'serving_requests_total{page="/v1/classify",status="200"}'))
 
 
 def main(settings: SoakSettings) -> None:
