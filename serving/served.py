@@ -260,7 +260,10 @@ def _from_run(settings: ServingSettings, folder: Path) -> Served:
 
 
 def _from_name(settings: ServingSettings) -> Served:
-    network = load(settings.network, None if settings.weights == "none" else settings.weights)
+    try:
+        network = load(settings.network, None if settings.weights == "none" else settings.weights)
+    except UserError as error:
+        raise UserError(str(error).replace("--weights ", "SERVING_WEIGHTS=")) from error
     portfolio = tuple(dynamic.space("stride", network))
     costs = Costs(network, portfolio, network.info.resolution)
     columns: dict[type[Default | Cheapest], int] = {

@@ -82,3 +82,12 @@ def test_the_full_network_is_one_setting_away() -> None:
     assert served.classes[281] == "tabby"
     assert len(served.configurations) == 361
     assert served.macs(served.default) == pytest.approx(4.09e9, rel=0.01)
+
+
+def test_weights_that_cannot_be_downloaded_are_asked_for_by_their_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("torchvision.models.get_model", unreachable)
+    with pytest.raises(UserError, match=r"no network.*SERVING_WEIGHTS=FILE, or use SERVING_WEIGHTS=none"):
+        open_served(ServingSettings(network="resnet50", device="cpu"))
