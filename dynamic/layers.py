@@ -5,6 +5,7 @@ Weights are never changed: every option is computed from the original module's o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynamic.errors import UserError
+from dynamic.packing import PackedConvolution
 
 
 class Option(NamedTuple):
@@ -51,6 +53,7 @@ class DynamicConv2d(nn.Module):
         # What the original pads beyond "centred" (0 for the usual k // 2); kept under every option.
         self._extra_padding = int(conv.padding[0]) - conv.dilation[0] * (conv.kernel_size[0] // 2)
         self._kernels: dict[tuple[int, bool], tuple[tuple[object, ...], Tensor, Tensor | None]] = {}
+        self._convolve: Callable[..., Tensor] = F.conv2d
 
     def forward(self, x: Tensor, option: Option) -> Tensor:
         """Convolve ``x`` (N, C, H, W) under ``option``."""
@@ -67,7 +70,11 @@ class DynamicConv2d(nn.Module):
             # A stride beyond the map makes one window, as the map's side does; oneDNN's bfloat16 weight gradients are
             # uninitialised memory there (torch 2.15 on a CPU).
             stride = min(stride, *x.shape[2:]) if x.shape[2] == x.shape[3] else stride
-        return F.conv2d(x, weight, bias, stride, padding, option.dilation, self.conv.groups)
+        return self._convolve(x, weight, bias, stride, padding, option.dilation, self.conv.groups)
+
+    def pack(self) -> None:
+        """Keep kernels as oneDNN wants them; see :mod:`dynamic.packing`."""
+        self._convolve = PackedConvolution()
 
     def _kernel(self, size: int, half: bool) -> tuple[Tensor, Tensor | None]:
         """The kernel and bias for this size; kept where the weights are frozen, afresh where they may change."""

@@ -14,6 +14,7 @@ from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 from dynamic.layers import DynamicConv2d
 from dynamic.macs import CostModel
+from dynamic.packing import pack
 from dynamic.recalibration import PrefixNorms, Statistics
 from dynamic.tracing import BatchNormMode, trace
 from dynamic.walk import Visit, comprehensive_plan, mixed_plan, walk
@@ -162,6 +163,7 @@ class DynamicNetwork(nn.Module):
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         statistics: Statistics | None = None,
+        packed: bool = False,
     ) -> DynamicNetwork:
         """A copy for the fast paths: channels last, on ``device`` in ``dtype``, batch norms folded.
 
@@ -169,16 +171,23 @@ class DynamicNetwork(nn.Module):
             device, dtype: of the copy.
             statistics: recalibrated ones, used instead of the network's own; the copy then runs only configurations that
                 they were estimated for.
+            packed: hold every kernel a second time, as a CPU's convolutions want it (:mod:`dynamic.packing`): quicker where
+                batches are small, as a service's are.
 
         Raises:
             UserError: ``statistics`` belong to other weights.
         """
-        if statistics is None:
-            return self.copied("folded", device, dtype)
-        if statistics.weights_digest != self.digest:
+        if statistics is not None and statistics.weights_digest != self.digest:
             raise UserError("the batch-norm statistics were estimated for other weights: recalibrate this network")
-        network = self.copied("by_prefix", device, dtype)
-        network.norms = PrefixNorms(network.program, statistics, device, dtype)
+        network = self.copied("folded" if statistics is None else "by_prefix", device, dtype)
+        if statistics is not None:
+            network.norms = PrefixNorms(network.program, statistics, device, dtype)
+        if packed:
+            for segment in network.program.segments:
+                pack(segment.module)
+            for site in network.program.sites:
+                if isinstance(site.module, DynamicConv2d):
+                    site.module.pack()
         return network
 
     def copied(self, batch_norm: BatchNormMode, device: str | torch.device, dtype: torch.dtype) -> DynamicNetwork:

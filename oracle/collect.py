@@ -216,11 +216,11 @@ def _load(settings: RunSettings) -> LoadedNetwork:
     return load(settings.model, None if settings.weights == "none" else settings.weights, layers or None)
 
 
-def fast_network(opened: Collection | RunNetwork) -> DynamicNetwork:
-    """The run's network for its device and dtype, with the statistics that the run was made with."""
+def fast_network(opened: Collection | RunNetwork, packed: bool = False) -> DynamicNetwork:
+    """The run's network for its device and dtype, with the run's statistics; ``packed`` for small batches on a CPU."""
     settings = opened.settings
     statistics = Statistics.load(settings.out / "statistics.safetensors") if settings.recalibrate else None
-    return opened.network.for_inference(settings.device, DTYPES[settings.dtype], statistics)
+    return opened.network.for_inference(settings.device, DTYPES[settings.dtype], statistics, packed)
 
 
 def _statistics(collection: Collection, union: Space, started: bool) -> Statistics:

@@ -242,7 +242,7 @@ def _from_run(settings: ServingSettings, folder: Path) -> Served:
     return Served(
         name=folder.name,
         key=f"{folder.name} {run.network.digest} {recalibrated} {digest_of_policies(kept / 'policies')}",
-        network=fast_network(run),
+        network=fast_network(run, packed=True),
         transform=_transform(run),
         resolution=run.resolution,
         classes=_class_names(run),
@@ -274,7 +274,7 @@ def _from_name(settings: ServingSettings) -> Served:
     return Served(
         name=settings.network,
         key=f"{settings.network} {network.digest}",
-        network=network.for_inference(settings.device),
+        network=network.for_inference(settings.device, packed=True),
         transform=network.info.transform,
         resolution=network.info.resolution,
         classes=_names_of(network),
