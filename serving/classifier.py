@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any, Self, TypeVar
 
 import PIL.Image
@@ -25,7 +26,7 @@ from serving.engine import answer
 from serving.errors import Rejected
 from serving.gap import offline_gap
 from serving.live import Evaluator, Recorder, live_gap, publish
-from serving.pictures import decode, open_picture
+from serving.pictures import decode, open_picture, webp_pixels
 from serving.schema import (
     Answer,
     Expected,
@@ -49,7 +50,7 @@ _REQUEST = 4
 _SMALL = 100_000
 """Pixels of all pictures of a request that are decoded in a millisecond or so."""
 _RETRIES = 5
-_RECENT = 10.0
+_RECENT = 30.0
 _GAP_SECONDS = 2.0
 
 _ID = re.compile(r"[0-9a-f]{20,40}(-\d{1,4})?")
@@ -81,6 +82,8 @@ class Classifier:
             watch=metrics.QUEUE.set,
         )
         self._preparing = 0
+        self._canvases = asyncio.Semaphore(_DECODERS)
+        self._description = self._describe()
         self._decoders = ThreadPoolExecutor(_DECODERS, "decoder", torch.set_num_threads, (1,))
         self._recorder = Recorder(store, settings)
         self._evaluator = Evaluator(served, store, settings, lambda: not self.batcher.busy)
@@ -92,8 +95,14 @@ class Classifier:
         """Load, connect and warm up. Raises UserError where the settings name what is not there."""
         served = await asyncio.to_thread(open_served, settings)
         store = await asyncio.to_thread(Store, settings.database)
+        # Counting the MACs of every configuration for the first time takes seconds where there are hundreds.
+        await asyncio.to_thread(lambda: [served.macs(c) for c in served.configurations])
         classifier = cls(settings, served, store)
-        await classifier._warm_up()
+        try:
+            await classifier._warm_up()
+        except BaseException:
+            await classifier.close()
+            raise
         return classifier
 
     async def close(self) -> None:
@@ -114,8 +123,11 @@ class Classifier:
         plan, point = served.plan(options.policy, options.max_gmacs, options.configuration)
         self.check_room(len(uploads))
         self._preparing += len(uploads)
+        # Opening a WebP allocates its canvas, unlike other formats: few requests may hold large ones at a time.
+        heavy = any(isinstance(upload, UploadFile) and webp_pixels(upload.file) > _SMALL for upload in uploads)
         try:
-            inputs = await self._prepared(uploads)
+            async with self._canvases if heavy else nullcontext():
+                inputs = await self._prepared(uploads)
         finally:
             self._preparing -= len(uploads)
         good = {position: found for position, found in enumerate(inputs) if isinstance(found, Tensor)}
@@ -137,12 +149,13 @@ class Classifier:
     async def _prepared(self, uploads: Sequence[Upload]) -> list[Tensor | Rejected]:
         """What the network reads of each picture; large ones are decoded in threads."""
         limit = self.settings.max_megapixels
-        opened = [_opened(upload, limit) for upload in uploads]
-        pixels = sum(picture.width * picture.height for picture in opened if not isinstance(picture, Rejected))
-        if pixels > _REQUEST * limit * 1e6:
-            raise Rejected(
-                "too_large", f"the pictures have {pixels / 1e6:.0f} megapixels, more than {_REQUEST * limit:g} together"
-            )
+        opened: list[PIL.Image.Image | Rejected] = []
+        pixels = 0
+        for upload in uploads:
+            opened.append(_opened(upload, limit))
+            pixels += _pixels_of(opened[-1])
+            if pixels > _REQUEST * limit * 1e6:
+                raise Rejected("too_large", f"the pictures have more than {_REQUEST * limit:g} megapixels together")
         if pixels <= _SMALL:  # quicker than handing them to a thread
             return _tensors(self.served, opened)
         loop = asyncio.get_running_loop()
@@ -199,7 +212,7 @@ class Classifier:
             given = Feedback(id=id_, label=label)
         except ValidationError as error:
             raise rejected(error) from None
-        index = _class_index(self.served, str(given.label))
+        index = _class_index(self.served, given.label)
         labelled = None
         for _ in range(_RETRIES if _ID.fullmatch(given.id) else 0):
             labelled = await self._in_database(self.store.add_label, given.id, self.served.key, index)
@@ -207,6 +220,8 @@ class Classifier:
             if labelled is not None or not _recent(given.id):
                 break
             await asyncio.sleep(0.1)
+        if labelled is None and _ID.fullmatch(given.id) and _recent(given.id):
+            raise Rejected("unavailable", f"no answer {given.id!r} is recorded yet: try again", retry_after=1)
         if labelled is None:
             raise Rejected("not_found", f"no answer {given.id!r} in the last {self.settings.remember_hours:g} hours")
         metrics.LABELS.inc()
@@ -235,6 +250,9 @@ class Classifier:
 
     def describe(self) -> dict[str, Any]:
         """What is served, JSON-ready."""
+        return self._description
+
+    def _describe(self) -> dict[str, Any]:
         served = self.served
         return {
             "network": served.name,
@@ -271,7 +289,11 @@ def _opened(upload: Upload, max_megapixels: float) -> PIL.Image.Image | Rejected
     try:
         return open_picture(upload.file, max_megapixels)
     except Rejected as rejection:
-        return rejection
+        return rejection.with_traceback(None)  # which would hold the picture
+
+
+def _pixels_of(picture: PIL.Image.Image | Rejected) -> int:
+    return 0 if isinstance(picture, Rejected) else picture.width * picture.height
 
 
 def _tensors(served: Served, opened: list[PIL.Image.Image | Rejected]) -> list[Tensor | Rejected]:
@@ -288,7 +310,7 @@ def _tensor(served: Served, picture: PIL.Image.Image) -> Tensor | Rejected:
     try:
         return served.transform(decode(picture))
     except Rejected as rejection:
-        return rejection
+        return rejection.with_traceback(None)
     except Exception:
         logs.LOGGER.exception("a picture could not be prepared")
         return Rejected("bad_image", "the picture cannot be prepared")
@@ -302,11 +324,13 @@ def _bytes_of(upload: Upload) -> bytes | None:
     return upload.file.read()
 
 
-def _class_index(served: Served, label: str) -> int:
-    if label in served.classes:
+def _class_index(served: Served, label: str | int) -> int:
+    """Of a number, or of text that is a class's name, or else a number."""
+    if isinstance(label, str) and label in served.classes:
         return served.classes.index(label)
-    if label.isascii() and label.isdigit() and int(label) < len(served.classes):
-        return int(label)
+    digits = str(label)
+    if digits.isascii() and digits.isdigit() and int(digits) < len(served.classes):
+        return int(digits)
     few = f"one of {', '.join(served.classes)}" if len(served.classes) <= 20 else f"such as {served.classes[0]!r}"
     raise Rejected("invalid", f"label must be the name of a class ({few}) or an index below {len(served.classes)}")
 

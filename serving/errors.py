@@ -34,6 +34,7 @@ class Rejected(Exception):  # noqa: N818, a refusal is no error of ours
     """
 
     def __init__(self, code: str, message: str, retry_after: int | None = None) -> None:
+        message = message.encode("utf-8", "replace").decode()  # it may quote what no JSON can hold
         super().__init__(message)
         self.code, self.message, self.retry_after = code, message, retry_after
 

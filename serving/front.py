@@ -150,8 +150,8 @@ class FrontDoor:
         """The fields of a form; a file larger than a megabyte waits on disk."""
         if self._uploads >= self._settings.max_uploads:
             raise Rejected("overloaded", f"{self._uploads} uploads are read already: try again", retry_after=1)
-        self._uploads += 1
         stream = Request(scope, _limited(scope, receive, limit)).stream()
+        self._uploads += 1
         parser = MultiPartParser(
             Headers(scope=scope), stream, max_files=files, max_fields=32, max_part_size=max(limit, 2**20)
         )
@@ -223,7 +223,7 @@ class _Answering:
                 await self._send_error(self._held)
 
     async def _send_error(self, start: Message) -> None:
-        code = _code_of(self._body)
+        code, rejection = _code_of(self._body), None
         if code is None:
             rejection = rejection_for(self.status)
             if self.status == 503 and self._scope["path"] == "/readyz":
@@ -231,6 +231,8 @@ class _Answering:
             code, self._body = rejection.code, json.dumps(rejection.body).encode()
         self._scope[CODE] = code
         headers = MutableHeaders(scope=start)
+        if rejection is not None and rejection.retry_after is not None:
+            headers["Retry-After"] = str(rejection.retry_after)
         headers["Content-Type"], headers["Content-Length"] = "application/json", str(len(self._body))
         self._begun = True
         await self._send(start)
@@ -283,7 +285,7 @@ def _single(form: Mapping[str, list[str | UploadFile]]) -> Fields:
     """Form fields that may be there once; BentoML's client sends them as JSON, others as text."""
     for name, values in form.items():
         if len(values) > 1:
-            raise Rejected("invalid", f"{name[:80]}: given {len(values)} times, once is right")
+            raise Rejected("invalid", f"{name[:80]!r}: given {len(values)} times, once is right")
     return {name: _value(values[0]) for name, values in form.items()}
 
 
@@ -312,4 +314,4 @@ def _known(fields: Fields, names: tuple[str, ...], *more: str) -> None:
 def _refuse_files(fields: Fields) -> None:
     wrong = next((name for name, value in fields.items() if isinstance(value, UploadFile)), None)
     if wrong is not None:
-        raise Rejected("invalid", f"{wrong[:80]}: a file where text is right")
+        raise Rejected("invalid", f"{wrong[:80]!r}: a file where text is right")

@@ -105,8 +105,11 @@ class Recorder:
                 metrics.FORGOTTEN.inc(len(rows))
                 images.clear()
             metrics.KEPT.inc(len(images))
-            with suppress(Exception), self._lock:
-                self._kept = self._store.kept_bytes() if images or self._kept else 0
+            kept = self._kept + sum(len(image) for _, image in images)
+            with suppress(Exception):
+                kept = self._store.kept_bytes() if kept else 0
+            with self._lock:  # no query under it: the event loop waits for it too
+                self._kept = kept
                 self._pending_bytes -= sum(len(image) for _, image in rows if image is not None)
 
 
@@ -162,7 +165,10 @@ class Evaluator:
         except Rejected:
             self._store.drop_image(labelled.id)
             return True
-        if evaluated is None or not self._store.add_evaluation(self._served.key, evaluated, labelled.label):
+        if evaluated is None:
+            self._store.release(labelled.id)
+            return True
+        if not self._store.add_evaluation(self._served.key, evaluated, labelled.label):
             return True
         metrics.EVALUATED.inc()
         event("evaluated", facts={"id": labelled.id, "policy": labelled.policy})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from contextlib import suppress
 from typing import IO
@@ -21,6 +22,12 @@ LONGEST = 20
 SCANS = 100
 """Of a JPEG, at most; each makes the decoder go over the whole picture, and cameras write about ten."""
 
+_SEGMENTS = 10_000
+"""Of a JPEG, at most; ordinary ones have dozens."""
+
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+"""Of a JPEG's segment: neither a byte of a scan's data nor a restart within it."""
+
 _MODES = {"L", "LA", "RGB", "RGBA", "RGBX", "RGBa"}
 _EXPECTED = "send a JPEG, PNG or WebP picture with 8 bits of grey or RGB"
 
@@ -38,6 +45,8 @@ def open_picture(file: bytes | IO[bytes], max_megapixels: float) -> Image.Image:
     file.seek(0)
     if not start:
         raise Rejected("bad_image", f"the file is empty: {_EXPECTED}")
+    if webp_pixels(file) > max_megapixels * 1e6:  # opening it allocates the canvas
+        raise Rejected("too_large", f"the picture has more than {max_megapixels:g} megapixels")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # we refuse large pictures ourselves, sooner
@@ -66,7 +75,7 @@ def open_picture(file: bytes | IO[bytes], max_megapixels: float) -> Image.Image:
     if picture.format in ("JPEG", "MPO"):
         place = file.tell()
         file.seek(0)
-        scans = file.read().count(b"\xff\xda")
+        scans = _scans(file.read())
         file.seek(place)
         if scans > SCANS:
             raise Rejected("bad_image", f"the JPEG has {scans} scans: send one of at most {SCANS}")
@@ -77,6 +86,39 @@ def open_picture(file: bytes | IO[bytes], max_megapixels: float) -> Image.Image:
     if picture.format != "MPO" and getattr(picture, "is_animated", False):
         raise Rejected("unsupported_media_type", "the picture is animated: send one frame")
     return picture
+
+
+def webp_pixels(file: IO[bytes]) -> int:
+    """Width times height as a WebP's header says; 0 for what is none. The file stays where it was."""
+    place = file.tell()
+    file.seek(0)
+    start = file.read(30)
+    file.seek(place)
+    if len(start) < 30 or start[:4] != b"RIFF" or start[8:12] != b"WEBP":
+        return 0
+    kind = start[12:16]
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(start[at : at + 3], "little") + 1 for at in (24, 27))
+    elif kind == b"VP8L":
+        bits = int.from_bytes(start[21:25], "little")
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    else:
+        width, height = (int.from_bytes(start[at : at + 2], "little") & 0x3FFF for at in (26, 28))
+    return width * height
+
+
+def _scans(jpeg: bytes) -> int:
+    """Scans of the first picture in a JPEG file; what stands behind its end does not count."""
+    at, scans = 2, 0
+    for _ in range(_SEGMENTS):
+        found = _MARKER.search(jpeg, at)
+        if found is None or (marker := jpeg[found.start() + 1]) == 0xD9:
+            return scans
+        scans += marker == 0xDA
+        at = found.end()
+        if marker not in (0x01, 0xD8):  # these have no length
+            at += int.from_bytes(jpeg[at : at + 2], "big")
+    raise Rejected("bad_image", f"the JPEG has more than {_SEGMENTS:,} segments: {_EXPECTED}")
 
 
 def decode(picture: Image.Image) -> Image.Image:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import itertools
 import logging
 import os
 import time
@@ -93,6 +94,7 @@ class DynamicClassifier:
         self._classifier: Classifier | None = None
         self._failed = False
         self._closing = False
+        self._tried = asyncio.Event()
 
     @bentoml.on_startup
     async def start(self) -> None:
@@ -102,17 +104,25 @@ class DynamicClassifier:
         others = metrics.ready_processes()
         self._loading = asyncio.create_task(self._load())
         if others:
-            await self._loading
+            await self._tried.wait()
 
     async def _load(self) -> None:
+        """Until it works: a database or a file that is away may come back."""
+        for seconds in itertools.chain((1, 2, 5, 10), itertools.repeat(30)):
+            await self._try_to_load()
+            self._tried.set()
+            if self._classifier is not None:
+                return
+            self._failed = True
+            await asyncio.sleep(seconds)
+
+    async def _try_to_load(self) -> None:
         began = time.monotonic()
         try:
             self._classifier = await Classifier.open(SETTINGS)
         except UserError as error:
-            self._failed = True
             logs.event(f"cannot serve: {error}", logging.ERROR)
         except Exception:
-            self._failed = True
             logs.LOGGER.exception("cannot serve")
         else:
             # What is loaded now stays: walking it takes the collector a third of a second, again and again.
@@ -141,7 +151,9 @@ class DynamicClassifier:
         """What answers. Raises Rejected while it is loaded, and when the server shuts down."""
         if self._classifier is None or self._closing:
             if self._failed:
-                raise Rejected("starting", "the server could not load its network: its log says why", retry_after=30)
+                raise Rejected(
+                    "starting", "the server could not load its network, and tries again: its log says why", retry_after=30
+                )
             raise Rejected("starting", "the server is not warmed up: try again", retry_after=2)
         return self._classifier
 

@@ -199,11 +199,12 @@ class Store:
             if found is None:
                 return None
             values = dict(found) | {"label": label, "created": time.time()}
-            # Deleting first takes the row's lock, or the whole file's: two labels at a time follow each other.
+            # The oracle's choice depends on the label: what was evaluated under another one counts no more. Deleting before
+            # reading makes SQLite lock its file: two labels at a time follow each other.
+            another = sa.select(LABELS.c.id).where(LABELS.c.id == id_, LABELS.c.label != label)
+            connection.execute(EVALUATIONS.delete().where(EVALUATIONS.c.id.in_(another)))
             connection.execute(LABELS.delete().where(LABELS.c.id == id_))
             connection.execute(LABELS.insert(), values)
-            # The oracle's choice depends on the label: what was evaluated under another one counts no more.
-            connection.execute(EVALUATIONS.delete().where(EVALUATIONS.c.id == id_))
         return Labelled(id_, found["policy"], found["predicted"], found["macs"], label)
 
     def claim(self, network: str, seconds: float) -> tuple[Labelled, bytes] | None:
@@ -232,14 +233,20 @@ class Store:
         """Store what came of an image and delete the picture; false where its label is no longer the one it was given."""
         row = asdict(evaluated) | {"right": json.dumps(evaluated.right), "created": time.time(), "network": network}
         with self._engine.begin() as connection:
-            now = connection.execute(sa.select(LABELS.c.label).where(LABELS.c.id == evaluated.id)).scalar()
-            if now != label:
+            # Deleting first locks SQLite's file, and other databases the label's row: it cannot change until this is stored.
+            connection.execute(EVALUATIONS.delete().where(EVALUATIONS.c.id == evaluated.id))
+            mine = sa.select(LABELS.c.label).where(LABELS.c.id == evaluated.id).with_for_update()
+            if connection.execute(mine).scalar() != label:
                 connection.execute(IMAGES.update().where(IMAGES.c.id == evaluated.id).values(claimed_until=0.0))
                 return False
-            connection.execute(EVALUATIONS.delete().where(EVALUATIONS.c.id == evaluated.id))
             connection.execute(EVALUATIONS.insert(), row)
             connection.execute(IMAGES.delete().where(IMAGES.c.id == evaluated.id))
         return True
+
+    def release(self, id_: str) -> None:
+        """Let somebody else evaluate a claimed picture."""
+        with self._engine.begin() as connection:
+            connection.execute(IMAGES.update().where(IMAGES.c.id == id_).values(claimed_until=0.0))
 
     def drop_image(self, id_: str) -> None:
         """Forget a picture that cannot be evaluated."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 from contextlib import suppress
 
@@ -11,8 +12,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from serving.classifier import _class_index
 from serving.errors import CODES, Rejected
-from serving.pictures import decode, open_picture
+from serving.pictures import decode, open_picture, webp_pixels
+from serving.served import Served
+from serving.settings import ServingSettings
+from serving.store import new_id
 from tests.serving.bad_inputs import bad_pictures, bad_requests, picture, png_of
 
 DOCUMENTED = {status for status, _ in CODES.values() if 400 <= status < 500}
@@ -174,3 +179,67 @@ def test_bodies_over_the_limit_are_413_announced_or_chunked(client: httpx.Client
     for response in (announced, chunked):
         assert response.status_code == 413
         assert response.json()["error"]["code"] == "too_large"
+
+
+def test_refused_uploads_give_their_places_back(client: httpx.Client) -> None:
+    form = {"id": (None, "x" * 70_000), "label": (None, "bag")}
+    for _ in range(ServingSettings(device="cpu").max_uploads + 1):
+        assert client.post("/v1/feedback", files=form).status_code == 413
+    assert client.post("/v1/classify", files={"image": picture()}).status_code == 200
+
+
+def test_a_field_name_that_no_json_can_hold_is_refused_at_once(client: httpx.Client) -> None:
+    part = b'--a\r\nContent-Disposition: form-data; name="+2AA-"\r\n\r\nx\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=a; charset=utf-7"}
+    for content in (part + b"--a--\r\n", 2 * part + b"--a--\r\n"):
+        response = client.post("/v1/classify", content=content, headers=headers)
+        assert response.status_code == 422
+        assert response.json()["error"]["code"] == "invalid"
+
+
+def test_not_ready_says_when_to_come_again(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    import bentoml
+
+    monkeypatch.setattr(bentoml.get_current_service(), "_closing", True)
+    for path in ("/readyz", "/v1/network"):
+        response = client.get(path)
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "starting")
+        assert int(response.headers["Retry-After"]) >= 1
+
+
+def test_an_answer_that_is_not_recorded_yet_can_be_labelled_later(client: httpx.Client) -> None:
+    response = client.post("/v1/feedback", json={"id": new_id(), "label": "bag"})
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "unavailable")
+    assert response.headers["Retry-After"]
+    old = client.post("/v1/feedback", json={"id": "0" * 27, "label": "bag"})
+    assert (old.status_code, old.json()["error"]["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_webp_s_size_is_read_without_opening_it(lossless: bool, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = picture("WEBP", (70, 50), mode, lossless=lossless)
+    assert webp_pixels(io.BytesIO(data)) == 3500
+    monkeypatch.setattr(Image, "open", lambda *a, **k: pytest.fail("opened"))
+    with pytest.raises(Rejected) as refused:
+        open_picture(data, 0.003)
+    assert refused.value.code == "too_large"
+
+
+def test_only_the_scans_of_the_picture_itself_count() -> None:
+    """A phone's moving picture has a film behind it, and a film has any bytes."""
+    film = np.random.default_rng(0).bytes(2**20) + b"\xff\xda" * 500
+    assert decode(open_picture(picture("JPEG") + film, 25)).size == (40, 40)
+    assert decode(open_picture(picture("JPEG", progressive=True) + film, 25)).size == (40, 40)
+    segments = picture("JPEG")[:2] + b"\xff\xe1\x00\x02" * 20_000 + picture("JPEG")[2:]
+    with pytest.raises(Rejected, match="segments"):
+        open_picture(segments, 25)
+
+
+def test_a_number_is_an_index_whatever_the_classes_are_called(served: Served) -> None:
+    named = dataclasses.replace(served, classes=("0", "1", "10", "2"))
+    assert _class_index(named, 2) == 2
+    assert _class_index(named, "2") == 3
+    assert _class_index(served, "2") == 2
+    with pytest.raises(Rejected):
+        _class_index(named, 4)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,6 +97,23 @@ def test_a_corrected_label_takes_its_evaluation_back(store: Store) -> None:
     assert store.evaluations("n", 10) == []
 
 
+def test_a_label_told_twice_keeps_its_evaluation(store: Store) -> None:
+    store.add_answers([stored("a")])
+    store.add_label("a", "n", 3)
+    assert store.add_evaluation("n", Evaluated("a", "cascade", True, 1e7, {"c": True}, 1e7), 3)
+    store.add_label("a", "n", 3)
+    assert len(store.evaluations("n", 10)) == 1
+    assert len(store.labels("n", 10)) == 1
+
+
+def test_a_released_image_can_be_claimed_again_at_once(store: Store) -> None:
+    store.add_answers([stored("a")], [("a", b"x")], 60)
+    store.add_label("a", "n", 3)
+    assert store.claim("n", 600) is not None
+    store.release("a")
+    assert store.claim("n", 600) is not None
+
+
 def test_a_label_that_changes_while_its_image_is_evaluated_makes_it_be_evaluated_again(store: Store) -> None:
     store.add_answers([stored("a")], [("a", b"x")], 60)
     store.add_label("a", "n", 3)
@@ -137,6 +155,27 @@ def test_the_recorder_waits_for_a_database_that_was_away(store: Store, monkeypat
     recorder.add(stored("a"), None)
     until(lambda: store.add_label("a", "n", 3) is not None)
     recorder.close()
+
+
+def test_the_event_loop_never_waits_for_the_database_to_count(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    counting, go_on = threading.Event(), threading.Event()
+
+    def count() -> int:
+        counting.set()
+        go_on.wait(30)
+        raise OSError("away")
+
+    monkeypatch.setattr(store, "kept_bytes", count)
+    recorder = Recorder(store, ServingSettings(keep_mib=1))
+    recorder.add(stored("a"), b"x" * 600_000)
+    assert counting.wait(30)
+    began = time.monotonic()
+    assert not recorder.keeps("b", True, 600_000), "what is being written counts already"
+    assert recorder.keeps("b", True, 100_000)
+    assert time.monotonic() - began < 5
+    go_on.set()
+    recorder.close()
+    assert recorder.keeps("b", True, 400_000), "it is counted once, though the database could not be asked"
 
 
 @pytest.mark.parametrize("url", ["nonsense", "sqlite://", "sqlite:////proc/nowhere/x.db", "nosuch://user:secret@host/db"])

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from dynamic.errors import UserError
+from serving import metrics
+from serving.errors import Rejected
 from serving.served import check_named, open_served
 from serving.settings import ServingSettings, read_settings
 
@@ -82,6 +86,38 @@ def test_the_full_network_is_one_setting_away() -> None:
     assert served.classes[281] == "tabby"
     assert len(served.configurations) == 361
     assert served.macs(served.default) == pytest.approx(4.09e9, rel=0.01)
+
+
+def test_a_database_that_comes_back_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from serving import service
+
+    opened: list[object] = []
+
+    class Opening:
+        served = SimpleNamespace(name="n", active=SimpleNamespace(policy="p", dial=None))
+
+        @classmethod
+        async def open(cls, settings: ServingSettings) -> Opening:
+            opened.append(settings)
+            if len(opened) < 2:
+                raise UserError("SERVING_DATABASE cannot be opened")
+            return cls()
+
+    async def start() -> None:
+        worker = service.DynamicClassifier.inner()
+        monkeypatch.setattr(service, "accept_one_at_a_time", lambda loop: None)
+        await worker.start()
+        await worker._tried.wait()
+        with pytest.raises(Rejected, match="tries again"):
+            _ = worker.classifier
+        assert not await worker.__is_ready__()
+        await asyncio.wait_for(worker._loading, 20)
+        assert await worker.__is_ready__()
+        metrics.READY.set(0)
+
+    monkeypatch.setattr(service, "Classifier", Opening)
+    asyncio.run(start())
+    assert len(opened) == 2
 
 
 def test_weights_that_cannot_be_downloaded_are_asked_for_by_their_setting(monkeypatch: pytest.MonkeyPatch) -> None:
