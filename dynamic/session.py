@@ -66,7 +66,7 @@ class Session:
                 together.setdefault(self._prefix(configuration, depth), []).append(configuration)
             for prefix, takers in together.items():
                 rows = np.flatnonzero(np.logical_or.reduce([chosen[c] for c in takers]))
-                self._state(prefix, takers[0], rows)
+                self._ensure(prefix, takers[0], rows)
         parts = [(np.flatnonzero(mask), self.logits(c, np.flatnonzero(mask))) for c, mask in chosen.items()]
         if not parts:
             return self._network.original(self._images)
@@ -78,11 +78,14 @@ class Session:
 
     def _state(self, prefix: Prefix, configuration: Configuration, rows: np.ndarray) -> dict[str, Tensor]:
         """What is alive behind ``prefix``'s last segment, for some rows; run where it was not yet."""
+        return self._ensure(prefix, configuration, rows).take(rows)
+
+    def _ensure(self, prefix: Prefix, configuration: Configuration, rows: np.ndarray) -> _Held:
         held = self._held.setdefault(prefix, _Held(len(self._images)))
         missing = held.missing(rows)
         if len(missing) or held.empty:
             held.add(missing, self._run(prefix, configuration, missing))
-        return held.take(rows)
+        return held
 
     def _run(self, prefix: Prefix, configuration: Configuration, rows: np.ndarray) -> dict[str, Tensor]:
         program, norms, index = self._network.program, self._network.norms, len(prefix)
