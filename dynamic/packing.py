@@ -17,7 +17,7 @@ _REORDER: Any = getattr(torch._C._nn, "mkldnn_reorder_conv2d_weight", None)
 _CONVOLVE: Any = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
 _AVAILABLE = torch.backends.mkldnn.is_available() and _REORDER is not None and _CONVOLVE is not None
 
-_SMALL = 2**14
+_SMALL = 2**17
 """Weights of a kernel that PyTorch's own loops are quicker with, for a single image."""
 
 
