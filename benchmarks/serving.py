@@ -1,7 +1,7 @@
 """The service under load: requests a second, latency, accuracy through HTTP, the price of mixing configurations.
 
     python -m benchmarks.serving                                  # the shipped network, about six minutes on two cores
-    python -m benchmarks.serving --network runs/full --images 1000 --batch 8
+    python -m benchmarks.serving --network runs/full-width --images 3000 --connections 32
 
 Starts ``bentoml serve`` on loopback and loads it with wrk (apt-get install wrk), which costs the two cores little. Every
 policy is asked of the same server in the same run: the static default, the efficiency operating point of each policy, the
