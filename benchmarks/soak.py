@@ -22,7 +22,8 @@ from typing import Any
 import httpx
 import psutil
 
-from benchmarks.serving import ServingBenchmarkSettings, body, load, metric, scene_files, server
+from benchmarks.load import body, load, metric, server
+from benchmarks.serving import ServingBenchmarkSettings, scene_files
 from dynamic.command import run_command
 from dynamic.errors import UserError
 from dynamic.files import write_whole
@@ -93,10 +94,13 @@ def soak(settings: SoakSettings) -> dict[str, Any]:
     base = ServingBenchmarkSettings(network=settings.network, images=256, workers=settings.workers)
     files, _, _ = scene_files(open_served(ServingSettings(network=settings.network, device="cpu")), base)
     bodies = [body([data], "image") for data in files]
-    with server(base) as address:
+    with server(base.network, base.workers) as address:
         capacity = load(f"{address}/v1/classify", bodies, 10, 64)["requests_per_second"]
     memory: list[float] = []
-    with server(base, max_queue=settings.max_queue) as address, tempfile.TemporaryDirectory() as folder:
+    with (
+        server(base.network, base.workers, max_queue=settings.max_queue) as address,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         ended = threading.Event()
         watcher = threading.Thread(target=_watch, args=(memory, ended))
         watcher.start()

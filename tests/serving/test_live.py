@@ -155,6 +155,8 @@ def test_the_recorder_waits_for_a_database_that_was_away(store: Store, monkeypat
     recorder.add(stored("a"), None)
     until(lambda: store.add_label("a", "n", 3) is not None)
     recorder.close()
+    assert next(failures, None) is None, "it tried again after each"
+    assert [row.id for row in store.labels("n", 10)] == ["a"]
 
 
 def test_the_event_loop_never_waits_for_the_database_to_count(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
