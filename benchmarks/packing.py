@@ -14,7 +14,7 @@ import torch
 
 import dynamic
 from dynamic.command import keep_freed_memory, run_command
-from oracle.report import aligned
+from oracle.reporting.page import aligned
 
 
 @dataclass(frozen=True, kw_only=True)

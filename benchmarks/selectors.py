@@ -15,11 +15,11 @@ from typing import Any
 
 from dynamic.command import run_command
 from dynamic.files import make_writable, write_whole
-from oracle.run import run
+from oracle.pipeline import run
 from oracle.settings import RunSettings
-from selector.benchmark import BenchmarkSettings, benchmark_run
-from selector.report import recommended
-from selector.train import FOLDER, TrainSettings, train
+from selector.learning.training import FOLDER, TrainSettings, train
+from selector.scoring.benchmark import BenchmarkSettings, benchmark_run
+from selector.scoring.report import recommended
 
 STRIDES = ("1-2-2-2", "1-1-3-2", "1-3-2-2", "1-3-3-3", "2-2-2-1", "2-2-2-2", "2-2-2-3", "3-2-2-3")
 

@@ -34,13 +34,13 @@ from dynamic.command import keep_freed_memory, run_command
 from dynamic.errors import UserError
 from dynamic.files import write_whole
 from dynamic.scenes import FashionScenes
-from oracle.bounds import interval
-from oracle.report import aligned
+from oracle.evaluation.bounds import interval
+from oracle.reporting.page import aligned
 from oracle.settings import RunSettings
-from selector.fitting import play
-from selector.images import Live
-from serving.engine import answer
-from serving.served import FORCED, Plan, Served, open_served
+from selector.learning.fitting import play
+from selector.observation.images import Live
+from serving.inference.deployment import FORCED, Plan, Served, open_served
+from serving.inference.engine import answer
 from serving.settings import ServingSettings, folder_of
 
 

@@ -27,7 +27,7 @@ from benchmarks.serving import ServingBenchmarkSettings, scene_files
 from dynamic.command import run_command
 from dynamic.errors import UserError
 from dynamic.files import write_whole
-from serving.served import open_served
+from serving.inference.deployment import open_served
 from serving.settings import ServingSettings
 
 _FIRST = 15.0

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from dynamic.command import run_command
-from dynamic.models import LoadedNetwork, load
-from oracle.collect import make_spaces
+from dynamic.models.loading import LoadedNetwork, load
+from oracle.evaluation.collect import make_spaces
 from oracle.settings import RunSettings
-from oracle.study_plan import LISTS, METHODS, PARTS, plan
+from oracle.study.plan import LISTS, METHODS, PARTS, plan
 
 BYTES_AN_OUTCOME = 6
 """A class in two bytes and a probability in four, before compression."""

@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dynamic import models
-from dynamic.checkpoint import write_weights
 from dynamic.command import run_command
 from dynamic.files import make_writable
+from dynamic.models import loading as models
 from dynamic.scenes import CLASSES
+from dynamic.training.checkpoint import write_weights
 
 
 @dataclass(frozen=True, kw_only=True)

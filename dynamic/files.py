@@ -8,6 +8,9 @@ from pathlib import Path
 
 from dynamic.errors import UserError
 
+ASSETS = Path(__file__).parent / "assets"
+"""Weights and photographs that the package ships."""
+
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write ``content`` beside ``path`` and rename it there."""

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dynamic.errors import UserError
+from dynamic.files import ASSETS
 
 Split = Literal["train", "label", "test"]
 Regime = Literal["matched", "wide"]
@@ -41,7 +42,6 @@ MEAN, STD = 0.22, 0.27
 TRAIN_COUNT = 50_000
 """The first 50,000 of Fashion-MNIST's 60,000 training photographs train networks; the rest are the label split."""
 
-PHOTOGRAPHS = Path(__file__).parent / "data"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
 _PIECES = 12  # clutter pieces a scene
@@ -61,7 +61,7 @@ def load_photographs(split: Split, data_dir: Path | None = None) -> tuple[np.nda
     if split not in get_args(Split):
         raise UserError(f"unknown split {split!r}: choose one of {', '.join(get_args(Split))}")
     if split != "train":
-        with np.load(PHOTOGRAPHS / f"fashion_{split}.npz") as stored:
+        with np.load(ASSETS / f"fashion_{split}.npz") as stored:
             return stored["images"], stored["labels"].astype(np.int64)
     folder = _training_folder(data_dir)
     try:

@@ -15,63 +15,14 @@ networks and images in sets/ beside them. A run that was interrupted goes on whe
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from dynamic.command import run_command
-from dynamic.errors import UserError
-from dynamic.files import make_writable, write_whole
-from dynamic.models import LoadedNetwork
-from oracle.bounds_only import HEADER, bounds_rows, run_bounds
-from oracle.collect import collect, open_collection
-from oracle.report import aligned, stand_ins, study_text, text_table, write_report
+from oracle.evaluation.exact_bounds import bounds_rows
+from oracle.pipeline import exact_bounds, run
+from oracle.reporting.page import aligned, stand_ins, study_text, text_table
 from oracle.settings import RunSettings
-from oracle.study import open_study, run_study
-from oracle.summary import make_labels, summarise, write_labels
-
-
-def run(settings: RunSettings, network: LoadedNetwork | None = None) -> dict[str, Any]:
-    """The whole run; returns what ``summary.json`` holds.
-
-    Args:
-        settings: what to run.
-        network: run this one, from :func:`dynamic.load`, instead of what ``settings.model`` and ``weights`` name.
-
-    >>> run(RunSettings(dataset="imagefolder", data_dir=photos, out=out), dynamic.load(my_module, dynamic_layers=["a", "b"]))
-    """
-    make_writable(settings.out)
-    collection = open_collection(settings, network)
-    network = collection.network
-    study = open_study(collection) if settings.study else None
-    outcomes = collect(collection)
-    summary = summarise(outcomes, collection.spaces, network.default)
-    write_labels(make_labels(outcomes, collection.spaces, network.default), settings.out / "labels.parquet")
-    _write(summary, settings.out)
-    if study is not None:
-        summary["study"] = run_study(study, outcomes)
-        _write(summary, settings.out)
-    return summary
-
-
-def _write(summary: dict[str, Any], out: Path) -> None:
-    write_report(summary, out)
-    write_whole(out / "summary.json", json.dumps(summary, indent=1).encode())
-
-
-def exact_bounds(settings: RunSettings, network: LoadedNetwork | None = None) -> dict[str, Any]:
-    """Worst and best case and the cheapest agreeing configurations alone; returns what ``bounds.json`` holds.
-
-    Args:
-        settings: what to run.
-        network: as for :func:`run`.
-
-    Raises:
-        UserError: options that need all outcomes.
-    """
-    if settings.study or settings.recalibrate:
-        raise UserError("--bounds-only skips most outcomes: run it without --study and --recalibrate")
-    make_writable(settings.out)
-    return run_bounds(open_collection(settings, network, ("test",)))
+from selector.scoring.report import HEADER
 
 
 def main(settings: RunSettings) -> None:

@@ -10,7 +10,7 @@ import torch
 from dynamic.command import check_device
 from dynamic.errors import UserError
 from dynamic.scenes import Regime
-from oracle.datasets import DatasetName
+from oracle.data.sources import DatasetName
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 

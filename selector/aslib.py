@@ -8,124 +8,19 @@ Instances are images, algorithms are configurations, the performance measure is 
 
 from __future__ import annotations
 
-import io
 import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal
-
-import numpy as np
-import tyro
 
 from dynamic.command import run_command
-from dynamic.files import make_writable, write_whole
-from oracle.collect import reopen
-from selector.features import IMAGE_MACS, IMAGE_NAMES
-from selector.fitting import folds
-from selector.observe import Observations
-from selector.policies.constant import quality_of
-from selector.train import FOLDER, observe_run, observed_configurations
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScenarioSettings:
-    """What to export."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """Folder of an oracle run."""
-    split: Literal["label", "test"] = "label"
-    """Which images: those to learn from, or those to score on."""
-    portfolio: int = 16
-    """Configurations, if the run has more than 32."""
-    data_dir: Path | None = None
-    """Where the run's images are now, if they were moved."""
-    out: Path = Path("runs/aslib")
-    """Folder of the scenario."""
-    json: bool = False
-    """Print one JSON object as the last line of stdout."""
-
-
-def export(observed: Observations, name: str, out: Path, seed: int = 0) -> Path:
-    """Write the scenario of one split; returns its folder.
-
-    Features are the ``image`` statistics and the pooled ``stem``; their costs are given in MMACs instead of seconds.
-
-    Args:
-        observed: images of one split.
-        name: the scenario's.
-        out: folder.
-        seed: deals the cross-validation folds.
-    """
-    ids = [c.id for c in observed.portfolio]
-    stem = [f"stem_{i:03d}" for i in range(observed.stem.shape[1])]
-    names = [*IMAGE_NAMES, *stem]
-    quality, correct = quality_of(observed), observed.correct
-    runs = [
-        (key, 1, algorithm, f"{quality[row, column]:.6g}", int(correct[row, column]), "ok")
-        for row, key in enumerate(observed.keys)
-        for column, algorithm in enumerate(ids)
-    ]
-    features = np.concatenate([observed.image, observed.stem], axis=1)
-    values = [(key, 1, *(f"{value:.6g}" for value in row)) for key, row in zip(observed.keys, features, strict=True)]
-    stem_macs = float(observed.costs.stem @ observed.costs.macs)
-    costs = [(key, 1, IMAGE_MACS / 1e6, stem_macs / 1e6) for key in observed.keys]
-    dealt = [(observed.keys[row], 1, fold + 1) for fold, (_, held) in enumerate(folds(len(observed), seed)) for row in held]
-    tables = {
-        "algorithm_runs.arff": ("ALGORITHM_RUNS", ["algorithm STRING", "quality NUMERIC", "correct NUMERIC"], runs),
-        "feature_values.arff": ("FEATURE_VALUES", [f"{feature} NUMERIC" for feature in names], values),
-        "feature_costs.arff": ("FEATURE_COSTS", ["image NUMERIC", "stem NUMERIC"], costs),
-        "cv.arff": ("CV", ["fold NUMERIC"], dealt),
-    }
-    status = "{ok,timeout,memout,presolved,crash,other,unknown}"
-    tables["algorithm_runs.arff"][1].append(f"runstatus {status}")
-    tables["feature_runstatus.arff"] = (
-        "FEATURE_RUNSTATUS",
-        [f"image {status}", f"stem {status}"],
-        [(key, 1, "ok", "ok") for key in observed.keys],
-    )
-    for file, (relation, columns, rows) in tables.items():
-        write_whole(out / file, _arff(relation, columns, rows).encode())
-    write_whole(out / "description.txt", _description(name, ids, names, stem).encode())
-    return out
-
-
-def _arff(relation: str, columns: list[str], rows: list[tuple[object, ...]]) -> str:
-    text = io.StringIO()
-    text.write(f"@RELATION {relation}\n\n@ATTRIBUTE instance_id STRING\n@ATTRIBUTE repetition NUMERIC\n")
-    text.writelines(f"@ATTRIBUTE {column}\n" for column in columns)
-    text.write("\n@DATA\n")
-    for key, *others in rows:
-        quoted = str(key).replace("\\", "\\\\").replace("'", "\\'")
-        text.write(f"'{quoted}',{','.join(map(str, others))}\n")
-    return text.getvalue()
-
-
-def _description(name: str, ids: list[str], features: list[str], stem: list[str]) -> str:
-    lines = [f"scenario_id: {name}", "performance_measures:", "- quality", "- correct", "maximize:", "- true", "- true"]
-    lines += ["performance_type:", "- solution_quality", "- solution_quality"]
-    lines += ["algorithm_cutoff_time: '?'", "algorithm_cutoff_memory: '?'"]
-    lines += ["features_cutoff_time: '?'", "features_cutoff_memory: '?'"]
-    lines += ["number_of_feature_steps: 2", "default_steps:", "- image", "- stem", "feature_steps:"]
-    for step, provided in (("image", list(IMAGE_NAMES)), ("stem", stem)):
-        lines += [f"  {step}:", "    provides:", *(f"    - {feature}" for feature in provided)]
-    lines += ["features_deterministic:", *(f"- {feature}" for feature in features), "features_stochastic: []"]
-    lines += ["algorithms_deterministic:", *(f"- {algorithm}" for algorithm in ids), "algorithms_stochastic: []"]
-    lines += ["metainfo_algorithms:"]
-    for algorithm in ids:
-        lines += [f"  {algorithm}:", "    configuration: ''", "    deterministic: true"]
-    return "\n".join(lines) + "\n"
+from selector.interchange.aslib import ScenarioSettings, export_run
 
 
 def main(settings: ScenarioSettings) -> None:
     """Export, then say where it is."""
-    collection = reopen(settings.run, data_dir=settings.data_dir)
-    make_writable(settings.out)
-    configurations = observed_configurations(collection, settings.run, settings.portfolio)
-    observed = observe_run(collection, configurations, settings.run / FOLDER / "observations").split(settings.split)
-    export(observed, f"{settings.run.name}-{settings.split}", settings.out)
-    print(f"{len(observed)} instances, {len(configurations)} algorithms: {settings.out}")
+    observed = export_run(settings)
+    instances, algorithms = observed.probabilities.shape[:2]
+    print(f"{instances} instances, {algorithms} algorithms: {settings.out}")
     if settings.json:
-        print(json.dumps({"out": str(settings.out), "instances": len(observed), "algorithms": len(configurations)}))
+        print(json.dumps({"out": str(settings.out), "instances": instances, "algorithms": algorithms}))
 
 
 if __name__ == "__main__":

@@ -28,13 +28,11 @@ from starlette.responses import Response
 
 from dynamic.command import keep_freed_memory
 from dynamic.errors import UserError
-from serving import logs, metrics
-from serving.classifier import Classifier
-from serving.connections import accept_one_at_a_time
 from serving.errors import Rejected
-from serving.front import ANSWER_SECONDS, FrontDoor
-from serving.pages import PAGES
-from serving.schema import (
+from serving.http.connections import accept_one_at_a_time
+from serving.http.front import ANSWER_SECONDS, FrontDoor
+from serving.http.pages import PAGES
+from serving.http.schema import (
     Answer,
     BatchAnswer,
     BatchInput,
@@ -45,7 +43,9 @@ from serving.schema import (
     Item,
     Options,
 )
-from serving.served import check_named
+from serving.inference.classifier import Classifier
+from serving.inference.deployment import check_named
+from serving.operation import logs, metrics
 from serving.settings import ServingSettings, read_settings
 
 P = ParamSpec("P")

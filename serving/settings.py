@@ -33,7 +33,7 @@ class ServingSettings(BaseSettings):
     )
 
     network: str = "matched"
-    """What to serve: a run the package ships (matched, wide, specialised), the folder of a run that selector.train learned
+    """What to serve: a run the package ships (matched, wide), the folder of a run that selector.train learned
     from, or the name of a network (resnet50) without policies, which then runs its default or what a request forces."""
     weights: str = "default"
     """Of a network given by name: default (ImageNet's for resnet50), a torchvision weights name, or a checkpoint file."""
@@ -124,10 +124,9 @@ def read_settings() -> ServingSettings:
 
 def folder_of(settings: ServingSettings) -> Path | None:
     """The run that is served; None for a network given by its name."""
-    from selector.benchmark import SHIPPED
+    from selector.shipped import SHIPPED
 
-    shipped = {path.name: path for path in SHIPPED}
-    path = shipped.get(settings.network, Path(settings.network))
+    path = SHIPPED.get(settings.network, Path(settings.network))
     return path if path.is_dir() else None
 
 

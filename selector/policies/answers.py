@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from selector.observe import Observations
+from selector.observation.observe import Observations
 
 _TRIED = np.geomspace(0.5, 4, 25)
 

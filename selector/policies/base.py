@@ -24,8 +24,8 @@ from safetensors.numpy import load_file, save
 
 from dynamic.errors import UserError
 from dynamic.files import write_whole
-from selector.images import Group, Images
-from selector.observe import Observations
+from selector.observation.images import Group, Images
+from selector.observation.observe import Observations
 
 Objective = Literal["accuracy", "default_cost", "efficiency"]
 """Best accuracy at any cost; best accuracy at no more than the default's cost; the default's accuracy, less
@@ -70,7 +70,7 @@ class Policy(ABC):
         dials: settings of the dial, from accurate to cheap; empty for a policy without one.
         portfolio_: ids of the configurations it chooses among.
         fitted_on_: keys of the images it was fitted on.
-        points_: its operating points, once :func:`selector.fitting.calibrate` has estimated them.
+        points_: its operating points, once :func:`selector.learning.fitting.calibrate` has estimated them.
     """
 
     name: ClassVar[str]

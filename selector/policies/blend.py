@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from selector.images import Images
-from selector.observe import Observations
+from selector.observation.images import Images
+from selector.observation.observe import Observations
 from selector.policies.answers import consensus, fit_temperatures, tempered
 from selector.policies.base import State
 from selector.policies.boosting import Correctness

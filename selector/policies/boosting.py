@@ -9,8 +9,8 @@ import lightgbm as lgb
 import numpy as np
 import torch
 
-from selector.images import Images, Recorded
-from selector.observe import Observations
+from selector.observation.images import Images, Recorded
+from selector.observation.observe import Observations
 from selector.policies.base import State
 from selector.policies.constant import preferred_columns, quality_of
 from selector.policies.scoring import ScoringPolicy

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from selector.images import Images
-from selector.observe import Observations
+from oracle.evaluation.bounds import hull
+from selector.observation.images import Images
+from selector.observation.observe import Observations
 from selector.policies.answers import consensus, fit_temperatures, tempered
 from selector.policies.base import Policy, State
-from selector.portfolio import hull
 
 SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9)
 """Of all images, those less sure than the threshold of a rung: what thresholds are tried."""

@@ -7,9 +7,9 @@ from hashlib import sha256
 import numpy as np
 
 from dynamic.errors import UserError
-from oracle import bounds
-from selector.images import Images
-from selector.observe import Observations
+from oracle.evaluation import bounds
+from selector.observation.images import Images
+from selector.observation.observe import Observations
 from selector.policies.base import Policy, State
 
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from selector.images import Images, Recorded
-from selector.observe import Observations
+from selector.observation.images import Images, Recorded
+from selector.observation.observe import Observations
 from selector.policies.base import State
 from selector.policies.scoring import ScoringPolicy
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
-from selector.images import Images, Recorded
-from selector.observe import Observations
+from selector.observation.images import Images, Recorded
+from selector.observation.observe import Observations
 from selector.policies.base import Policy, State, gather
 
 PRICES = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 1.0)
@@ -20,7 +20,8 @@ class ScoringPolicy(Policy):
     """Takes the configuration of highest score - dial * (MACs it would still cost) / (MACs of the default).
 
     Args:
-        groups: which features it asks for; see :mod:`selector.features` and :func:`selector.policies.base.gather`.
+        groups: which features it asks for; see :mod:`selector.observation.features` and
+            :func:`selector.policies.base.gather`.
         seed: of whatever is drawn while fitting.
     """
 

@@ -10,8 +10,8 @@ import lightgbm as lgb
 import numpy as np
 
 from dynamic.configuration import ATTRIBUTES
-from selector.images import Images, Recorded
-from selector.observe import Observations
+from selector.observation.images import Images, Recorded
+from selector.observation.observe import Observations
 from selector.policies.base import Policy, State
 from selector.policies.boosting import boosted, predicted, tree_macs
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 import dynamic
 import dynamic.train as training
 from dynamic import UserError
-from dynamic.train import TrainSettings, train
+from dynamic.training.scratch import TrainSettings, train
 
 
 def settings(folder: Path, out: str, **changes: object) -> TrainSettings:

@@ -16,9 +16,9 @@ from torch import nn
 import dynamic
 import oracle.rof as rof
 from dynamic import UserError
-from dynamic.models import build
+from dynamic.models.loading import build
 from dynamic.scenes import FashionScenes
-from oracle.rof import RofSettings, fine_tune
+from oracle.training.fine_tuning import RofSettings, fine_tune
 from tests.oracle.conftest import environment, run_command
 
 

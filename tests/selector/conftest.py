@@ -7,8 +7,8 @@ import pytest
 
 import dynamic
 from dynamic import Configuration
-from selector.costs import Costs
-from selector.observe import Observations
+from selector.observation.costs import Costs
+from selector.observation.observe import Observations
 
 CLASSES = 5
 

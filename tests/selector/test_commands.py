@@ -11,18 +11,18 @@ import pytest
 import torch
 
 from dynamic import Configuration, UserError
-from oracle.collect import fast_network, reopen
-from oracle.run import run
+from oracle.evaluation.collect import fast_network, reopen
+from oracle.pipeline import run
 from oracle.settings import RunSettings
-from selector import observe
-from selector.benchmark import BenchmarkSettings, benchmark
-from selector.costs import Costs
-from selector.fitting import play
-from selector.images import Live, Recorded
-from selector.observe import Observations
+from selector.learning.fitting import play
+from selector.learning.training import FOLDER, TrainSettings, observe_run, train
+from selector.observation import observe
+from selector.observation.costs import Costs
+from selector.observation.images import Live, Recorded
+from selector.observation.observe import Observations
 from selector.policies import load_policies
 from selector.policies.constant import quality_of
-from selector.train import FOLDER, TrainSettings, observe_run, train
+from selector.scoring.benchmark import BenchmarkSettings, benchmark
 from tests.oracle.conftest import all_bytes, run_command
 from tests.plain_loop import plain_loop
 

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from dynamic import UserError
-from selector.fitting import calibrate, play
-from selector.images import Recorded
-from selector.metrics import References, closed_gap, closed_gap_interval
-from selector.observe import Observations
-from selector.outside import AsfPairwise
+from selector.interchange.asf import AsfPairwise
+from selector.learning.fitting import calibrate, play
+from selector.observation.images import Recorded
+from selector.observation.observe import Observations
 from selector.policies import LEARNED, REFERENCES, load_policies, load_policy, make
 from selector.policies.base import OperatingPoint, Policy
 from selector.policies.blend import Blend, SecondLook, TopTwo
@@ -22,6 +21,7 @@ from selector.policies.constant import Oracle, SingleBest
 from selector.policies.head import Head
 from selector.policies.scoring import Neighbours
 from selector.policies.stagewise import Stagewise
+from selector.scoring.metrics import References, closed_gap, closed_gap_interval
 
 Splits = tuple[Observations, Observations]
 
@@ -127,7 +127,7 @@ def test_noise_is_not_claimed(name: str, noise: Splits) -> None:
 
 
 def test_shuffled_labels_close_nothing(ruled: Splits) -> None:
-    from selector.benchmark import shuffled_control
+    from selector.scoring.benchmark import shuffled_control
 
     label, test = ruled
     single = int(SingleBest().fit(label).decide(Recorded(test))[0])

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from dynamic.scenes import FashionScenes
-from serving.served import Served, open_served
+from serving.inference.deployment import Served, open_served
 from serving.settings import ServingSettings
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)

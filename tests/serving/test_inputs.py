@@ -12,12 +12,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from serving.classifier import _class_index
 from serving.errors import CODES, Rejected
-from serving.pictures import decode, open_picture, webp_pixels
-from serving.served import Served
+from serving.inference.classifier import _class_index
+from serving.inference.deployment import Served
+from serving.inference.pictures import decode, open_picture, webp_pixels
+from serving.live.store import new_id
 from serving.settings import ServingSettings
-from serving.store import new_id
 from tests.serving.bad_inputs import bad_pictures, bad_requests, picture, png_of
 
 DOCUMENTED = {status for status, _ in CODES.values() if 400 <= status < 500}
@@ -126,7 +126,7 @@ def test_pictures_of_a_request_have_a_limit_together(client: httpx.Client) -> No
 
 
 def test_one_picture_that_cannot_be_prepared_harms_nobody(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    from serving import classifier
+    from serving.inference import classifier
 
     def decode_or_fail(opened: Image.Image) -> Image.Image:
         if opened.size == (41, 41):

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from dynamic.errors import UserError
-from serving import metrics
 from serving.errors import Rejected
-from serving.served import check_named, open_served
+from serving.inference.deployment import check_named, open_served
+from serving.operation import metrics
 from serving.settings import ServingSettings, read_settings
 
 

@@ -1,0 +1,1 @@
+"""Networks by name: what there is, their weights, their dynamic layers."""

@@ -1,0 +1,1 @@
+"""Training: one loop, what it leaves on disk."""

@@ -1,0 +1,150 @@
+"""Training a network from random weights on fashion-scenes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from dynamic.command import check_device
+from dynamic.errors import UserError
+from dynamic.files import make_writable
+from dynamic.models import loading as models
+from dynamic.scenes import CLASSES, FashionScenes
+from dynamic.training.checkpoint import append_line, resume, save_checkpoint, stored_weights, trim_log, write_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How to train; docs/training lists the commands that made the embedded weights."""
+
+    model: str = "resnet50-slim"
+    """resnet50-slim, resnext50_32x4d-slim, mobilenet_v2-slim, densenet121-slim, or a torchvision or timm model, with
+    random weights."""
+    out: Path | None = None
+    """Folder for weights, log and checkpoint; trained/MODEL unless given."""
+    data_dir: Path | None = None
+    """Folder with Fashion-MNIST's training photographs; unless given, that of Debian's dataset-fashion-mnist."""
+    epochs: int = 5
+    """Passes over the 50,000 training photographs, each in newly drawn scenes."""
+    batch: int = 128
+    """Images a step."""
+    learning_rate: float = 0.2
+    """Peak of the one-cycle schedule."""
+    weight_decay: float = 5e-4
+    """L2 penalty."""
+    seed: int = 0
+    """Initial weights, scenes and order."""
+    images: int | None = None
+    """Use only so many photographs of each split (for trying things out)."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Any torch device."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Autocast type; weights stay float32."""
+    json: bool = False
+    """Print one JSON object as the last line of stdout."""
+
+    def __post_init__(self) -> None:
+        for field in ("epochs", "batch", "images"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise UserError(f"--{field} must be at least 1, not {value}")
+        if self.seed < 0:
+            raise UserError(f"--seed must not be negative, as {self.seed} is")
+        check_device(self.device)
+
+
+def train(settings: TrainSettings) -> dict[str, Any]:
+    """Train, evaluate on the label and test splits of the matched regime, and return what the last log line says."""
+    out = settings.out or Path("trained") / settings.model.replace("/", "-")
+    scenes = FashionScenes("train", data_dir=settings.data_dir, count=settings.images)
+    make_writable(out)
+    torch.manual_seed(settings.seed)
+    network = models.build(settings.model, len(CLASSES)).to(settings.device).to(memory_format=torch.channels_last)
+    steps = -(-len(scenes) // settings.batch)
+    optimizer = torch.optim.SGD(
+        _groups(network, settings.weight_decay), lr=settings.learning_rate, momentum=0.9, nesterov=True
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.learning_rate, epochs=settings.epochs, steps_per_epoch=steps, pct_start=0.2
+    )
+    identity = _identity(settings)
+    parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
+    first = resume(out / "checkpoint.pt", identity, settings.device, **parts)
+    trim_log(out / "log.jsonl", first)
+    for epoch in range(first, settings.epochs):
+        started = time.monotonic()
+        scenes.reseed(settings.seed * 1000 + epoch + 1)
+        order = np.random.default_rng([settings.seed, epoch]).permutation(len(scenes))
+        losses = []
+        network.train()
+        progress = tqdm(range(steps), desc=f"epoch {epoch + 1}/{settings.epochs}", unit="step", mininterval=1)
+        for step in progress:
+            rows = order[step * settings.batch : (step + 1) * settings.batch]
+            images = scenes.render(rows).to(settings.device, memory_format=torch.channels_last)
+            labels = torch.from_numpy(scenes.labels[rows]).to(settings.device)
+            enabled = settings.dtype == "bfloat16"
+            with torch.autocast(torch.device(settings.device).type, torch.bfloat16, enabled=enabled):
+                logits = network(images)
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.05)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+            progress.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}")
+        line = {
+            "epoch": epoch + 1,
+            "loss": round(float(np.mean(losses)), 4),
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        line["test_accuracy"] = accuracy(network, "test", settings.device, images=min(2000, len(scenes)))
+        append_line(out / "log.jsonl", line)
+        save_checkpoint(out / "checkpoint.pt", identity, epoch + 1, **parts)
+    # What is stored is rounded to float16, so that is what is evaluated.
+    stored = stored_weights(network)
+    write_weights(stored, out / "weights.safetensors", asdict(settings))
+    network.load_state_dict(stored)
+    result = {
+        "model": settings.model,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "epochs": settings.epochs,
+        "label_accuracy": accuracy(network, "label", settings.device, settings.images),
+        "test_accuracy": accuracy(network, "test", settings.device, settings.images),
+        "weights": str(out / "weights.safetensors"),
+    }
+    append_line(out / "log.jsonl", result)
+    return result
+
+
+@torch.inference_mode()
+def accuracy(network: nn.Module, split: Literal["label", "test"], device: str, images: int | None = None) -> float:
+    """Fraction of the split's matched scenes (all, or the first ``images``) that the network classifies correctly."""
+    scenes = FashionScenes(split, count=images)
+    network.eval()
+    right = 0
+    for start in range(0, len(scenes), 250):
+        rows = np.arange(start, min(start + 250, len(scenes)))
+        logits = network(scenes.render(rows).to(device, memory_format=torch.channels_last))
+        right += int((logits.argmax(1).cpu() == torch.from_numpy(scenes.labels[rows])).sum())
+    return right / len(scenes)
+
+
+def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Decay matrices and kernels, not biases and batch-norm scales."""
+    parameters = list(network.parameters())
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _identity(settings: TrainSettings) -> dict[str, Any]:
+    return {key: value for key, value in asdict(settings).items() if key not in ("out", "data_dir", "device", "json")}

@@ -1,0 +1,135 @@
+"""Labelled images to fine-tune on: fashion-scenes' training split, or the class folders of DIR/train.
+
+No image here is in the label or test split of :mod:`oracle.data.sources`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from dynamic.errors import UserError
+from dynamic.models.loading import ModelInfo
+from dynamic.scenes import FashionScenes, Regime
+from oracle.data.sources import DatasetName, class_folders, digest_of, find_root, image_files
+
+_UNREADABLE = -1
+"""Label of an image that cannot be read."""
+
+
+class TrainingImages(Protocol):
+    """Images with labels, augmented anew in every epoch.
+
+    Attributes:
+        digest: number of images and a short hash of their names and labels.
+    """
+
+    digest: str
+
+    def __len__(self) -> int: ...
+
+    def batches(self, epoch: int, rows: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (n, 3, H, W) float32, normalised, and labels (n,) int64, for each array of rows in turn."""
+        ...
+
+
+def open_training_images(
+    name: DatasetName,
+    info: ModelInfo,
+    data_dir: Path | None,
+    class_map: Path | None,
+    images: int | None,
+    seed: int,
+    regime: Regime = "matched",
+) -> TrainingImages:
+    """The training images that belong to a data set.
+
+    Raises:
+        UserError: they are not there, or their classes do not fit the network.
+    """
+    if name == "fashion-scenes":
+        return ScenesTraining(data_dir, images, seed, regime)
+    if data_dir is None:
+        raise UserError(f"--dataset {name} needs --data-dir, the folder that holds train/ with its class folders")
+    return FolderTraining(find_root(data_dir, name, "train"), info, class_map, images, seed)
+
+
+class ScenesTraining:
+    """The 50,000 training photographs in scenes of one regime, drawn anew in every epoch."""
+
+    def __init__(self, data_dir: Path | None, images: int | None, seed: int, regime: Regime) -> None:
+        self._scenes = FashionScenes("train", regime, data_dir=data_dir, count=images)
+        self._seed = seed
+        self.digest = digest_of(np.arange(len(self._scenes)), self._scenes.labels)
+
+    def __len__(self) -> int:
+        return len(self._scenes)
+
+    def batches(self, epoch: int, rows: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :class:`TrainingImages`."""
+        self._scenes.reseed(self._seed * 1000 + epoch + 1)
+        for part in rows:
+            yield self._scenes.render(part), torch.from_numpy(self._scenes.labels[part])
+
+
+class FolderTraining:
+    """Images in class folders, randomly cropped and mirrored; the crop depends on seed, epoch and image alone."""
+
+    def __init__(self, root: Path, info: ModelInfo, class_map: Path | None, images: int | None, seed: int) -> None:
+        files, _ = image_files(root, class_folders(root, info, class_map))
+        if images is not None:
+            kept = np.random.default_rng(seed).permutation(len(files))[:images]
+            files = [files[row] for row in sorted(kept)]
+        if not files:
+            raise UserError(f"{root} holds no images: expected {root}/CLASS/IMAGE.jpg")
+        self._files, self._info, self._seed = files, info, seed
+        names = np.array([path.relative_to(root).as_posix() for path, _ in files])
+        self.digest = digest_of(names, np.array([label for _, label in files]))
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def batches(self, epoch: int, rows: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :class:`TrainingImages`. Images that cannot be read are left out and told.
+
+        Raises:
+            UserError: fewer than two images of a batch can be read.
+        """
+        workers = min(os.cpu_count() or 1, 8)
+        augmented = _Augmented(self._files, self._info, [self._seed, epoch])
+        loader = DataLoader(augmented, batch_sampler=[part.tolist() for part in rows], num_workers=workers)
+        for part, (images, labels) in zip(rows, loader, strict=True):
+            readable = labels >= 0
+            for row in part[~readable.numpy()]:
+                print(f"left out {self._files[row][0]}, which cannot be read", file=sys.stderr)
+            if readable.sum() < 2:
+                raise UserError("fewer than two images of a batch can be read: remove the damaged ones named above")
+            yield images[readable], labels[readable]
+
+
+class _Augmented(Dataset[tuple[Tensor, int]]):
+    """Random crops and mirror images; in a worker process, whose random state is its own."""
+
+    def __init__(self, files: list[tuple[Path, int]], info: ModelInfo, seeds: list[int]) -> None:
+        self._files, self._info, self._seeds = files, info, seeds
+        # The network's own transform follows; it resizes to about 8/7 of its resolution and normalises.
+        self._augment = v2.Compose([v2.RandomResizedCrop(info.resolution * 8 // 7), v2.RandomHorizontalFlip()])
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        path, label = self._files[row]
+        torch.manual_seed(int(np.random.SeedSequence([*self._seeds, row]).generate_state(1)[0]))
+        try:
+            with Image.open(path) as image:
+                return self._info.transform(self._augment(image.convert("RGB"))), label
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            return torch.zeros(3, self._info.resolution, self._info.resolution), _UNREADABLE

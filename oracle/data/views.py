@@ -1,0 +1,105 @@
+"""The same images seen differently: resized or cropped (paper, section 4.5), or only one split of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from dynamic.errors import UserError
+from oracle.data.sources import SPLITS, Batch, ImageSource
+
+
+@dataclass(frozen=True)
+class View:
+    """What to make of a source.
+
+    Attributes:
+        crop: share of each side that is kept, about the object's centre where the source knows it, else the image's;
+            less shows less of an object's surroundings.
+        resize: factor by which the (cropped) images are then enlarged or reduced; the network sees another resolution.
+        splits: the splits that are kept.
+
+    Raises:
+        UserError: a factor out of range.
+    """
+
+    crop: float = 1.0
+    resize: float = 1.0
+    splits: tuple[str, ...] = SPLITS
+
+    def __post_init__(self) -> None:
+        if not 0 < self.crop <= 1:
+            raise UserError(f"--crop must be above 0 and at most 1, not {self.crop}")
+        if not 1 / 16 <= self.resize <= 16:
+            raise UserError(f"--resize must be from 1/16 to 16, not {self.resize}")
+
+    def sides(self, side: int) -> tuple[int, int]:
+        """Of images of ``side`` pixels: the side after the crop, and that after the resize."""
+        cropped = round(side * self.crop)
+        return cropped, round(cropped * self.resize)
+
+    def apply(self, images: torch.Tensor, centres: np.ndarray) -> torch.Tensor:
+        """Crop and resize (N, C, H, H) images about ``centres``, (N, 2) x and y as shares of the side."""
+        side, resolution = self.sides(images.shape[-1])
+        if side < images.shape[-1]:
+            corners = centres * images.shape[-1] - side / 2
+            corners = corners.round().astype(int).clip(0, images.shape[-1] - side)
+            images = torch.stack(
+                [image[:, y : y + side, x : x + side] for image, (x, y) in zip(images, corners, strict=True)]
+            )
+        if resolution != side:
+            size = (resolution, resolution)
+            images = F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
+        return images
+
+
+class ViewedSource:
+    """A source seen through a view; see :class:`oracle.data.sources.ImageSource`.
+
+    Raises:
+        UserError: images would shrink below 8 pixels.
+    """
+
+    def __init__(self, source: ImageSource, view: View) -> None:
+        kept = np.flatnonzero(np.isin(source.splits, view.splits))
+        self._source, self._view, self._kept = source, view, kept
+        self.keys, self.splits, self.labels = source.keys[kept], source.splits[kept], source.labels[kept]
+        self.metadata = {name: values[kept] for name, values in source.metadata.items()}
+        self.centres = source.centres[kept]
+        self.stand_in = source.stand_in
+        cropped, self.resolution = view.sides(source.resolution)
+        if min(cropped, self.resolution) < 8:
+            raise UserError(
+                f"--crop {view.crop:g} and --resize {view.resize:g} leave {self.resolution} pixels of {source.resolution}"
+            )
+        changed = {name: f"{value:g}" for name in ("crop", "resize") if (value := getattr(view, name)) != 1}
+        if set(view.splits) != set(SPLITS):
+            changed["splits"] = ",".join(view.splits)
+        self.identity = source.identity | changed
+
+    def load(self, rows: np.ndarray) -> Batch:
+        """Read, crop and resize some rows."""
+        batch = self._source.load(self._kept[rows])
+        return replace(batch, images=self._view.apply(batch.images, self.centres[rows]))
+
+
+def view_source(source: ImageSource, view: View) -> ImageSource:
+    """``source`` seen through ``view``; itself where that changes nothing."""
+    return source if view == View() else ViewedSource(source, view)
+
+
+def unlabelled(source: ImageSource, count: int) -> torch.Tensor:
+    """Up to ``count`` images of the label split, (n, 3, H, W), without their labels: for batch-norm statistics.
+
+    Raises:
+        UserError: fewer than two can be read.
+    """
+    rows = np.flatnonzero(source.splits == "label")[:count]
+    batch = source.load(rows)
+    images = batch.images[torch.from_numpy(batch.readable)]
+    if len(images) < 2:
+        raise UserError(f"recalibration needs at least two readable images in the label split, found {len(images)}")
+    return images

@@ -1,0 +1,1 @@
+"""Every configuration on every image: the outcomes and what they say."""

@@ -1,0 +1,202 @@
+"""The outcomes store: what every configuration made of every image, in one zarr that xarray reads.
+
+Images are written in regions of whole chunks, the data first and ``status`` last. A region counts only once its status is
+there, so a run that is killed anywhere, started again, ends with the same bytes. Several writers may fill distinct regions.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+
+from dynamic.configuration import ATTRIBUTES, Configuration
+from dynamic.errors import UserError
+from oracle.data.sources import ImageSource
+
+PENDING, EVALUATED, UNREADABLE = 0, 1, 2
+"""Values of ``status``."""
+
+_EXPLAIN = {
+    "weights_digest": "weights",
+    "space": "configuration space",
+    "images": "images",
+    "walk": "memory setting",
+}
+
+
+class OutcomesStore:
+    """``RUN/outcomes.zarr``: created if missing, resumed if it belongs to the same run.
+
+    Args:
+        path: of the zarr folder.
+        source: the images.
+        configurations: the columns, in order.
+        macs: (configurations,) int64 MACs of one image.
+        identity: what must agree to resume (weights, data, space, dtype, ...).
+        facts: further attributes, not compared (versions, names for people); those of the creation are kept.
+        region: images a chunk.
+
+    Raises:
+        UserError: the store belongs to another run; the message names every difference.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        source: ImageSource,
+        configurations: Sequence[Configuration],
+        macs: np.ndarray,
+        identity: Mapping[str, str],
+        facts: Mapping[str, Any],
+        region: int,
+    ) -> None:
+        self.path = path
+        if not path.exists():
+            self._create(source, configurations, macs, dict(identity), dict(facts), region)
+        self._group = open_group(path)
+        stored: dict[str, Any] = dict(self._group.attrs)
+        compare_identity(path, {key: str(stored[key]) for key in stored["identity"]}, dict(identity))
+        # What a killed writer left half-written was never renamed into place.
+        for leftover in path.rglob("*.partial"):
+            leftover.unlink()
+        self.facts: dict[str, Any] = {key: value for key, value in stored.items() if key not in identity}
+        self.region = int(self._array("status").chunks[0])
+        self.status: np.ndarray = np.asarray(self._array("status")[:])
+
+    def _array(self, name: str) -> zarr.Array[Any]:
+        array = self._group[name]
+        assert isinstance(array, zarr.Array)
+        return array
+
+    def pending(self) -> list[np.ndarray]:
+        """The rows of every region that is not done."""
+        starts = range(0, len(self.status), self.region)
+        regions = [np.arange(start, min(start + self.region, len(self.status))) for start in starts]
+        return [rows for rows in regions if (self.status[rows] == PENDING).any()]
+
+    def write(self, rows: np.ndarray, predicted: np.ndarray, p_true: np.ndarray, readable: np.ndarray) -> None:
+        """Store one whole region; unreadable images keep their fill values."""
+        where = slice(int(rows[0]), int(rows[-1]) + 1)
+        self._array("predicted")[where] = predicted
+        self._array("p_true")[where] = p_true
+        self.status[rows] = np.where(readable, EVALUATED, UNREADABLE)
+        self._array("status")[where] = self.status[rows]
+
+    def _create(
+        self,
+        source: ImageSource,
+        configurations: Sequence[Configuration],
+        macs: np.ndarray,
+        identity: dict[str, str],
+        facts: dict[str, Any],
+        region: int,
+    ) -> None:
+        """Build the store beside its place and rename it there, so that a half-made one is never resumed."""
+        making = self.path.with_name(self.path.name + ".making")
+        if making.exists():
+            shutil.rmtree(making)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        group = zarr.create_group(making, zarr_format=3)
+        group.attrs.update(identity | facts | {"identity": sorted(identity)})
+        images, columns = len(source.keys), len(configurations)
+
+        def add(name: str, dims: Sequence[str], dtype: Any, fill: Any, values: np.ndarray | None, unit: str = "") -> None:
+            shape = tuple({"image": images, "configuration": columns}[dim] for dim in dims)
+            chunks = tuple(
+                region if dim == "image" and values is None else size for dim, size in zip(dims, shape, strict=True)
+            )
+            array = group.create_array(
+                name,
+                shape=shape,
+                dtype=dtype,
+                chunks=chunks,
+                fill_value=fill,
+                dimension_names=tuple(dims),
+                attributes={"units": unit} if unit else {},
+            )
+            if values is not None:
+                array[:] = values
+
+        add(
+            "predicted",
+            ("image", "configuration"),
+            "int16" if facts["classes"] < 2**15 else "int32",
+            -1,
+            None,
+            "class index",
+        )
+        add("p_true", ("image", "configuration"), "float32", 0.0, None, "probability")
+        add("status", ("image",), "int8", PENDING, None)
+        add("label", ("image",), "int32", -1, source.labels.astype(np.int32), "class index")
+        add("image", ("image",), str, "", source.keys.astype(object))
+        add("split", ("image",), str, "", source.splits.astype(object))
+        for name, values in source.metadata.items():
+            add(name, ("image",), values.dtype, 0, values)
+        add("configuration", ("configuration",), str, "", np.array([c.id for c in configurations], dtype=object))
+        add("macs", ("configuration",), "int64", 0, macs, "multiply-accumulates an image")
+        for attribute in ATTRIBUTES:
+            for layer in range(len(configurations[0].stride)):
+                options = np.array([getattr(c, attribute)[layer] for c in configurations], dtype="float32")
+                add(f"{attribute}_{'ABCDEF'[layer]}", ("configuration",), "float32", 0.0, options)
+        # xarray reads this list as "these variables are coordinates".
+        coordinates = sorted(set(group.array_keys()) - {"predicted", "p_true", "label", "macs", "image", "configuration"})
+        group.attrs["coordinates"] = " ".join(coordinates)
+        with warnings.catch_warnings():  # zarr: not yet in the specification; xarray: slow and noisy without
+            warnings.simplefilter("ignore")
+            zarr.consolidate_metadata(making)
+        os.rename(making, self.path)
+
+
+def open_group(path: Path) -> zarr.Group:
+    """The zarr group at ``path``. Raises UserError where it is not an outcomes store."""
+    try:
+        group = zarr.open_group(path, mode="r+")
+        _ = group.attrs["identity"], group["status"]
+    except (KeyError, ValueError, FileNotFoundError) as error:
+        raise UserError(
+            f"{path} is not an outcomes store of this project ({error}): delete it or choose another --out"
+        ) from error
+    return group
+
+
+def read_outcomes(run: Path) -> xr.Dataset:
+    """The outcomes of a run as an xarray Dataset: dims ``image`` and ``configuration``, evaluated images only.
+
+    Attributes of the dataset: everything that identifies the run, and facts about it.
+
+    Raises:
+        UserError: no outcomes there, or the run is not finished.
+
+    >>> read_outcomes(Path("runs/oracle")).p_true.sel(configuration="s1-2-2-2_d1-1-1-1_k3-3-3-3").mean()
+    """
+    path = run / "outcomes.zarr"
+    if not path.exists():
+        raise UserError(f"no outcomes in {run}: make them with python -m oracle.run --out {run}")
+    open_group(path)
+    data: xr.Dataset = xr.open_zarr(path, chunks=None).load()
+    status = data["status"].values
+    if (status == PENDING).any():
+        done = int((status != PENDING).sum())
+        raise UserError(f"the run in {run} is not finished ({done} of {len(status)} images): start its command again")
+    data.attrs["unreadable"] = [str(key) for key in data["image"].values[status == UNREADABLE]]
+    return data.isel(image=status == EVALUATED)
+
+
+def compare_identity(path: Path, stored: dict[str, str], mine: dict[str, str]) -> None:
+    """Raise UserError where what is stored at ``path`` belongs to another run, naming every difference."""
+    keys = sorted(stored.keys() | mine.keys())
+    different = [
+        f"{_EXPLAIN.get(key, key)} is {stored.get(key, 'absent')} there, {mine.get(key, 'absent')} here"
+        for key in keys
+        if stored.get(key) != mine.get(key)
+    ]
+    if different:
+        raise UserError(f"{path.parent} holds another run ({'; '.join(different)}): choose another --out or delete it")

@@ -1,0 +1,61 @@
+"""The whole run: outcomes, labels, summary, report, and the study if asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dynamic.errors import UserError
+from dynamic.files import make_writable, write_whole
+from dynamic.models.loading import LoadedNetwork
+from oracle.evaluation.collect import collect, open_collection
+from oracle.evaluation.exact_bounds import run_bounds
+from oracle.evaluation.summary import make_labels, summarise, write_labels
+from oracle.reporting.page import write_report
+from oracle.settings import RunSettings
+from oracle.study.runner import open_study, run_study
+
+
+def run(settings: RunSettings, network: LoadedNetwork | None = None) -> dict[str, Any]:
+    """The whole run; returns what ``summary.json`` holds.
+
+    Args:
+        settings: what to run.
+        network: run this one, from :func:`dynamic.load`, instead of what ``settings.model`` and ``weights`` name.
+
+    >>> run(RunSettings(dataset="imagefolder", data_dir=photos, out=out), dynamic.load(my_module, dynamic_layers=["a", "b"]))
+    """
+    make_writable(settings.out)
+    collection = open_collection(settings, network)
+    network = collection.network
+    study = open_study(collection) if settings.study else None
+    outcomes = collect(collection)
+    summary = summarise(outcomes, collection.spaces, network.default)
+    write_labels(make_labels(outcomes, collection.spaces, network.default), settings.out / "labels.parquet")
+    _write(summary, settings.out)
+    if study is not None:
+        summary["study"] = run_study(study, outcomes)
+        _write(summary, settings.out)
+    return summary
+
+
+def _write(summary: dict[str, Any], out: Path) -> None:
+    write_report(summary, out)
+    write_whole(out / "summary.json", json.dumps(summary, indent=1).encode())
+
+
+def exact_bounds(settings: RunSettings, network: LoadedNetwork | None = None) -> dict[str, Any]:
+    """Worst and best case and the cheapest agreeing configurations alone; returns what ``bounds.json`` holds.
+
+    Args:
+        settings: what to run.
+        network: as for :func:`run`.
+
+    Raises:
+        UserError: options that need all outcomes.
+    """
+    if settings.study or settings.recalibrate:
+        raise UserError("--bounds-only skips most outcomes: run it without --study and --recalibrate")
+    make_writable(settings.out)
+    return run_bounds(open_collection(settings, network, ("test",)))

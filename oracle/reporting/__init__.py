@@ -1,0 +1,1 @@
+"""The main run for people: tables, figures, one HTML page."""

@@ -1,0 +1,1 @@
+"""What a policy may see of an image, and what each look costs."""

@@ -1,0 +1,177 @@
+"""The images a policy decides on: what it may ask, each question with its price.
+
+A policy never sees labels, and cannot look without paying: whatever it asks is recorded and charged in MACs, shared
+prefixes once. :class:`Recorded` answers from observations, :class:`Live` runs the network; they agree.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynamic.configuration import Configuration
+from dynamic.network import DynamicNetwork
+from dynamic.session import Session
+from selector.observation.costs import Costs
+from selector.observation.features import IMAGE_MACS, gridded, image_statistics, pooled
+from selector.observation.observe import Observations, rounded
+
+Group = Literal["image", "stem", "prefix", "map"]
+
+
+class Images(ABC):
+    """A batch of N images.
+
+    Attributes:
+        keys: (N,) names of the images.
+        portfolio: K configurations.
+        default: column of the network's default.
+        costs: of the portfolio.
+    """
+
+    keys: np.ndarray
+    portfolio: tuple[Configuration, ...]
+    default: int
+    costs: Costs
+
+    def __init__(self) -> None:
+        self._charged = np.zeros(len(self.keys))
+        self._given: dict[Group, np.ndarray] = {}
+        self._ran = np.zeros((len(self.keys), len(self.costs.macs)), dtype=bool)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def charged(self) -> np.ndarray:
+        """(N,) float64 MACs of the policy's own arithmetic so far; see :meth:`charge`."""
+        return self._charged
+
+    @property
+    def spent(self) -> np.ndarray:
+        """(N,) float64 MACs of everything asked so far."""
+        return self._charged + self._ran @ self.costs.macs
+
+    @property
+    def further(self) -> np.ndarray:
+        """(N, K) float64 MACs that each configuration would still cost, given what has been run already."""
+        return np.asarray((~self._ran).astype(np.float64) @ (self.costs.paths * self.costs.macs).T.astype(np.float64))
+
+    def charge(self, macs: float, rows: np.ndarray | None = None) -> None:
+        """Add a policy's own arithmetic, for each image or some rows."""
+        self._charged[slice(None) if rows is None else rows] += macs
+
+    def features(self, group: Group) -> np.ndarray:
+        """(N, features) float32, or (N, channels, 6, 6) for ``map``; see :mod:`selector.observation.features`."""
+        if group not in self._given:
+            if group == "image":
+                self.charge(IMAGE_MACS)
+            else:
+                self._ran |= self.costs.stem if group == "stem" else self.costs.prefix
+            self._given[group] = self._features(group)
+        return self._given[group]
+
+    def stage(self, layer: int, column: int, rows: np.ndarray) -> np.ndarray:
+        """(rows, features) float32: what dynamic layer ``layer`` reads under a configuration, pooled."""
+        self._ran[rows] |= self.costs.stages[layer, column]
+        return self._stage(layer, column, rows)
+
+    def look(self, column: int, rows: np.ndarray | None = None) -> np.ndarray:
+        """(rows, classes) float32 probabilities that a configuration answers; all zeros where they are not finite."""
+        rows = np.arange(len(self)) if rows is None else rows
+        self._ran[rows] |= self.costs.paths[column]
+        return self._look(column, rows)
+
+    @abstractmethod
+    def _features(self, group: Group) -> np.ndarray: ...
+
+    @abstractmethod
+    def _stage(self, layer: int, column: int, rows: np.ndarray) -> np.ndarray: ...
+
+    @abstractmethod
+    def _look(self, column: int, rows: np.ndarray) -> np.ndarray: ...
+
+
+class Recorded(Images):
+    """Images whose every answer was observed before."""
+
+    def __init__(self, observations: Observations) -> None:
+        self._seen = observations
+        self.keys, self.portfolio, self.default = observations.keys, observations.portfolio, observations.default
+        self.costs = observations.costs
+        super().__init__()
+
+    def _features(self, group: Group) -> np.ndarray:
+        return {"image": self._seen.image, "stem": self._seen.stem, "prefix": self._seen.prefix, "map": self._seen.grid}[
+            group
+        ]
+
+    def _stage(self, layer: int, column: int, rows: np.ndarray) -> np.ndarray:
+        return self._seen.stage_values[self._seen.stages[layer][column]][rows].astype(np.float32)
+
+    def _look(self, column: int, rows: np.ndarray) -> np.ndarray:
+        return self._seen.probabilities[rows, column]
+
+
+class Live(Images):
+    """Images on which the network really runs; nothing is computed twice.
+
+    Args:
+        network: as :meth:`DynamicNetwork.for_inference` made it.
+        images: (N, 3, H, W), normalised, on its device and of its dtype.
+        portfolio: as the policy's; the network's default must be in it.
+        costs: of that portfolio.
+        keys: (N,) names, which only policies that draw lots use.
+        session: one that has begun on a larger batch; then these are its ``rows``.
+        rows: (N,) positions of ``images`` in the session's batch.
+    """
+
+    def __init__(
+        self,
+        network: DynamicNetwork,
+        images: Tensor,
+        portfolio: Sequence[Configuration],
+        costs: Costs,
+        keys: np.ndarray | None = None,
+        session: Session | None = None,
+        rows: np.ndarray | None = None,
+    ) -> None:
+        self.keys = np.array([f"live/{row}" for row in range(len(images))]) if keys is None else keys
+        self.portfolio, self.costs = tuple(portfolio), costs
+        self.default = self.portfolio.index(network.default)
+        self._network, self._images = network, images
+        self.session = session or Session(network, images)
+        self._rows = np.arange(len(images)) if rows is None else rows
+        super().__init__()
+
+    def _features(self, group: Group) -> np.ndarray:
+        everything, default = self._rows, self._network.default
+        with torch.inference_mode():
+            if group == "image":
+                return rounded(image_statistics(self._images).numpy())
+            stem = pooled(self.session.before(0, default, everything))
+            if group == "stem":
+                return rounded(stem.numpy())
+            values = self.session.before(min(1, len(self._network.dynamic_layers) - 1), default, everything)
+            made = gridded(values) if group == "map" else torch.cat([stem, pooled(values)], dim=1)
+            return rounded(made.numpy())
+
+    def _stage(self, layer: int, column: int, rows: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return rounded(pooled(self.session.before(layer, self.portfolio[column], self._rows[rows])).numpy())
+
+    def _look(self, column: int, rows: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return answered(self.session.logits(self.portfolio[column], self._rows[rows]))
+
+
+def answered(logits: Tensor) -> np.ndarray:
+    """(N, classes) float32 probabilities as observations keep them, all zeros where a logit is not finite."""
+    logits = logits.float()
+    finite = logits.isfinite().all(dim=1, keepdim=True)
+    return rounded(torch.where(finite, logits.softmax(dim=1), 0).cpu().numpy())

@@ -1,0 +1,1 @@
+"""How good a policy is: metrics, the benchmark, its report."""

@@ -1,0 +1,101 @@
+"""The benchmark's figures; every function returns a matplotlib figure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from oracle.evaluation.bounds import hull
+from oracle.reporting.figures import BLUE, GREY, RED
+
+_COLOURS = plt.get_cmap("tab10").colors + plt.get_cmap("Dark2").colors  # type: ignore[attr-defined]
+
+
+def frontier(result: dict[str, Any]) -> Figure:
+    """Accuracy against cost: constants, what mixing two of them gives, every policy's dial, the oracle."""
+    figure, axes = plt.subplots(figsize=(7.2, 4.4), layout="constrained")
+    static = result["static"]
+    cost, accuracy = 1000 * np.array(static["gmacs"]), 100 * np.array(static["accuracy"])
+    corners = hull(cost, accuracy)
+    axes.scatter(cost, accuracy, s=14, color=GREY, label="a configuration, run statically")
+    axes.plot(cost[corners], accuracy[corners], color=GREY, linewidth=1, linestyle="--", label="a coin between two of them")
+    for number, (name, points) in enumerate(result["curves"].items()):
+        curve = np.array(sorted(points))
+        axes.plot(
+            1000 * curve[:, 0],
+            100 * curve[:, 1],
+            marker=".",
+            markersize=4,
+            linewidth=1.2,
+            label=name,
+            color=_COLOURS[number],
+        )
+    by_name = {row["name"]: row for row in result["policies"]}
+    for name, style in (
+        ("default", {"marker": "o", "color": "black", "s": 40}),
+        ("single_best", {"marker": "s", "color": "black", "s": 26}),
+        ("oracle", {"marker": "*", "color": RED, "s": 110}),
+    ):
+        row = by_name[name]
+        axes.scatter(1000 * row["gmacs"], 100 * row["accuracy"], label=name.replace("_", " "), zorder=5, **style)  # type: ignore[arg-type]
+    axes.set_xlim(0, 1000 * max(2.2 * result["run"]["default_gmacs"], by_name["oracle"]["gmacs"] * 1.1))
+    reached = [100 * row["accuracy"] for row in result["policies"]]
+    axes.set_ylim(max(min(accuracy[corners]) - 3, 0), max(reached) + 2)
+    axes.set_xlabel("MMACs an image, the selector's own included")
+    axes.set_ylabel("accuracy on the test split, %")
+    axes.legend(frameon=False, fontsize=7.5, ncols=2, loc="lower right")
+    return figure
+
+
+def gaps(result: dict[str, Any]) -> Figure:
+    """The share of the gap between single best and oracle that each learned policy closes, with intervals."""
+    rows = [row for row in result["policies"] if row["learned"] and row["closed_gap_ci"]]
+    figure, axes = plt.subplots(figsize=(6.4, 0.6 + 0.26 * max(len(rows), 1)), layout="constrained")
+    for position, row in enumerate(reversed(rows)):
+        low, high = row["closed_gap_ci"]
+        axes.plot([100 * low, 100 * high], [position, position], color=BLUE, linewidth=2, alpha=0.5)
+        axes.plot(100 * row["closed_gap"], position, marker="o", markersize=4, color=BLUE)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [row["name"].replace("_", " ") for row in reversed(rows)], fontsize=8)
+    axes.set_xlabel("% of the gap from single best to oracle closed (95 % intervals)")
+    return figure
+
+
+def learning_curve(result: dict[str, Any]) -> Figure:
+    """Closed gap against the number of label images."""
+    figure, axes = plt.subplots(figsize=(5.4, 3.2), layout="constrained")
+    rows = result["learning_curve"]
+    for number, name in enumerate(dict.fromkeys(row["policy"] for row in rows)):
+        points = [row for row in rows if row["policy"] == name and row["closed_gap_ci"]]
+        sizes = [row["images"] for row in points]
+        axes.plot(sizes, [100 * row["closed_gap"] for row in points], marker=".", label=name, color=_COLOURS[number])
+        low, high = ([100 * row["closed_gap_ci"][side] for row in points] for side in (0, 1))
+        axes.fill_between(sizes, low, high, color=_COLOURS[number], alpha=0.12, linewidth=0)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("label images")
+    axes.set_ylabel("% of the gap closed")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def by_side(result: dict[str, Any]) -> Figure:
+    """Accuracy by the object's true side."""
+    bins = result["by_side"]
+    figure, axes = plt.subplots(figsize=(5.8, 3.2), layout="constrained")
+    names = [f"{entry['sides'][0]:.0f}-{entry['sides'][1]:.0f}" for entry in bins]
+    wanted = {"default": "black", "oracle": RED}
+    best = [row for row in result["policies"] if row["learned"] and row["objective"] == "accuracy"]
+    if best:
+        wanted[max(best, key=lambda row: row["expected"]["accuracy"])["name"]] = BLUE
+    for name, colour in wanted.items():
+        shares = [100 * entry["accuracy"][name] for entry in bins]
+        axes.plot(names, shares, marker="o", markersize=4, color=colour, label=name.replace("_", " "))
+    axes.set_xlabel("true object side, pixels (bins of equally many test images)")
+    axes.set_ylabel("accuracy, %")
+    axes.legend(frameon=False, fontsize=8)
+    return figure

@@ -1,0 +1,1 @@
+"""The front door: requests, pages, schemas."""

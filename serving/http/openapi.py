@@ -1,0 +1,116 @@
+"""The service's OpenAPI document: /docs.json. BentoML's own knows no other errors than its own, and no GET."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from serving.errors import CODES
+from serving.http.schema import Answer, BatchAnswer, Failure, Feedback, FeedbackAnswer, Options
+
+_REF = "#/components/schemas/{model}"
+_BODY = ("malformed", "timeout", "too_large", "unsupported_media_type", "bad_image", "invalid", "overloaded", "starting")
+_JSON: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+
+
+def document() -> dict[str, Any]:
+    """OpenAPI 3.1, JSON-ready."""
+    models: list[type[BaseModel]] = [Answer, BatchAnswer, Failure, Feedback, FeedbackAnswer]
+    _, schemas = models_json_schema([(model, "serialization") for model in models], ref_template=_REF)
+    picture = {"type": "string", "format": "binary", "description": "JPEG, PNG or WebP, 8 bits of grey or RGB"}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "A dynamic network under a learned selector",
+            "version": _version(),
+            "description": "Every image runs its own strides, dilations and kernel sizes. Multiply-accumulates (MACs) "
+            "count one multiply-add as 1; GMACs are 10^9 of them.",
+        },
+        "paths": {
+            "/v1/classify": _post("Classify one picture", _form({"image": picture}), Answer, _BODY),
+            "/v1/classify_batch": _post(
+                "Classify many pictures; a bad one has an error in its place. If all are bad, the request is",
+                _form({"images": {"type": "array", "items": picture, "minItems": 1}}),
+                BatchAnswer,
+                _BODY,
+            ),
+            "/v1/feedback": _post(
+                "Tell the true class of an earlier answer",
+                {
+                    kind: {"schema": {"$ref": _REF.format(model="Feedback")}}
+                    for kind in ("application/json", "multipart/form-data")
+                },
+                FeedbackAnswer,
+                (
+                    "malformed",
+                    "not_found",
+                    "timeout",
+                    "too_large",
+                    "unsupported_media_type",
+                    "invalid",
+                    "unavailable",
+                    "starting",
+                ),
+            ),
+            "/v1/gap": _get(
+                "The gap to the oracle: on the run's test split, and on labelled live traffic",
+                _JSON,
+                ("unavailable", "starting"),
+            ),
+            "/v1/network": _get(
+                "What is served: classes, configurations, policies and their operating points", _JSON, ("starting",)
+            ),
+            "/ui": _get("A page to try it", {"text/html": {"schema": {"type": "string"}}}),
+            "/metrics": _get("Prometheus metrics", {"text/plain": {"schema": {"type": "string"}}}),
+            "/livez": _get("Whether the process lives", {"text/plain": {"schema": {"type": "string"}}}),
+            "/healthz": _get("As /livez", {"text/plain": {"schema": {"type": "string"}}}),
+            "/readyz": _get("Whether it is warmed up", {"text/plain": {"schema": {"type": "string"}}}, ("starting",)),
+        },
+        "components": {"schemas": schemas.get("$defs", {})},
+    }
+
+
+def _version() -> str:
+    try:
+        return version("learned-selector")
+    except PackageNotFoundError:  # in a bento, which carries the source
+        return "of this bento"
+
+
+def _form(files: dict[str, Any]) -> dict[str, Any]:
+    options = Options.model_json_schema(ref_template=_REF)["properties"]
+    schema = {"type": "object", "properties": files | options, "required": list(files), "additionalProperties": False}
+    return {"multipart/form-data": {"schema": schema}}
+
+
+def _responses(content: dict[str, Any], codes: tuple[str, ...]) -> dict[str, Any]:
+    failure = {"application/json": {"schema": {"$ref": _REF.format(model="Failure")}}}
+    found: dict[str, Any] = {"200": {"description": "Done", "content": content}}
+    for code in codes:
+        status, meaning = CODES[code]
+        text = f"`{code}`: {meaning}"
+        if str(status) in found:
+            found[str(status)]["description"] += f"; {text}"
+        else:
+            found[str(status)] = {"description": text, "content": failure}
+        if status == 503:
+            found["503"]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
+    return found
+
+
+def _post(summary: str, body: dict[str, Any], answer: type[BaseModel], codes: tuple[str, ...]) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": _REF.format(model=answer.__name__)}}}
+    return {
+        "post": {
+            "summary": summary,
+            "requestBody": {"required": True, "content": body},
+            "responses": _responses(content, codes),
+        }
+    }
+
+
+def _get(summary: str, content: dict[str, Any], codes: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {"get": {"summary": summary, "responses": _responses(content, codes)}}

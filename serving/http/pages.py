@@ -1,0 +1,69 @@
+"""What is read with GET: the gap, the network, metrics, the OpenAPI document, and the page."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import bentoml
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from serving.errors import Rejected
+from serving.http.openapi import document
+from serving.operation import metrics
+
+_POLICY = (
+    "default-src 'none'; img-src blob: data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+)
+"""The page may run its own script and talk to this server, nothing else."""
+
+
+@cache
+def _page() -> str:
+    return (Path(__file__).parent / "templates" / "ui.html").read_text()
+
+
+async def _ui(request: Request) -> Response:
+    return HTMLResponse(_page(), headers={"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer"})
+
+
+async def _home(request: Request) -> Response:
+    return RedirectResponse("ui")
+
+
+async def _metrics(request: Request) -> Response:
+    return Response(await run_in_threadpool(metrics.exposition), media_type=metrics.CONTENT_TYPE)
+
+
+async def _docs(request: Request) -> Response:
+    return JSONResponse(document())
+
+
+async def _gap(request: Request) -> Response:
+    try:
+        return JSONResponse(await bentoml.get_current_service().classifier.gap())
+    except Rejected as rejection:
+        return rejection.response()
+
+
+async def _network(request: Request) -> Response:
+    try:
+        return JSONResponse(bentoml.get_current_service().classifier.describe())
+    except Rejected as rejection:
+        return rejection.response()
+
+
+PAGES = Starlette(
+    routes=[
+        Route("/", _home),
+        Route("/ui", _ui),
+        Route("/metrics", _metrics),
+        Route("/docs.json", _docs),
+        Route("/v1/gap", _gap),
+        Route("/v1/network", _network),
+    ]
+)

@@ -1,0 +1,190 @@
+"""What requests and answers consist of, as pydantic models: they validate, and OpenAPI is made from them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+import bentoml
+import PIL.Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request
+
+from serving.errors import Rejected
+
+INPUT = "serving.input"
+"""Key of an ASGI scope: the fields that :mod:`serving.http.front` has read from the body."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class Options(_Model, extra="forbid"):
+    """The form fields of a request beside its images."""
+
+    policy: Annotated[str | None, Field(max_length=100)] = None
+    """Name of the policy that chooses; the service's own unless given."""
+    max_gmacs: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
+    """A budget: expected 10^9 multiply-accumulates an image on average, selector included."""
+    top_k: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Most probable classes to name."""
+    configuration: Annotated[str | None, Field(max_length=200)] = None
+    """Id of the configuration to run, without a policy."""
+    keep: bool = False
+    """Keep the image until it was evaluated under every configuration or its time is over."""
+
+    @classmethod
+    def read(cls, **fields: Any) -> Self:
+        """Validate. Raises Rejected naming the first field that is wrong, and what would be right."""
+        try:
+            return cls.model_validate({name: value for name, value in fields.items() if value is not None})
+        except ValidationError as error:
+            raise rejected(error) from None
+
+
+def rejected(error: ValidationError) -> Rejected:
+    """A validation error for the client."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    name = ".".join(map(str, first["loc"])) or "body"
+    return Rejected("invalid", f"{name[:80]}: {first['msg'][0].lower()}{first['msg'][1:]}")
+
+
+class Prediction(_Model):
+    """One class."""
+
+    name: str
+    index: int
+    probability: float
+
+
+class Layer(_Model):
+    """The options of one dynamic layer."""
+
+    layer: str
+    stride: float
+    dilation: int
+    kernel_size: int
+
+
+class RunConfiguration(_Model):
+    """A configuration and its cost: 10^9 multiply-accumulates (one multiply-add = 1) of one image."""
+
+    id: str
+    layers: list[Layer]
+    gmacs: float
+
+
+class Expected(_Model):
+    """What the policy promises at this setting, on images like those it learned from, by cross-validation."""
+
+    accuracy: float
+    gmacs: float
+
+
+class Answer(_Model):
+    """What the network says of one image, and what that cost."""
+
+    id: str
+    """For /v1/feedback."""
+    predictions: list[Prediction]
+    """The most probable first; none where the network's answer was not finite."""
+    policy: str
+    """That chose, or ``forced``."""
+    dial: float | None
+    """Its setting."""
+    expected: Expected | None
+    configuration: RunConfiguration
+    """Whose answer it is."""
+    gmacs: float
+    """All that was run for this image: 10^9 multiply-accumulates (one multiply-add = 1), the selector's included."""
+    default_gmacs: float
+    """What the default configuration would have run."""
+    queued_ms: float
+    ran_ms: float
+    """Of the batch it ran in, selector included."""
+    batch: int
+    """Images in that batch."""
+    kept_seconds: float | None
+    """How long the image is kept, at most; null where it is not."""
+
+
+class ErrorBody(_Model):
+    """Why a request, or one image of it, was refused."""
+
+    code: str
+    message: str
+
+
+class Failure(_Model):
+    """The body of every answer that is not 2xx."""
+
+    error: ErrorBody
+
+
+class Item(_Model):
+    """One image of a batch: its answer, or why it has none."""
+
+    answer: Answer | None
+    error: ErrorBody | None
+
+
+class BatchAnswer(_Model):
+    """In the order of the images."""
+
+    results: list[Item]
+
+
+class Feedback(_Model, extra="forbid"):
+    """The true class of an image that was answered earlier."""
+
+    id: Annotated[str, Field(min_length=1, max_length=64)]
+    """Of the answer."""
+    label: Annotated[str, Field(min_length=1, max_length=200)] | Annotated[int, Field(ge=0)]
+    """Name of the class, or its index."""
+
+
+class FeedbackAnswer(_Model):
+    """What was stored, for good."""
+
+    id: str
+    label: str
+    index: int
+    right: bool
+    """Whether the answer had been this class."""
+
+
+class _FromFront(bentoml.IODescriptor):
+    """Takes the fields that the front door has read; BentoML would fetch a URL where it finds text in a file's field."""
+
+    @classmethod
+    async def from_http_request(cls, request: Request, serde: Any) -> Self:
+        return cls.model_construct(**request.scope[INPUT])
+
+
+class ClassifyInput(_FromFront):
+    """Of /v1/classify."""
+
+    image: PIL.Image.Image
+    policy: str | None = None
+    max_gmacs: float | None = None
+    top_k: int = 5
+    configuration: str | None = None
+    keep: bool = False
+
+
+class BatchInput(_FromFront):
+    """Of /v1/classify_batch."""
+
+    images: list[PIL.Image.Image]
+    policy: str | None = None
+    max_gmacs: float | None = None
+    top_k: int = 5
+    configuration: str | None = None
+    keep: bool = False
+
+
+class FeedbackInput(_FromFront):
+    """Of /v1/feedback."""
+
+    id: str
+    label: str

@@ -1,0 +1,192 @@
+"""The micro-batcher: whatever waits runs together, in one thread, behind a queue of bounded length.
+
+BentoML's own adaptive batching takes one parameter, fails a whole batch for one bad image, and sheds load by prediction;
+here every image has its own plan and its own fate. ``python -m benchmarks.serving`` compares the two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from serving.errors import Rejected
+from serving.inference.deployment import Plan
+from serving.inference.engine import Answered
+
+_log = logging.getLogger("serving")
+
+Run = Callable[[Tensor, Sequence[Plan]], list[Answered]]
+
+
+@dataclass
+class Done:
+    """An answer, and how long it took.
+
+    Attributes:
+        answered: by the network.
+        queued_ms, ran_ms: milliseconds in the queue, and of the batch it ran in.
+        batch: images in it.
+    """
+
+    answered: Answered
+    queued_ms: float
+    ran_ms: float
+    batch: int
+
+
+@dataclass
+class _Job:
+    image: Tensor
+    plan: Plan
+    future: asyncio.Future[Done]
+    since: float = field(default_factory=time.monotonic)
+
+
+class Batcher:
+    """Collects images for a moment and runs them together.
+
+    Args:
+        run: what answers a batch; called in one thread of its own.
+        max_batch: images a batch.
+        max_wait: seconds that the first image of a batch waits for others.
+        max_queue: images that may wait.
+        threads: torch threads of the model's thread.
+        observe: told images and seconds of every batch.
+        watch: told how many images wait, whenever that changes.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        max_batch: int,
+        max_wait: float,
+        max_queue: int,
+        threads: int,
+        observe: Callable[[int, float], None] = lambda images, seconds: None,
+        watch: Callable[[int], None] = lambda waiting: None,
+    ) -> None:
+        self._run, self._max_batch, self._max_wait, self._max_queue = run, max_batch, max_wait, max_queue
+        self._observe, self._watch = observe, watch
+        self._running = 0
+        self._waiting: deque[_Job] = deque()
+        self._arrived = asyncio.Event()
+        self._closing = False
+        self._seconds_an_image = 0.01
+        self._pool = ThreadPoolExecutor(1, "model", initializer=torch.set_num_threads, initargs=(threads,))
+        self._task = asyncio.get_running_loop().create_task(self._serve())
+
+    @property
+    def depth(self) -> int:
+        """Images that wait."""
+        return len(self._waiting)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything waits or runs."""
+        return bool(self._waiting) or self._running > 0
+
+    def check_room(self, images: int = 1) -> None:
+        """Raise Rejected (overloaded) where so many more images would not fit into the queue."""
+        if self._closing:
+            raise Rejected("starting", "the server is shutting down: try again", retry_after=1)
+        if self.depth + images > self._max_queue:
+            seconds = max(1, math.ceil(self.depth * self._seconds_an_image))
+            raise Rejected("overloaded", f"{self.depth} images wait already: try again in {seconds} s", retry_after=seconds)
+
+    async def submit(self, images: Sequence[Tensor], plan: Plan) -> list[Done | Exception]:
+        """Answer some images of one request; each has its own result or exception.
+
+        Raises:
+            Rejected: the queue is full.
+        """
+        self.check_room(len(images))
+        loop = asyncio.get_running_loop()
+        jobs = [_Job(image, plan, loop.create_future()) for image in images]
+        self._waiting.extend(jobs)
+        self._watch(self.depth)
+        self._arrived.set()
+        done = await asyncio.gather(*(job.future for job in jobs), return_exceptions=True)
+        return [d if isinstance(d, Done) else _as_exception(d) for d in done]
+
+    async def close(self) -> None:
+        """Answer what was accepted, then stop."""
+        self._closing = True
+        self._arrived.set()
+        await self._task
+        self._pool.shutdown()
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            if not self._waiting:
+                if self._closing:
+                    return
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
+            await self._let_fill()
+            count = min(len(self._waiting), self._max_batch)
+            jobs = [job for job in (self._waiting.popleft() for _ in range(count)) if not job.future.done()]
+            self._watch(self.depth)
+            if not jobs:
+                continue
+            self._running = len(jobs)
+            try:
+                results = await loop.run_in_executor(self._pool, self._answer, jobs)
+            finally:
+                self._running = 0
+            for job, result in zip(jobs, results, strict=True):
+                if job.future.done():
+                    continue
+                if isinstance(result, Done):
+                    job.future.set_result(result)
+                else:
+                    job.future.set_exception(result)
+
+    async def _let_fill(self) -> None:
+        """Wait until the batch is full or its first image has waited long enough."""
+        left = self._waiting[0].since + self._max_wait - time.monotonic()
+        while left > 0 and len(self._waiting) < self._max_batch and not self._closing:
+            self._arrived.clear()
+            try:
+                await asyncio.wait_for(self._arrived.wait(), left)
+            except TimeoutError:
+                return
+            left = self._waiting[0].since + self._max_wait - time.monotonic()
+
+    def _answer(self, jobs: Sequence[_Job]) -> list[Done | Exception]:
+        began = time.monotonic()
+        results: list[Answered | Exception]
+        try:
+            results = [*self._run(torch.stack([job.image for job in jobs]), [job.plan for job in jobs])]
+        except Exception:
+            _log.exception("a batch of %d images failed; running them one by one", len(jobs))
+            results = [self._alone(job) for job in jobs]
+        seconds = time.monotonic() - began
+        self._seconds_an_image = 0.8 * self._seconds_an_image + 0.2 * seconds / len(jobs)
+        self._observe(len(jobs), seconds)
+        return [
+            Done(r, 1000 * (began - job.since), 1000 * seconds, len(jobs)) if isinstance(r, Answered) else r
+            for job, r in zip(jobs, results, strict=True)
+        ]
+
+    def _alone(self, job: _Job) -> Answered | Exception:
+        try:
+            return self._run(job.image[None], [job.plan])[0]
+        except Exception as error:
+            return error
+
+
+def _as_exception(result: Done | BaseException) -> Exception:
+    assert isinstance(result, Exception)
+    return result

@@ -1,0 +1,1 @@
+"""What the service remembers, and the gap to the oracle on live traffic."""

@@ -1,0 +1,60 @@
+"""The gap to the oracle on the run's test split, as ``python -m selector.benchmark`` measured it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from serving.inference.deployment import Served
+
+_KEPT = (
+    "name",
+    "policy",
+    "objective",
+    "dial",
+    "accuracy",
+    "accuracy_ci",
+    "gmacs",
+    "gmacs_selector",
+    "closed_gap",
+    "closed_gap_ci",
+    "recovered_gap",
+    "recovered_gap_ci",
+)
+
+
+def offline_gap(served: Served) -> dict[str, Any]:
+    """Accuracy and mean GMACs of default, single best, the active policy and the oracle, gaps with 95 % intervals, curves.
+
+    ``available`` is false, with a reason, where the run was not benchmarked.
+    """
+    results = served.results
+    if results is None:
+        return {"available": False, "reason": served.why_no_results}
+    rows = {row["name"]: {key: row[key] for key in _KEPT} for row in results["policies"]}
+    by_policy = [row for row in rows.values() if row["policy"] == served.active.policy]
+    active = next((row for row in by_policy if served.active.dial in (None, row["dial"])), None)
+    facts = results["run"]
+    return {
+        "available": True,
+        "run": facts["name"],
+        "model": facts["model"],
+        "weights": facts["weights"],
+        "split": "test",
+        "images": facts["test_images"],
+        "default": rows["default"],
+        "single_best": rows["single_best"],
+        "active": active,
+        "oracle": rows["oracle"],
+        "unsolvable_share": facts["unsolvable_share"],
+        "policies": list(rows.values()),
+        "static": [
+            {"configuration": name, "gmacs": gmacs, "accuracy": accuracy}
+            for name, gmacs, accuracy in zip(
+                *(results["static"][k] for k in ("configurations", "gmacs", "accuracy")), strict=True
+            )
+        ],
+        "curves": {
+            name: [{"gmacs": gmacs, "accuracy": accuracy} for gmacs, accuracy in points]
+            for name, points in results["curves"].items()
+        },
+    }

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import dynamic
+from dynamic import UserError
+from dynamic.models.loading import build
+
+
+def test_checkpoints_in_both_formats_and_their_class_count(tmp_path: Path) -> None:
+    stored = build("mobilenet_v2-slim", 7).state_dict()
+    save_file(stored, tmp_path / "seven.safetensors")
+    torch.save({"state_dict": {f"module.{key}": value for key, value in stored.items()}, "epoch": 3}, tmp_path / "seven.pth")
+    for name in ("seven.safetensors", "seven.pth"):
+        network = dynamic.load("mobilenet_v2-slim", weights=tmp_path / name)
+        assert network.info.classes == 7
+        assert all(torch.equal(value, stored[key]) for key, value in network.original.state_dict().items())
+    with pytest.raises(UserError, match="has 7 classes, not the 5 asked for"):
+        dynamic.load("mobilenet_v2-slim", weights=tmp_path / "seven.pth", classes=5)
+
+
+def test_bad_checkpoints_are_named(tmp_path: Path) -> None:
+    save_file(build("resnet50-slim").state_dict(), tmp_path / "good.safetensors")
+    whole = (tmp_path / "good.safetensors").read_bytes()
+    torch.save(build("resnet50-slim").state_dict(), tmp_path / "good.pth")
+    (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "good.pth").read_bytes()[:5000])
+    torch.save([1, 2], tmp_path / "list.pth")
+    for name in ("cut.safetensors", "cut.pth"):
+        with pytest.raises(UserError, match=rf"{name} is truncated or not a checkpoint"):
+            dynamic.load("resnet50-slim", weights=tmp_path / name)
+    with pytest.raises(UserError, match="holds no tensors by name"):
+        dynamic.load("resnet50-slim", weights=tmp_path / "list.pth")
+    with pytest.raises(UserError, match=r"is not a checkpoint of mobilenet_v2-slim: it lacks .* more; it has unknown"):
+        dynamic.load("mobilenet_v2-slim", weights=tmp_path / "good.pth")
+    with pytest.raises(UserError, match=r"no checkpoint .*missing.pth: pass an existing"):
+        dynamic.load("resnet50-slim", weights=tmp_path / "missing.pth")
+    stored = build("resnet50-slim").state_dict()
+    stored["conv1.weight"] = stored["conv1.weight"][:, :1].clone()
+    save_file(stored, tmp_path / "grey.safetensors")
+    with pytest.raises(UserError, match=r"conv1.weight is \(16, 1, 7, 7\), not \(16, 3, 7, 7\)"):
+        dynamic.load("resnet50-slim", weights=tmp_path / "grey.safetensors")
+
+
+def test_unknown_names_list_what_there_is() -> None:
+    with pytest.raises(UserError, match=r"unknown model 'resnet5': choose from resnet50-slim, .*resnet50"):
+        dynamic.load("resnet5")
+    with pytest.raises(UserError, match=r"unknown weights 'V3' for resnet50: choose from IMAGENET1K_V1, IMAGENET1K_V2"):
+        dynamic.load("resnet50", weights="V3")
+    with pytest.raises(UserError, match="timm has no model 'resnet0'; near it: "):
+        dynamic.load("timm/resnet0", weights=None)
+    with pytest.raises(
+        UserError, match=r"name one to six dynamic layers of resnet18 .*candidates: conv1, maxpool, layer1.0.conv1"
+    ):
+        dynamic.load("resnet18", weights=None)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnext50_32x4d", "mobilenet_v2", "densenet121"])
+def test_embedded_weights_classify_scenes(name: str) -> None:
+    from dynamic.training.scratch import accuracy
+
+    network = dynamic.load(f"{name}-slim")
+    assert network.info.slim
+    assert accuracy(network.original, "test", "cpu", images=500) > 0.7
+
+
+def test_random_weights_follow_the_seed() -> None:
+    torch.manual_seed(3)
+    first = dynamic.load("resnet50-slim", weights=None)
+    torch.manual_seed(3)
+    assert first.digest == dynamic.load("resnet50-slim", weights=None).digest
+    assert first.digest != dynamic.load("resnet50-slim", weights=None).digest
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "size"), [("inception_v3", "mine.pth", 299), ("resnet50", "resnet50-11ad3fa6.pth", 224)]
+)
+def test_checkpoints_come_with_the_models_transform(tmp_path: Path, name: str, file: str, size: int) -> None:
+    torch.save(build(name).state_dict(), tmp_path / file)
+    layers = None if name == "resnet50" else ["Conv2d_2a_3x3.conv"]
+    info = dynamic.load(name, weights=tmp_path / file, dynamic_layers=layers).info
+    assert info.resolution == size
+    # The second file bears the name of IMAGENET1K_V2's, which wants another size before the crop.
+    expected = {"mine.pth": [342], "resnet50-11ad3fa6.pth": [232]}[file]
+    assert info.transform.preset.resize_size == expected  # type: ignore[attr-defined]
+
+
+def test_a_loaded_network_can_be_sent_to_another_process() -> None:
+    transform = pickle.loads(pickle.dumps(dynamic.load("resnet50-slim").info.transform))
+    assert transform(Image.new("RGB", (200, 150))).shape == (3, 96, 96)

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dynamic.configuration import Configuration
+from serving.errors import Rejected
+from serving.inference.batcher import Batcher, Done
+from serving.inference.deployment import Plan
+from serving.inference.engine import Answered
+
+CONFIGURATION = Configuration((1,), (1,), (3,))
+PLAN = Plan("default")
+
+
+class Echo:
+    """Answers each image with its own value; fails on negative ones."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.batches: list[int] = []
+        self.seconds = seconds
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def __call__(self, images: Tensor, plans: Sequence[Plan]) -> list[Answered]:
+        self.gate.wait(5)
+        time.sleep(self.seconds)
+        self.batches.append(len(images))
+        values = images[:, 0, 0, 0].tolist()
+        if min(values) < 0:
+            raise ValueError("a bad one")
+        return [Answered(np.array([value]), CONFIGURATION, 1.0, 0.0) for value in values]
+
+
+def image(value: float) -> Tensor:
+    return torch.full((3, 8, 8), value)
+
+
+def with_batcher(echo: Echo, use: Callable[[Batcher], Awaitable[None]], **options: float) -> None:
+    async def main() -> None:
+        arguments = {"max_batch": 8, "max_wait": 0.01, "max_queue": 32, "threads": 1} | options
+        batcher = Batcher(echo, **arguments)  # type: ignore[arg-type]
+        try:
+            await asyncio.wait_for(use(batcher), 20)
+        finally:
+            echo.gate.set()
+            await batcher.close()
+
+    asyncio.run(main())
+
+
+def values(results: Sequence[Done | Exception]) -> list[float | str]:
+    return [float(r.answered.probabilities[0]) if isinstance(r, Done) else type(r).__name__ for r in results]
+
+
+def test_everyone_gets_their_own_answer_and_batches_keep_their_size() -> None:
+    echo = Echo()
+
+    async def use(batcher: Batcher) -> None:
+        found = await asyncio.gather(*(batcher.submit([image(n), image(n + 0.5)], PLAN) for n in range(15)))
+        assert [values(f) for f in found] == [[float(n), n + 0.5] for n in range(15)]
+
+    with_batcher(echo, use)
+    assert sum(echo.batches) == 30
+    assert max(echo.batches) == 8
+    assert len(echo.batches) < 10
+
+
+def test_a_bad_image_fails_alone() -> None:
+    echo = Echo()
+
+    async def use(batcher: Batcher) -> None:
+        mine, theirs = await asyncio.gather(
+            batcher.submit([image(1), image(-1), image(2)], PLAN), batcher.submit([image(3)], PLAN)
+        )
+        assert values(mine) == [1.0, "ValueError", 2.0]
+        assert values(theirs) == [3.0]
+
+    with_batcher(echo, use)
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
+    echo = Echo()
+
+    async def use(batcher: Batcher) -> None:
+        echo.gate.clear()
+        running = asyncio.create_task(batcher.submit([image(0)], PLAN))
+        await asyncio.sleep(0.1)
+        waiting = asyncio.create_task(batcher.submit([image(n) for n in range(32)], PLAN))
+        await asyncio.sleep(0.05)
+        assert batcher.depth == 32
+        with pytest.raises(Rejected) as refused:
+            await batcher.submit([image(9)], PLAN)
+        assert refused.value.status == 503
+        assert (refused.value.retry_after or 0) >= 1
+        echo.gate.set()
+        assert len(values(await running)) == 1
+        assert values(await waiting) == [float(n) for n in range(32)]
+        assert values(await batcher.submit([image(9)], PLAN)) == [9.0]
+
+    with_batcher(echo, use)
+
+
+def test_whoever_watches_is_told_how_many_wait() -> None:
+    echo, seen = Echo(), []
+
+    async def use(batcher: Batcher) -> None:
+        echo.gate.clear()
+        running = asyncio.create_task(batcher.submit([image(0)], PLAN))
+        await asyncio.sleep(0.1)
+        waiting = asyncio.create_task(batcher.submit([image(n) for n in range(12)], PLAN))
+        await asyncio.sleep(0.05)
+        assert seen[-1] == 12
+        echo.gate.set()
+        await running
+        await waiting
+        assert seen[-1] == 0
+
+    with_batcher(echo, use, watch=seen.append)  # type: ignore[arg-type]
+
+
+def test_closing_answers_what_was_accepted_and_refuses_the_rest() -> None:
+    async def main() -> None:
+        echo = Echo(0.05)
+        batcher = Batcher(echo, max_batch=4, max_wait=0.01, max_queue=32, threads=1)
+        accepted = asyncio.create_task(batcher.submit([image(n) for n in range(20)], PLAN))
+        await asyncio.sleep(0.02)
+        closing = asyncio.create_task(batcher.close())
+        await asyncio.sleep(0)
+        with pytest.raises(Rejected):
+            await batcher.submit([image(0)], PLAN)
+        assert values(await accepted) == [float(n) for n in range(20)]
+        await closing
+
+    asyncio.run(main())
+
+
+def test_a_lone_image_waits_no_longer_than_it_was_told() -> None:
+    async def use(batcher: Batcher) -> None:
+        done = (await batcher.submit([image(1)], PLAN))[0]
+        assert isinstance(done, Done)
+        assert 150 < done.queued_ms < 2000
+        assert done.batch == 1
+
+    with_batcher(Echo(), use, max_wait=0.2)
+
+
+def test_a_request_that_was_given_up_does_not_disturb_the_others() -> None:
+    echo = Echo()
+
+    async def use(batcher: Batcher) -> None:
+        echo.gate.clear()
+        first = asyncio.create_task(batcher.submit([image(1)], PLAN))
+        await asyncio.sleep(0.1)
+        given_up = asyncio.create_task(batcher.submit([image(2)], PLAN))
+        other = asyncio.create_task(batcher.submit([image(3)], PLAN))
+        await asyncio.sleep(0.05)
+        given_up.cancel()
+        await asyncio.sleep(0)
+        echo.gate.set()
+        assert values(await first) == [1.0]
+        assert values(await other) == [3.0]
+
+    with_batcher(echo, use)
+    assert sum(echo.batches) == 2
