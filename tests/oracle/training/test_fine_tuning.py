@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import dynamic
-import oracle.rof as rof
+import oracle.training.fine_tuning as rof
 from dynamic import UserError
 from dynamic.models.loading import build
 from dynamic.scenes import FashionScenes
@@ -137,7 +137,7 @@ def test_gradients_of_two_processes_are_those_of_the_whole_batch(tmp_path: Path)
         """
 import os, sys, torch, torch.distributed as distributed
 from torch.nn.parallel import DistributedDataParallel
-import dynamic, oracle.rof as rof
+import dynamic, oracle.training.fine_tuning as rof
 distributed.init_process_group("gloo")
 rank = distributed.get_rank()
 network = dynamic.load("resnet50-slim")
