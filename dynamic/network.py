@@ -14,8 +14,8 @@ from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 from dynamic.layers import DynamicConv2d
 from dynamic.macs import CostModel
+from dynamic.norms import PrefixNorms, Statistics
 from dynamic.packing import pack
-from dynamic.recalibration import PrefixNorms, Statistics
 from dynamic.tracing import BatchNormMode, trace
 from dynamic.walk import Visit, comprehensive_plan, mixed_plan, walk
 

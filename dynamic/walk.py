@@ -81,7 +81,7 @@ class Normaliser(Protocol):
 
 
 class Norms(Protocol):
-    """Batch norms that depend on the prefix of options; see :mod:`dynamic.recalibration`."""
+    """Batch norms that depend on the prefix of options; see :mod:`dynamic.norms`."""
 
     def at(self, segment: int, nodes: Sequence[Node]) -> Normaliser:
         """For a batch whose rows are those of ``nodes`` one after the other."""

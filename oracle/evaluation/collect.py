@@ -19,7 +19,8 @@ from dynamic.errors import UserError
 from dynamic.files import write_whole
 from dynamic.models.loading import LoadedNetwork, load
 from dynamic.network import DynamicNetwork
-from dynamic.recalibration import BATCH, Statistics, recalibrate
+from dynamic.norms import Statistics
+from dynamic.recalibration import BATCH, recalibrate
 from oracle.data.sources import SPLITS, ImageSource, open_source
 from oracle.data.views import View, unlabelled, view_source
 from oracle.evaluation.evaluate import WalkSize, evaluate, memory_budget, seconds_for
