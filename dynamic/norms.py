@@ -101,6 +101,9 @@ def _read(path: Path) -> tuple[Statistics, str | None]:
 
 
 def _prefix(row: list[list[float]]) -> Prefix:
+    for option in row:
+        if any(number != int(number) and (number != 0.5 or place) for place, number in enumerate(option)):
+            raise ValueError(f"{option} are no options")
     return tuple(Option(s if s == 0.5 else int(s), int(d), int(k)) for s, d, k in row)
 
 
