@@ -17,6 +17,7 @@ from dynamic.macs import CostModel
 from dynamic.norms import PrefixNorms, Statistics
 from dynamic.packing import pack
 from dynamic.tracing import BatchNormMode, trace
+from dynamic.verification import verify
 from dynamic.walk import Visit, comprehensive_plan, mixed_plan, walk
 
 
@@ -27,6 +28,8 @@ class DynamicNetwork(nn.Module):
         original: any torch.fx-traceable CNN; put in eval mode, its parameters are shared, never changed.
         dynamic_layers: one to six module names, from input to output (``pool+conv`` for a layer of two modules).
         batch_norm: see :func:`dynamic.tracing.trace`; with ``by_prefix``, set ``norms`` before running it.
+        resolution: side in pixels of images that the network takes; needed only where none of
+            :data:`dynamic.verification.SIZES` fits, for the check that the traced network computes what the original does.
 
     Attributes:
         original: the untouched nn.Module.
@@ -34,8 +37,8 @@ class DynamicNetwork(nn.Module):
         norms: batch norms by prefix of options, None for the network's own.
 
     Raises:
-        UserError: a network that cannot be traced or computes something else once traced, or a layer name that is wrong
-            (the candidates are listed).
+        UserError: a network that cannot be traced, computes something else once traced or runs on no image tried, or a layer
+            name that is wrong (the candidates are listed).
 
     >>> import torchvision, torch
     >>> network = DynamicNetwork(torchvision.models.resnet18(), ["layer3.0.conv1", "layer4.0.conv1"])
@@ -43,7 +46,14 @@ class DynamicNetwork(nn.Module):
     torch.Size([1, 1000])
     """
 
-    def __init__(self, original: nn.Module, dynamic_layers: Sequence[str], batch_norm: BatchNormMode = "kept") -> None:
+    def __init__(
+        self,
+        original: nn.Module,
+        dynamic_layers: Sequence[str],
+        batch_norm: BatchNormMode = "kept",
+        *,
+        resolution: int | None = None,
+    ) -> None:
         super().__init__()
         self.original = original.eval()
         self.dynamic_layers = tuple(dynamic_layers)
@@ -55,28 +65,7 @@ class DynamicNetwork(nn.Module):
         self._sites = nn.ModuleList(site.module for site in self.program.sites)
         self.eval()
         if batch_norm == "kept":
-            self._verify()
-
-    def _verify(self) -> None:
-        """Refuse a network whose traced copy does not compute what the original does, rather than run it wrongly."""
-        parameter = next(self.original.parameters(), None)
-        if parameter is None or parameter.is_meta:
-            return
-        for side in (64, 224):
-            images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(parameter)
-            try:
-                with torch.no_grad():
-                    expected = self.original(images)
-            except (RuntimeError, ValueError, AssertionError):
-                continue  # not its resolution
-            with torch.no_grad():
-                got = self(images, self.default)
-            if (got - expected).abs().max() > 1e-5 * expected.abs().max():
-                raise UserError(
-                    f"the traced {type(self.original).__name__} does not compute what the original does: "
-                    "it writes into a tensor that it reads elsewhere; write such steps out of place"
-                )
-            return
+            verify(self.original, lambda images: self(images, self.default), resolution)
 
     def forward(self, images: Tensor, configuration: Configuration | Sequence[Configuration]) -> Tensor:
         """Classify.
@@ -112,7 +101,7 @@ class DynamicNetwork(nn.Module):
             images: (N, 3, H, W), normalised.
             configurations: a space, or any sequence.
             max_rows: at most so many rows run as one batch where branches of a fork can be joined (memory against speed).
-            visit: told what every segment made; see :data:`dynamic.walk.Visit`.
+            visit: called with what every segment made; see :data:`dynamic.walk.Visit`.
 
         Yields:
             positions in ``configurations`` (several only if the network cannot tell them apart) and (N, classes) logits.

@@ -1,0 +1,74 @@
+"""The check that a traced network computes what its original does, on a few random images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from dynamic.errors import UserError
+
+SIZES = (64, 224, 32, 96, 128, 192, 256, 299, 384, 28, 16, 8)
+"""Sides of the images tried, in pixels, until one fits."""
+
+_FAILURES = (RuntimeError, ValueError, AssertionError, IndexError)
+"""What a network raises on images that are not of its size."""
+
+
+def verify(original: nn.Module, traced: Callable[[Tensor], Tensor], resolution: int | None = None) -> None:
+    """Refuse a traced network that computes something else, rather than run it wrongly.
+
+    Networks without data (on the meta device) cannot be compared and are let through.
+
+    Args:
+        original: in eval mode.
+        traced: maps images (N, 3, H, W) to what ``original`` should make of them.
+        resolution: side of the images to try first; then :data:`SIZES`.
+
+    Raises:
+        UserError: the two differ, or no size fits, or the original answers nothing but infinities and NaN.
+    """
+    reference = next(chain(original.parameters(), original.buffers()), torch.zeros(0))
+    if reference.is_meta:
+        return
+    name, answered = type(original).__name__, False
+    for side in SIZES if resolution is None else (resolution, *SIZES):
+        for amplitude in (1, 0.01):  # large activations may overflow, in half precision above all
+            images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)).mul_(amplitude).to(reference)
+            try:
+                with torch.no_grad():
+                    expected = original(images.clone())
+            except _FAILURES:
+                break  # not its resolution
+            answered = True
+            if not isinstance(expected, Tensor):
+                raise UserError(f"{name} must return one tensor of logits, not a {type(expected).__name__}")
+            if expected.isfinite().any():
+                _compare(name, traced, images, expected)
+                return
+    if answered:
+        raise UserError(f"{name} answers random images with nothing but infinities and NaN: its weights are damaged")
+    tried = ", ".join(map(str, sorted(SIZES if resolution is None else {resolution, *SIZES})))
+    raise UserError(f"{name} runs on images of none of {tried} pixels a side: pass the one it is for as resolution=")
+
+
+def _compare(name: str, traced: Callable[[Tensor], Tensor], images: Tensor, expected: Tensor) -> None:
+    try:
+        with torch.no_grad():
+            got = traced(images)
+    except _FAILURES as error:
+        raise UserError(f"the traced {name} fails where the original runs: {str(error).splitlines()[0]}") from error
+    finite = expected.isfinite()
+    same = got.shape == expected.shape
+    if same:
+        largest = expected[finite].abs().max()
+        # Written so that a NaN is no agreement.
+        same = bool(((got - expected)[finite].abs() <= 1e-5 * largest).all())
+        same = same and torch.allclose(got[~finite], expected[~finite], equal_nan=True)
+    if not same:
+        raise UserError(
+            f"the traced {name} does not compute what the original does: "
+            "it writes into a tensor that it reads elsewhere; write such steps out of place"
+        )
