@@ -44,7 +44,7 @@ class CostModel:
     def __init__(self, program: Program) -> None:
         self._program = program
         modules = [segment.module for segment in program.segments] + [site.module for site in program.sites]
-        copies = [copy.deepcopy(module).to("meta").requires_grad_(False) for module in modules]
+        copies = [copy.deepcopy(module).to("meta", torch.float32).requires_grad_(False) for module in modules]
         self._segments, self._sites = copies[: len(program.segments)], copies[len(program.segments) :]
         self._known: dict[tuple[int, Option | None, Shapes], _Step] = {}
 

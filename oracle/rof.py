@@ -17,7 +17,9 @@ import json
 import os
 
 from dynamic.command import run_command
-from oracle.training.fine_tuning import CHECKED, RofSettings, fine_tune
+from oracle.training.fine_tuning import fine_tune
+from oracle.training.progress import CHECKED
+from oracle.training.settings import RofSettings
 
 
 def main(settings: RofSettings) -> None:

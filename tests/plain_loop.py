@@ -118,6 +118,66 @@ class PlainLoop:
         return self.network
 
 
+class GappedPool(nn.Module):
+    """A pool at stride 1/2: gaps, which are NaN here, count neither for the maximum nor for the average."""
+
+    def __init__(self, pool: nn.MaxPool2d | nn.AvgPool2d) -> None:
+        super().__init__()
+        self.is_max, self.window = isinstance(pool, nn.MaxPool2d), max(pool.kernel_size, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = 2 * x.shape[2], 2 * x.shape[3]
+        before, after = self.window // 2, self.window - 1 - self.window // 2
+        spread = x.new_full((*x.shape[:2], height + before + after, width + before + after), float("nan"))
+        spread[:, :, before : before + height : 2, before : before + width : 2] = x
+        windows = spread.unfold(2, self.window, 1).unfold(3, self.window, 1).flatten(4)
+        return windows.nan_to_num(nan=float("-inf")).amax(4) if self.is_max else windows.nanmean(4)
+
+
+class FollowingPool(ClippedPool):
+    """A pool that makes ceil(side / stride) windows, on a border repeated as far as its last window needs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = tuple(x.shape[2:])
+        sides = [-(-side // self.stride) for side in pixels]
+        kernel = min(self.kernel, pixels[-1] + 2 * self.pool.padding)
+        reach = [(count - 1) * self.stride + kernel - 2 * self.pool.padding for count in sides]
+        needed = [max(far - side, 0) for far, side in zip(reach, pixels, strict=True)]
+        x = torch.cat([x] + [x[:, :, -1:]] * needed[0], dim=2)
+        x = torch.cat([x] + [x[..., -1:]] * needed[1], dim=3)
+        return super().forward(x)[:, :, : sides[0], : sides[1]]
+
+
+class SitesLoop:
+    """Any network, the modules of its dynamic layers set to one configuration after the other.
+
+    Args:
+        original: copied.
+        sites: for every module that takes options: its name, its layer, the attributes that it takes from the configuration,
+            and whether it must make maps as large as a convolution beside it.
+    """
+
+    def __init__(self, original: nn.Module, sites: list[tuple[str, int, tuple[str, ...], bool]]) -> None:
+        self.original, self.sites = original, sites
+
+    def set(self, configuration: Configuration) -> nn.Module:
+        """A copy of the network that runs ``configuration`` and nothing else."""
+        network = copy.deepcopy(self.original).eval()
+        for name, layer, attributes, follows in self.sites:
+            module = network.get_submodule(name)
+            option = {attribute: getattr(configuration, attribute)[layer] for attribute in attributes}
+            if isinstance(module, nn.Conv2d):
+                stride, dilation, size = (
+                    option.get(key, getattr(module, key)[0]) for key in ("stride", "dilation", "kernel_size")
+                )
+                set_convolution(network, name, stride, dilation, size)
+            elif option["stride"] == 0.5:
+                replace(network, name, GappedPool(module))
+            elif option["stride"] != module.stride:
+                replace(network, name, (FollowingPool if follows else ClippedPool)(module, int(option["stride"])))
+        return network
+
+
 @torch.inference_mode()
 def plain_loop(original: nn.Module, name: str, configurations: list[Configuration], images: Tensor) -> Tensor:
     """Logits (configurations, images, classes), nothing shared."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,33 @@ from dynamic.files import write_whole
 
 
 def append_line(log: Path, line: Mapping[str, Any]) -> None:
-    """Add one JSON line to a log."""
+    """Add one JSON line to a log and wait until it is on the disk."""
     with log.open("a") as file:
         file.write(json.dumps(line) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def trim_log(log: Path, epochs: int) -> dict[str, Any]:
-    """Drop the lines of epochs that a checkpoint does not have behind it; returns the last line left, if any."""
+    """Drop the lines of epochs that a checkpoint does not have behind it, and what is no whole line (a disk was full).
+
+    Returns the last line left, or nothing.
+    """
     if not log.exists():
         return {}
-    lines = [line for line in map(json.loads, log.read_text().splitlines()) if line.get("epoch", epochs + 1) <= epochs]
+    lines = [line for line in _lines(log) if line.get("epoch", epochs + 1) <= epochs]
     write_whole(log, "".join(json.dumps(line) + "\n" for line in lines).encode())
     return lines[-1] if lines else {}
+
+
+def _lines(log: Path) -> Iterator[dict[str, Any]]:
+    for text in log.read_text(errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict):
+            yield line
 
 
 def stored_weights(network: nn.Module) -> dict[str, Tensor]:
@@ -51,20 +67,25 @@ def write_weights(stored: Mapping[str, Tensor], path: Path, settings: Mapping[st
 def save_checkpoint(path: Path, identity: Mapping[str, Any], epoch: int, **parts: Any) -> None:
     """Store the state of every part (anything with ``state_dict``) after ``epoch`` epochs, whole or not at all."""
     state = {"settings": dict(identity), "epoch": epoch} | {name: part.state_dict() for name, part in parts.items()}
-    torch.save(state, path.with_suffix(".new"))
-    os.replace(path.with_suffix(".new"), path)
+    written = io.BytesIO()  # torch.save hides why a disk did not take it
+    torch.save(state, written)
+    write_whole(path, written.getbuffer())
 
 
 def resume(path: Path, identity: Mapping[str, Any], device: str, **parts: Any) -> int:
     """Load a checkpoint into the parts, if there is one; returns how many epochs it has behind it.
 
     Raises:
-        UserError: the checkpoint was made with other settings; the message names every difference.
+        UserError: the checkpoint was made with other settings (the message names every difference), or cannot be read.
     """
     if not path.exists():
         return 0
-    state = torch.load(path, map_location=device, weights_only=True)
-    stored = state["settings"]
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        stored, epoch = dict(state["settings"]), int(state["epoch"])
+        states = {name: state[name] for name in parts}
+    except Exception as error:  # a damaged file makes torch raise almost anything
+        raise _unreadable(path, error) from error
     if stored != identity:
         changed = [
             f"{key} {stored.get(key)!r} there, {identity[key]!r} here"
@@ -72,6 +93,14 @@ def resume(path: Path, identity: Mapping[str, Any], device: str, **parts: Any) -
             if identity[key] != stored.get(key)
         ]
         raise UserError(f"{path} belongs to another training ({'; '.join(changed)}): choose another --out or delete it")
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    return int(state["epoch"])
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(states[name])
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    return epoch
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return UserError(f"{path} is damaged and cannot be gone on from ({reason}): delete it to train from the beginning")

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
-from tqdm import tqdm
+from torch import Tensor, nn
 
 from dynamic.command import check_device
 from dynamic.errors import UserError
 from dynamic.files import make_writable
 from dynamic.models import loading as models
 from dynamic.scenes import CLASSES, FashionScenes
-from dynamic.training.checkpoint import append_line, resume, save_checkpoint, stored_weights, trim_log, write_weights
+from dynamic.training.checkpoint import append_line, stored_weights, write_weights
+from dynamic.training.loop import Training, autocast, run_epochs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,11 @@ class TrainSettings:
 
 
 def train(settings: TrainSettings) -> dict[str, Any]:
-    """Train, evaluate on the label and test splits of the matched regime, and return what the last log line says."""
+    """Train, evaluate on the label and test splits of the matched regime, and return what the last log line says.
+
+    Raises:
+        UserError: no training photographs, an unknown model, or a checkpoint in the folder that does not fit.
+    """
     out = settings.out or Path("trained") / settings.model.replace("/", "-")
     scenes = FashionScenes("train", data_dir=settings.data_dir, count=settings.images)
     make_writable(out)
@@ -75,39 +80,22 @@ def train(settings: TrainSettings) -> dict[str, Any]:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, epochs=settings.epochs, steps_per_epoch=steps, pct_start=0.2
     )
-    identity = _identity(settings)
-    parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
-    first = resume(out / "checkpoint.pt", identity, settings.device, **parts)
-    trim_log(out / "log.jsonl", first)
-    for epoch in range(first, settings.epochs):
-        started = time.monotonic()
-        scenes.reseed(settings.seed * 1000 + epoch + 1)
-        order = np.random.default_rng([settings.seed, epoch]).permutation(len(scenes))
-        losses = []
-        network.train()
-        progress = tqdm(range(steps), desc=f"epoch {epoch + 1}/{settings.epochs}", unit="step", mininterval=1)
-        for step in progress:
-            rows = order[step * settings.batch : (step + 1) * settings.batch]
-            images = scenes.render(rows).to(settings.device, memory_format=torch.channels_last)
-            labels = torch.from_numpy(scenes.labels[rows]).to(settings.device)
-            enabled = settings.dtype == "bfloat16"
-            with torch.autocast(torch.device(settings.device).type, torch.bfloat16, enabled=enabled):
-                logits = network(images)
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.05)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-            progress.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}")
-        line = {
-            "epoch": epoch + 1,
-            "loss": round(float(np.mean(losses)), 4),
-            "seconds": round(time.monotonic() - started, 1),
-        }
-        line["test_accuracy"] = accuracy(network, "test", settings.device, images=min(2000, len(scenes)))
-        append_line(out / "log.jsonl", line)
-        save_checkpoint(out / "checkpoint.pt", identity, epoch + 1, **parts)
+    training = Training(
+        network=network,
+        stored=network,
+        optimizer=optimizer,
+        schedule=schedule,
+        schedule_each="step",
+        batches=partial(_batches, settings, scenes),
+        steps=steps,
+        step=partial(_step, settings, network),
+        epochs=settings.epochs,
+        seed=settings.seed,
+        identity=_identity(settings),
+        out=out,
+        device=settings.device,
+    )
+    run_epochs(training)
     # What is stored is rounded to float16, so that is what is evaluated.
     stored = stored_weights(network)
     write_weights(stored, out / "weights.safetensors", asdict(settings))
@@ -122,6 +110,24 @@ def train(settings: TrainSettings) -> dict[str, Any]:
     }
     append_line(out / "log.jsonl", result)
     return result
+
+
+def _batches(settings: TrainSettings, scenes: FashionScenes, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every photograph once, in newly drawn scenes."""
+    scenes.reseed(settings.seed * 1000 + epoch + 1)
+    order = np.random.default_rng([settings.seed, epoch]).permutation(len(scenes))
+    for start in range(0, len(order), settings.batch):
+        rows = order[start : start + settings.batch]
+        yield scenes.render(rows), torch.from_numpy(scenes.labels[rows])
+
+
+def _step(settings: TrainSettings, network: nn.Module, batch: tuple[Tensor, Tensor]) -> float:
+    images = batch[0].to(settings.device, memory_format=torch.channels_last)
+    with autocast(settings.device, settings.dtype):
+        logits = network(images)
+    loss = F.cross_entropy(logits.float(), batch[1].to(settings.device), label_smoothing=0.05)
+    loss.backward()
+    return loss.item()
 
 
 @torch.inference_mode()

@@ -14,11 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import dynamic
-import oracle.training.fine_tuning as rof
 from dynamic import UserError
 from dynamic.models.loading import build
 from dynamic.scenes import FashionScenes
-from oracle.training.fine_tuning import RofSettings, fine_tune
+from dynamic.training import loop
+from oracle.training.fine_tuning import drawn_from, fine_tune
+from oracle.training.methods import distillation_step, random_option_step
+from oracle.training.settings import RofSettings
 from tests.oracle.conftest import environment, run_command
 
 
@@ -50,7 +52,7 @@ def test_resumed_it_reproduces_the_uninterrupted_losses(
 ) -> None:
     """MobileNetV2 has dropout, so its losses depend on torch's generator too."""
     fine_tune(settings(training_folder, "whole", method=method, model=model))
-    save = rof.save_checkpoint
+    save = loop.save_checkpoint
 
     def interrupt(*arguments: object, **parts: object) -> None:
         save(*arguments, **parts)  # type: ignore[arg-type]
@@ -58,7 +60,7 @@ def test_resumed_it_reproduces_the_uninterrupted_losses(
 
     for _ in range(2):
         with monkeypatch.context() as patch:
-            patch.setattr(rof, "save_checkpoint", interrupt)
+            patch.setattr(loop, "save_checkpoint", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 fine_tune(settings(training_folder, "cut", method=method, model=model))
     # As if it had been killed between an epoch's log line and its checkpoint.
@@ -79,13 +81,13 @@ def test_resumed_it_reproduces_the_uninterrupted_losses(
 
 def test_configurations_come_from_the_space_within_the_limit() -> None:
     network = dynamic.load("resnet50-slim")
-    drawn = rof._drawn_from(RofSettings(space="efficiency", cost_limit=0.5), network)
+    drawn = drawn_from(RofSettings(space="efficiency", cost_limit=0.5), network)
     costs = [network.macs(c, 96) for c in drawn]
     assert costs == sorted(costs)
     assert costs[-1] <= 0.5 * network.macs(network.default, 96) < network.macs(network.default, 96)
     assert set(drawn) < set(dynamic.space("efficiency", network))
     with pytest.raises(UserError, match=r"no configuration of stride costs at most 0.001 times the default"):
-        rof._drawn_from(RofSettings(space="stride", cost_limit=0.001), network)
+        drawn_from(RofSettings(space="stride", cost_limit=0.001), network)
 
 
 def test_students_learn_but_leave_the_statistics_to_the_default() -> None:
@@ -94,13 +96,31 @@ def test_students_learn_but_leave_the_statistics_to_the_default() -> None:
     network = dynamic.load("resnet50-slim")
     alone = copy.deepcopy(network)
     students = list(dynamic.space("efficiency", network))[-2:]
-    rof._distillation_step(network.train(), network, images, labels, students)
-    rof._random_step(alone.train(), images, labels, alone.default)
+    distillation_step(network.train(), network, images, labels, students)
+    random_option_step(alone.train(), images, labels, alone.default)
     for (name, one), (_, other) in zip(network.original.named_buffers(), alone.original.named_buffers(), strict=True):
         assert torch.equal(one, other), name
     gradients = [torch.cat([p.grad.flatten() for p in n.original.parameters()]) for n in (network, alone)]
     assert not torch.allclose(*gradients)
     assert all(m.track_running_stats for m in network.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+@pytest.mark.parametrize("method", ["rof", "distillation"])
+def test_backward_passes_run_outside_autocast(method: str) -> None:
+    scenes = FashionScenes("label", count=4)
+    images, labels = scenes.render(range(4)), torch.from_numpy(scenes.labels)
+    network = dynamic.load("resnet50-slim").train()
+    inside, forward = [], []
+    weight = network.original.conv1.weight
+    weight.register_hook(lambda gradient: inside.append(torch.is_autocast_enabled("cpu")))
+    network.original.conv1.register_forward_hook(lambda module, inputs, made: forward.append(made.dtype))
+    if method == "rof":
+        random_option_step(network, images, labels, network.default, "bfloat16")
+    else:
+        distillation_step(network, network, images, labels, [network.default], "bfloat16")
+    assert set(forward) == {torch.bfloat16}
+    assert len(forward) == len(inside) == (1 if method == "rof" else 2)
+    assert not any(inside)
 
 
 def test_two_processes_train_one_network(training_folder: Path) -> None:
@@ -137,7 +157,8 @@ def test_gradients_of_two_processes_are_those_of_the_whole_batch(tmp_path: Path)
         """
 import os, sys, torch, torch.distributed as distributed
 from torch.nn.parallel import DistributedDataParallel
-import dynamic, oracle.training.fine_tuning as rof
+import dynamic
+from oracle.training.methods import distillation_step
 distributed.init_process_group("gloo")
 rank = distributed.get_rank()
 network = dynamic.load("resnet50-slim")
@@ -145,7 +166,7 @@ parallel = DistributedDataParallel(network)
 parallel.eval()
 images, labels = torch.load(sys.argv[1])
 students = list(dynamic.space("efficiency", network))[-2:]
-rof._distillation_step(parallel, network, images[rank::2], labels[rank::2], students)
+distillation_step(parallel, network, images[rank::2], labels[rank::2], students)
 torch.save([p.grad for p in network.original.parameters()], f"{sys.argv[1]}.{rank}")
 """
     )
@@ -153,13 +174,13 @@ torch.save([p.grad for p in network.original.parameters()], f"{sys.argv[1]}.{ran
     images, labels = scenes.render(range(8)), torch.from_numpy(scenes.labels)
     torch.save((images, labels), tmp_path / "batch")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29617"]
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     subprocess.run(
         [*launcher, program, tmp_path / "batch"], check=True, env=environment() | {"PYTHONPATH": root}, timeout=300
     )
     network = dynamic.load("resnet50-slim")
     students = list(dynamic.space("efficiency", network))[-2:]
-    rof._distillation_step(network, network, images, labels, students)
+    distillation_step(network, network, images, labels, students)
     for rank in (0, 1):
         found = torch.load(tmp_path / f"batch.{rank}")
         for got, parameter in zip(found, network.original.parameters(), strict=True):

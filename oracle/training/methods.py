@@ -1,0 +1,94 @@
+"""What one step of a fine-tuning learns: each method is a function that leaves gradients and returns its loss.
+
+Forward passes run in bfloat16 where ``dtype`` says so; losses and backward passes run outside autocast, in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dynamic.configuration import Configuration
+from dynamic.network import DynamicNetwork
+from dynamic.training.loop import autocast
+
+
+def random_option_step(
+    parallel: nn.Module, images: Tensor, labels: Tensor, configuration: Configuration, dtype: str = "float32"
+) -> float:
+    """One batch under one configuration, as in the paper (section 3.4).
+
+    Args:
+        parallel: the dynamic network, wrapped where several processes train.
+        images: (N, 3, H, W), normalised, on the network's device.
+        labels: (N,) int64 classes.
+        configuration: what the batch runs with.
+        dtype: of the forward pass, ``bfloat16`` or ``float32``.
+
+    Returns:
+        The mean cross-entropy.
+    """
+    loss = F.cross_entropy(_logits(parallel, images, configuration, dtype), labels)
+    loss.backward()
+    return float(loss.detach())
+
+
+def distillation_step(
+    parallel: nn.Module,
+    network: DynamicNetwork,
+    images: Tensor,
+    labels: Tensor,
+    students: Sequence[Configuration],
+    dtype: str = "float32",
+) -> float:
+    """In-place distillation with the sandwich rule (Yu & Huang, Universally Slimmable Networks, ICCV 2019).
+
+    The default configuration learns from the labels, and ``students`` learn the probabilities that it gives. Batch-norm
+    statistics follow the default configuration alone, so that it stays what it was; the others' are re-estimated afterwards
+    (:mod:`dynamic.recalibration`).
+
+    Args:
+        parallel, images, labels, dtype: see :func:`random_option_step`.
+        network: what ``parallel`` wraps, or the same.
+        students: configurations that learn from the default.
+
+    Returns:
+        The default's mean cross-entropy.
+    """
+    with _local(parallel):
+        logits = _logits(parallel, images, network.default, dtype)
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
+    taught = logits.detach().softmax(dim=1)
+    with _statistics_held(network):
+        for position, student in enumerate(students):
+            with nullcontext() if position + 1 == len(students) else _local(parallel):
+                learned = _logits(parallel, images, student, dtype)
+                (F.cross_entropy(learned, taught) / len(students)).backward()
+    return float(loss.detach())
+
+
+def _logits(network: nn.Module, images: Tensor, configuration: Configuration, dtype: str) -> Tensor:
+    with autocast(str(images.device), dtype):
+        logits = network(images, configuration)
+    return logits.float()
+
+
+def _local(network: nn.Module) -> AbstractContextManager[None]:
+    """Gradients stay in this process until the step's last backward pass."""
+    return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
+
+
+@contextmanager
+def _statistics_held(network: nn.Module) -> Iterator[None]:
+    """Normalise with the batch's own statistics without recording them."""
+    with ExitStack() as undo:
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
+                module.track_running_stats = False
+                undo.callback(setattr, module, "track_running_stats", True)
+        yield

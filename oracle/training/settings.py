@@ -1,0 +1,86 @@
+"""Settings of a fine-tuning, which are the options of ``python -m oracle.rof``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from dynamic.command import check_device
+from dynamic.errors import UserError
+from dynamic.scenes import Regime
+from oracle.data.sources import DatasetName
+
+
+@dataclass(frozen=True, kw_only=True)
+class RofSettings:
+    """How to fine-tune; the defaults are the paper's (section 3.4). It does not give the batch."""
+
+    model: str = "resnet50-slim"
+    """As for oracle.run."""
+    weights: str = "default"
+    """Where to start: as for oracle.run."""
+    dynamic_layers: str = ""
+    """Comma-separated module names; known for the paper's four networks."""
+    dataset: DatasetName = "fashion-scenes"
+    """Whose training images: fashion-scenes' 50,000, or the class folders of DIR/train."""
+    data_dir: Path | None = None
+    """Folder of the data set; for fashion-scenes that of Fashion-MNIST (unless given, Debian's dataset-fashion-mnist)."""
+    class_map: Path | None = None
+    """JSON file, folder name -> class index, where folder names do not tell."""
+    regime: Regime = "matched"
+    """Of fashion-scenes: object sides as in pre-training, or far beyond."""
+    space: str = "stride"
+    """Whose configurations are drawn: as for oracle.run, one space."""
+    method: Literal["rof", "distillation"] = "rof"
+    """The paper's, or one of ours (see above)."""
+    students: int = 2
+    """Of distillation: random configurations a step, beside the cheapest."""
+    cost_limit: float | None = None
+    """Draw only configurations of at most so many times the default's MACs."""
+    epochs: int = 15
+    """Passes over the training images."""
+    drop_after: int = 10
+    """Epochs after which the learning rate falls to a tenth."""
+    learning_rate: float = 1e-3
+    """Of the first epochs."""
+    momentum: float = 0.9
+    """Of stochastic gradient descent."""
+    weight_decay: float = 1e-4
+    """L2 penalty."""
+    batch: int = 128
+    """Images a step, over all processes."""
+    norm_momentum: float = 0.1
+    """How fast batch norms' running statistics forget. At PyTorch's 0.1 they are those of the last dozen configurations;
+    0.01 averages over a hundred."""
+    images: int | None = None
+    """Use only so many training images (for trying things out)."""
+    checked_images: int = 250
+    """Label-split images that the log's accuracies are measured on; none is trained on."""
+    seed: int = 0
+    """Scenes or crops, order, and the configurations drawn."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Any torch device; under torchrun each process takes the GPU of its local rank."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Autocast type; weights stay float32."""
+    out: Path | None = None
+    """Folder for weights, log and checkpoint; trained/MODEL-METHOD-SPACE unless given."""
+    json: bool = False
+    """Print one JSON object as the last line of stdout."""
+
+    def __post_init__(self) -> None:
+        for field in ("epochs", "images", "checked_images", "students"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise UserError(f"--{field.replace('_', '-')} must be at least 1, not {value}")
+        if self.batch < 2:
+            raise UserError(f"--batch must be at least 2 (batch norms need two images), not {self.batch}")
+        for field in ("learning_rate", "cost_limit", "norm_momentum"):
+            value = getattr(self, field)
+            if value is not None and value <= 0:
+                raise UserError(f"--{field.replace('_', '-')} must be positive, not {value}")
+        if self.seed < 0 or self.drop_after < 0:
+            raise UserError("--seed and --drop-after must not be negative")
+        check_device(self.device)
