@@ -35,7 +35,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 import dynamic
 from dynamic.command import run_command
-from dynamic.models.loading import SLIM
+from dynamic.models import SLIM
 from oracle.evaluation.evaluate import WalkSize, outcomes_of
 from oracle.settings import DTYPES
 from tests.plain_loop import PlainLoop

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from dynamic.command import run_command
-from dynamic.models.loading import LoadedNetwork, load
+from dynamic.models import LoadedNetwork, load
 from oracle.evaluation.collect import make_spaces
 from oracle.settings import RunSettings
 from oracle.study.plan import LISTS, METHODS, PARTS, plan

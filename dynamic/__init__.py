@@ -14,7 +14,7 @@ torch.Size([2, 10])
 
 from dynamic.configuration import Configuration, Space, make_space
 from dynamic.errors import UserError
-from dynamic.models.loading import LoadedNetwork, load
+from dynamic.models import LoadedNetwork, load
 from dynamic.network import DynamicNetwork
 
 __all__ = ["Configuration", "DynamicNetwork", "LoadedNetwork", "Space", "UserError", "load", "space"]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from dynamic.errors import UserError
 from dynamic.files import make_writable, write_whole
-from dynamic.models.loading import LoadedNetwork
+from dynamic.models import LoadedNetwork
 from oracle.evaluation.collect import collect, open_collection
 from oracle.evaluation.exact_bounds import run_bounds
 from oracle.evaluation.summary import make_labels, summarise, write_labels
 from oracle.reporting.page import write_report
+from oracle.runs import Run
 from oracle.settings import RunSettings
 from oracle.study.runner import open_study, run_study
 
@@ -28,21 +28,22 @@ def run(settings: RunSettings, network: LoadedNetwork | None = None) -> dict[str
     """
     make_writable(settings.out)
     collection = open_collection(settings, network)
-    network = collection.network
+    network, folder = collection.network, collection.run
     study = open_study(collection) if settings.study else None
     outcomes = collect(collection)
     summary = summarise(outcomes, collection.spaces, network.default)
-    write_labels(make_labels(outcomes, collection.spaces, network.default), settings.out / "labels.parquet")
-    _write(summary, settings.out)
+    write_labels(make_labels(outcomes, collection.spaces, network.default), folder.labels)
+    folder.seal()
+    _write(summary, folder)
     if study is not None:
         summary["study"] = run_study(study, outcomes)
-        _write(summary, settings.out)
+        _write(summary, folder)
     return summary
 
 
-def _write(summary: dict[str, Any], out: Path) -> None:
-    write_report(summary, out)
-    write_whole(out / "summary.json", json.dumps(summary, indent=1).encode())
+def _write(summary: dict[str, Any], folder: Run) -> None:
+    write_report(summary, folder.folder)
+    write_whole(folder.summary, json.dumps(summary, indent=1).encode())
 
 
 def exact_bounds(settings: RunSettings, network: LoadedNetwork | None = None) -> dict[str, Any]:

@@ -14,12 +14,14 @@ import json
 
 from dynamic.command import run_command
 from dynamic.files import write_whole
+from oracle.runs import Run
 from selector.learning.portfolios import PortfolioSettings, portfolio_of
 
 
 def main(settings: PortfolioSettings) -> None:
-    """Choose, write, tell."""
-    ids = [c.id for c in portfolio_of(settings.run, settings.size, settings.cost_limit)]
+    """Choose, write the list, and print it."""
+    run = Run.open(settings.run)
+    ids = [c.id for c in portfolio_of(run.outcomes(), run.network.default, settings.size, settings.cost_limit)]
     write_whole(settings.out, json.dumps(ids, indent=1).encode())
     print(*ids, sep="\n")
     print(f"\n{len(ids)} configurations in {settings.out}; next: python -m oracle.run --space {settings.out} ...")

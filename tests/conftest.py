@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import dynamic
-from dynamic.models.loading import DYNAMIC_LAYERS, build
+from dynamic.models import DYNAMIC_LAYERS, build
 from dynamic.scenes import load_photographs
 
 MODELS = list(DYNAMIC_LAYERS)

@@ -1,4 +1,4 @@
-"""Networks by name: how to build them, where their dynamic layers are, their weights and transforms.
+"""Networks by name, by checkpoint, or one's own, as dynamic networks.
 
 network = load("resnet50-slim")                          # embedded weights, 96-pixel fashion-scenes
 network = load("resnet50", weights="IMAGENET1K_V1")      # torchvision's
@@ -9,51 +9,29 @@ network = load(my_module, dynamic_layers=["stage2.conv", "stage3.conv"])
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import torchvision
-from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
-from dynamic import scenes
 from dynamic.errors import UserError
-from dynamic.files import ASSETS
-from dynamic.models import slim
-from dynamic.network import DynamicNetwork
-from dynamic.sites import candidates
-
-_RESNET_LAYERS = tuple(f"layer{stage}.0.conv2" for stage in (1, 2, 3, 4))
-_DENSENET_LAYERS = (
-    "features.pool0+features.denseblock1.denselayer1.conv2",
-    "features.transition1.pool+features.denseblock2.denselayer1.conv2",
-    "features.transition2.pool+features.denseblock3.denselayer1.conv2",
-    "features.transition3.pool+features.denseblock4.denselayer1.conv2",
+from dynamic.models.checkpoints import fill, from_checkpoint
+from dynamic.models.names import (
+    DYNAMIC_LAYERS,
+    SLIM,
+    build,
+    build_timm,
+    embedded_names,
+    embedded_weights,
+    torchvision_weights,
 )
-
-DYNAMIC_LAYERS: dict[str, tuple[str, ...]] = {
-    # The 3 x 3 convolution of the first bottleneck of each stage.
-    "resnet50": _RESNET_LAYERS,
-    "resnext50_32x4d": _RESNET_LAYERS,
-    # The depth-wise 3 x 3 of the four inverted residuals of stride 2.
-    "mobilenet_v2": tuple(f"features.{block}.conv.1.0" for block in (2, 4, 7, 14)),
-    # Stride: the stem's and transitions' pools; dilation and kernel size: the first dense layer behind each.
-    "densenet121": _DENSENET_LAYERS,
-}
-"""Layers A-D of the paper's four networks (section 3.3), full size and slim."""
-
-SLIM: dict[str, Callable[[int], nn.Module]] = {
-    "resnet50-slim": slim.resnet50_slim,
-    "resnext50_32x4d-slim": slim.resnext50_32x4d_slim,
-    "mobilenet_v2-slim": slim.mobilenet_v2_slim,
-    "densenet121-slim": slim.densenet121_slim,
-}
+from dynamic.network import DynamicNetwork
+from dynamic.preprocessing import Preprocessing, imagenet_preprocessing, library_preprocessing, scenes_preprocessing
+from dynamic.scenes import CLASSES
+from dynamic.sites import candidates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,18 +41,23 @@ class ModelInfo:
     Attributes:
         name: as given to :func:`load`.
         weights: which weights, for people.
+        registered: name under which the package or a library has these weights; None for files, random ones, own modules.
         classes: number of classes.
-        resolution: side in pixels of the images that ``transform`` makes.
-        transform: PIL image to normalised (3, resolution, resolution) float32.
+        preprocessing: of the pictures it classifies.
         slim: whether it is one of the project's small stand-ins.
     """
 
     name: str
     weights: str
+    registered: str | None
     classes: int
-    resolution: int
-    transform: Callable[[Image.Image], Tensor]
+    preprocessing: Preprocessing
     slim: bool
+
+    @property
+    def resolution(self) -> int:
+        """Side in pixels of the images that ``preprocessing`` makes."""
+        return self.preprocessing.resolution
 
 
 class LoadedNetwork(DynamicNetwork):
@@ -92,10 +75,11 @@ def load(
     """Make a dynamic network.
 
     Args:
-        model: a slim network (:data:`SLIM`), any torchvision classifier, any timm model (``timm/NAME``), or a module.
+        model: a slim network (:data:`dynamic.models.names.SLIM`), any torchvision classifier, any timm model
+            (``timm/NAME``), or a module.
         weights: ``default`` (embedded for slim networks, IMAGENET1K_V1 for torchvision, timm's own), a torchvision weights
             name, a checkpoint file (.safetensors, or what ``torch.save(module.state_dict())`` wrote), or None for random.
-            A module keeps the weights it has.
+            A name comes before a file that is called so: ``./NAME`` is the file. A module keeps the weights it has.
         dynamic_layers: names of one to six layers; needed for all but the four networks of the paper.
         classes: number of classes; unless given, that of the weights.
 
@@ -106,21 +90,80 @@ def load(
     's1-2-2-2_d1-1-1-1_k3-3-3-3'
     """
     if isinstance(model, nn.Module):
-        name, original, transform, resolution, used = type(model).__name__, model, imagenet_transform(), 224, "as given"
+        built = _Built(model, imagenet_preprocessing(), "as given")
+        name = type(model).__name__
     else:
-        name = model
-        original, transform, resolution, used = _build_with_weights(name, weights, classes)
+        built, name = _built(model, weights, classes), model
+    return _dynamic(name, built, dynamic_layers)
+
+
+def restore(
+    name: str,
+    state: Mapping[str, Tensor],
+    classes: int,
+    dynamic_layers: Sequence[str],
+    *,
+    weights: str,
+    preprocessing: Preprocessing,
+) -> LoadedNetwork:
+    """A network from the tensors that were kept of it.
+
+    Args:
+        name: of the network, as for :func:`load`.
+        state: every tensor by name.
+        classes: how many it tells apart.
+        dynamic_layers: names of its layers.
+        weights: which they were, for people.
+        preprocessing: of its pictures.
+
+    Raises:
+        UserError: an unknown name, or tensors that do not fit it.
+
+    >>> network = load("resnet50-slim")
+    >>> kept, info = network.original.state_dict(), network.info
+    >>> again = restore(
+    ...     "resnet50-slim", kept, 10, network.dynamic_layers, weights=info.weights, preprocessing=info.preprocessing
+    ... )
+    >>> again.digest == network.digest
+    True
+    """
+    original = build(name, classes)
+    fill(original, state, f"the weights kept of {name}", name)
+    return _dynamic(name, _Built(original, preprocessing, weights), dynamic_layers)
+
+
+def class_names(info: ModelInfo) -> tuple[str, ...]:
+    """What a network's classes are called where no images tell: those of fashion-scenes, ImageNet's, or numbers."""
+    if info.slim and info.classes == len(CLASSES):
+        return CLASSES
+    if info.classes == 1000 and not info.slim:
+        weights = torchvision.models.get_model_weights("resnet50").IMAGENET1K_V1
+        return tuple(weights.meta["categories"])
+    return tuple(f"class {position}" for position in range(info.classes))
+
+
+@dataclass(frozen=True)
+class _Built:
+    """A network with its weights, before it is dynamic."""
+
+    original: nn.Module
+    preprocessing: Preprocessing
+    weights: str
+    registered: str | None = None
+
+
+def _dynamic(name: str, built: _Built, dynamic_layers: Sequence[str] | None) -> LoadedNetwork:
     layers = dynamic_layers or DYNAMIC_LAYERS.get(name.removesuffix("-slim"))
     if layers is None:
-        found = ", ".join(candidates(original))
+        found = ", ".join(candidates(built.original))
         raise UserError(f"name one to six dynamic layers of {name} (--dynamic-layers a,b,c,d); candidates: {found}")
-    network = LoadedNetwork(original, layers)
+    network = LoadedNetwork(built.original, layers, resolution=built.preprocessing.resolution)
     network.info = ModelInfo(
         name=name,
-        weights=used,
-        classes=_count_classes(network, resolution),
-        resolution=resolution,
-        transform=transform,
+        weights=built.weights,
+        registered=built.registered,
+        classes=_count_classes(network, built.preprocessing.resolution),
+        preprocessing=built.preprocessing,
         slim=name in SLIM,
     )
     return network
@@ -136,223 +179,75 @@ def _count_classes(network: DynamicNetwork, resolution: int) -> int:
         return heads[-1].out_features
 
 
-def build(name: str, classes: int | None = None) -> nn.Module:
-    """A network with random weights. Raises UserError for an unknown name, with the nearest known ones."""
+def _built(name: str, weights: str | Path | None, classes: int | None) -> _Built:
+    """The network called ``name`` with the weights asked for: registered names come before files."""
+    if weights is None:
+        original = build(name, classes)
+        return _Built(original, _preprocessing(name, original, None), "random")
+    if not isinstance(weights, Path):
+        registered = _registered(name, weights, classes)
+        if registered is not None:
+            return registered
+    path = Path(weights)
+    if not (path.is_file() or path.suffix in (".pt", ".pth", ".safetensors", ".ckpt", ".bin")):
+        what = "a folder" if path.is_dir() else "unknown"
+        raise UserError(f"{what} weights {str(weights)!r} for {name}: {_choices(name)}")
+    original = from_checkpoint(name, path, classes)
+    return _Built(original, _preprocessing(name, original, path), str(path))
+
+
+def _registered(name: str, weights: str, classes: int | None) -> _Built | None:
+    """Weights that the package or a library has under this name; None where they have none."""
     if name in SLIM:
-        return SLIM[name](classes or slim.CLASSES)
+        embedded = embedded_weights(name, weights)
+        if embedded is None:
+            return None
+        original = from_checkpoint(name, embedded, classes)
+        return _Built(original, scenes_preprocessing(), f"embedded ({weights})", weights)
     if name.startswith("timm/"):
-        return _build_timm(name.removeprefix("timm/"), False, classes)
-    _check_torchvision(name)
-    # Inception and GoogLeNet warn unless told how to draw their initial weights.
-    options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    return torchvision.models.get_model(name, num_classes=classes or 1000, **options)
-
-
-def _check_torchvision(name: str) -> None:
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        raise UserError(
-            f"unknown model {name!r}: choose from {', '.join(SLIM)}, timm/NAME, or torchvision's {', '.join(known)}"
-        )
-
-
-def imagenet_transform(size: int = 224) -> Callable[[Image.Image], Tensor]:
-    """Resize the short side to 8/7 of ``size``, crop the centre, normalise with ImageNet's statistics."""
-    return v2.Compose(
-        [
-            v2.Lambda(_to_rgb),
-            v2.Resize(size * 8 // 7),
-            v2.CenterCrop(size),
-            v2.PILToTensor(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-        ]
-    )
-
-
-def scenes_transform() -> Callable[[Image.Image], Tensor]:
-    """For the slim networks: grey, short side to 96 pixels, centre, normalised as fashion-scenes are."""
-    return _scene
-
-
-def _scene(image: Image.Image) -> Tensor:
-    # By hand, since a composition of seven transforms takes five times as long as these few operations.
-    grey = image if image.mode == "L" else image.convert("RGB").convert("L")
-    if grey.size != (scenes.CANVAS, scenes.CANVAS):
-        grey = v2.functional.center_crop(v2.functional.resize(grey, [scenes.CANVAS]), [scenes.CANVAS])
-    pixels = torch.from_numpy(np.array(grey)).float().div_(255)
-    return pixels.sub_(scenes.MEAN).div_(scenes.STD).expand(3, -1, -1)
-
-
-_Built = tuple[nn.Module, Callable[[Image.Image], Tensor], int, str]
-"""A network, its transform, the side of the images that this makes, and which weights it has, for people."""
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    return image.convert("RGB")
-
-
-def embedded_weights(name: str, weights: str) -> Path | None:
-    """The file of a slim network's weights: ``default``, or fine-tuned ones such as ``rof-stride``; None if none."""
-    if name not in SLIM:
+        if weights != "default":
+            return None
+        original = _download(name, lambda: build_timm(name.removeprefix("timm/"), True, classes), "--weights FILE")
+        return _Built(original, _preprocessing(name, original, None), f"{name} pretrained", weights)
+    named = torchvision_weights(name)
+    wanted = "IMAGENET1K_V1" if weights == "default" else weights
+    if wanted not in named:
         return None
-    path = ASSETS / (f"{name}.safetensors" if weights == "default" else f"{name}-{weights}.safetensors")
-    return path if path.is_file() else None
+    chosen = named[wanted]
+    fetch = f"fetch {chosen.url} where there is a network and pass --weights FILE"
+    original = _download(str(chosen), lambda: torchvision.models.get_model(name, weights=chosen), fetch)
+    return _Built(original, library_preprocessing(chosen.transforms()), str(chosen), wanted)
 
 
-def _build_with_weights(name: str, weights: str | Path | None, classes: int | None) -> _Built:
-    path = None if weights is None else Path(weights)
-    is_file = path is not None and (path.suffix in (".pt", ".pth", ".safetensors", ".ckpt", ".bin") or path.exists())
-    embedded = embedded_weights(name, str(weights))
-    if embedded is not None:
-        path, is_file = embedded, True
-    if is_file:
-        assert path is not None
-        original, used = _from_checkpoint(name, path, classes), f"embedded ({weights})" if embedded else str(path)
-    elif weights is None:
-        original, used = build(name, classes), "random"
-    elif name in SLIM:
-        known = ", ".join(sorted(path.stem.removeprefix(f"{name}-") for path in ASSETS.glob(f"{name}-*.safetensors")))
-        others = f", {known}" if known else ""
-        raise UserError(f"unknown weights {weights!r} for {name}: use default{others}, none, or a .safetensors or .pth file")
-    elif name.startswith("timm/"):
-        original, used = _timm_pretrained(name, str(weights), classes), f"{name} pretrained"
-    else:
-        return _torchvision_pretrained(name, str(weights))
-    if name in SLIM:
-        return original, scenes_transform(), scenes.CANVAS, used
-    if name.startswith("timm/"):
-        return original, *_timm_transform(original), used
-    return original, *_torchvision_transform(name, path if is_file else None), used
-
-
-def _torchvision_weights(name: str) -> dict[str, Any]:
-    _check_torchvision(name)
-    return {entry.name: entry for entry in torchvision.models.get_model_weights(name)}
-
-
-def _torchvision_transform(name: str, path: Path | None) -> tuple[Callable[[Image.Image], Tensor], int]:
-    """The preset of the weights whose file ``path`` is, by its name; of the model's first weights otherwise."""
-    entries = list(_torchvision_weights(name).values())
-    preset = next((e for e in entries if path is not None and e.url.endswith(f"/{path.name}")), entries[0]).transforms()
-    return _Preset(preset), preset.crop_size[0]
-
-
-def _torchvision_pretrained(name: str, weights: str) -> _Built:
-    named = _torchvision_weights(name)
-    chosen = named.get("IMAGENET1K_V1" if weights == "default" else weights)
-    if chosen is None:
-        raise UserError(
-            f"unknown weights {weights!r} for {name}: choose from {', '.join(named)}, none, or a checkpoint file"
-        )
+def _download(what: str, get: Any, instead: str) -> nn.Module:
     try:
-        original = torchvision.models.get_model(name, weights=chosen)
-    except Exception as error:  # no network, or a damaged file in the cache: torch raises many kinds
-        raise UserError(
-            f"cannot load {chosen} ({str(error).splitlines()[0]}): fetch {chosen.url} where there is a network and pass "
-            "--weights FILE, or use --weights none for random ones"
-        ) from error
-    preset = chosen.transforms()
-    return original, _Preset(preset), preset.crop_size[0], str(chosen)
-
-
-class _Preset:
-    """A library's transform behind a conversion to RGB, which photographs in other modes need."""
-
-    def __init__(self, preset: Callable[[Image.Image], Tensor]) -> None:
-        self.preset = preset
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        return self.preset(image.convert("RGB"))
-
-
-def _build_timm(name: str, pretrained: bool, classes: int | None) -> nn.Module:
-    try:
-        import timm
-    except ImportError as error:
-        raise UserError(f"timm/{name} needs the timm package: pip install timm") from error
-    if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('.')[0][:6]}*")[:10]
-        raise UserError(f"timm has no model {name!r}" + (f"; near it: {', '.join(near)}" if near else ""))
-    options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
-    module: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
+        module: nn.Module = get()
+    except UserError:
+        raise
+    except Exception as error:  # no network, or a damaged file in the cache: the libraries raise many kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"cannot load {what} ({reason}): {instead}, or use --weights none for random ones") from error
     return module
 
 
-def _timm_pretrained(name: str, weights: str, classes: int | None) -> nn.Module:
-    if weights != "default":
-        raise UserError(f"unknown weights {weights!r} for {name}: use default, none, or a checkpoint file")
-    try:
-        return _build_timm(name.removeprefix("timm/"), True, classes)
-    except UserError:
-        raise
-    except Exception as error:  # the hub client raises many kinds
-        raise UserError(f"cannot download the weights of {name} ({error}): pass --weights FILE or --weights none") from error
+def _choices(name: str) -> str:
+    if name in SLIM:
+        others = "".join(f", {known}" for known in embedded_names(name))
+        return f"use default{others}, none, or a .safetensors or .pth file"
+    if name.startswith("timm/"):
+        return "use default, none, or a checkpoint file"
+    return f"choose from {', '.join(torchvision_weights(name))}, none, or a checkpoint file"
 
 
-def _timm_transform(original: nn.Module) -> tuple[Callable[[Image.Image], Tensor], int]:
-    from timm.data.config import resolve_model_data_config
-    from timm.data.transforms_factory import create_transform
+def _preprocessing(name: str, original: nn.Module, path: Path | None) -> Preprocessing:
+    """Of a network whose weights are random or a file's: the preset of the weights whose file this is, else the first."""
+    if name in SLIM:
+        return scenes_preprocessing()
+    if name.startswith("timm/"):
+        from timm.data.config import resolve_model_data_config
+        from timm.data.transforms_factory import create_transform
 
-    config = resolve_model_data_config(original)
-    return _Preset(create_transform(**config)), config["input_size"][-1]
-
-
-def _from_checkpoint(name: str, path: Path, classes: int | None) -> nn.Module:
-    stored = read_checkpoint(path)
-    original = build(name, classes)
-    head = _head(original)
-    found = stored.get(f"{head}.weight")
-    if found is not None and found.shape[0] != original.state_dict()[f"{head}.weight"].shape[0]:
-        if classes is not None:
-            raise UserError(f"{path} has {found.shape[0]} classes, not the {classes} asked for")
-        original = build(name, found.shape[0])
-    expected = original.state_dict()
-    missing, unknown = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-    if missing or unknown:
-        raise UserError(
-            f"{path} is not a checkpoint of {name}: " + _listed("lacks", missing) + _listed("has unknown", unknown)
-        )
-    for key, tensor in stored.items():
-        if tensor.shape != expected[key].shape:
-            raise UserError(
-                f"{path} is not a checkpoint of {name}: {key} is {tuple(tensor.shape)}, not {tuple(expected[key].shape)}"
-            )
-    original.load_state_dict(stored, strict=False)
-    return original
-
-
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name; unwraps ``state_dict``/``model`` and DistributedDataParallel's ``module.``.
-
-    Raises:
-        UserError: no such file, truncated, or not a checkpoint.
-    """
-    if not path.is_file():
-        raise UserError(f"no checkpoint {path}: pass an existing .safetensors or .pth file")
-    try:
-        stored: Any = (
-            load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except Exception as error:  # a damaged file makes torch raise almost anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{path} is truncated or not a checkpoint ({reason}): store one with torch.save(module.state_dict(), …)"
-        ) from error
-    for wrapper in ("state_dict", "model", "network"):
-        if isinstance(stored, dict) and isinstance(stored.get(wrapper), dict):
-            stored = stored[wrapper]
-    if not isinstance(stored, dict) or not stored or not all(isinstance(value, Tensor) for value in stored.values()):
-        raise UserError(f"{path} holds no tensors by name: store one with torch.save(module.state_dict(), …)")
-    return {str(key).removeprefix("module."): value for key, value in stored.items()}
-
-
-def _head(network: nn.Module) -> str:
-    """Name of the last linear layer, which is the classifier in every classification network we know."""
-    names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-    return names[-1] if names else ""
-
-
-def _listed(word: str, names: list[str]) -> str:
-    return f"it {word} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}; " if names else ""
+        return library_preprocessing(create_transform(**resolve_model_data_config(original)))
+    entries = list(torchvision_weights(name).values())
+    preset = next((e for e in entries if path is not None and e.url.endswith(f"/{path.name}")), entries[0])
+    return library_preprocessing(preset.transforms())

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dynamic.command import check_device
 from dynamic.errors import UserError
 from dynamic.files import make_writable
-from dynamic.models import loading as models
+from dynamic import models
 from dynamic.scenes import CLASSES, FashionScenes
 from dynamic.training.checkpoint import append_line, stored_weights, write_weights
 from dynamic.training.loop import Training, autocast, run_epochs

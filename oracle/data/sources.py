@@ -25,7 +25,8 @@ from torch import Tensor
 
 from dynamic.errors import UserError
 from dynamic.files import ASSETS
-from dynamic.models.loading import ModelInfo
+from dynamic.models import ModelInfo, class_names
+from dynamic.preprocessing import Preprocessing, scenes_preprocessing
 from dynamic.scenes import CLASSES, FashionScenes, Regime
 
 SPLITS = ("label", "test")
@@ -62,6 +63,8 @@ class ImageSource(Protocol):
         metadata: further facts by name, one an image.
         centres: (images, 2) x and y of the object's centre as shares of the side; the image's centre where unknown.
         stand_in: whether this is the project's small stand-in for a real data set.
+        class_names: one for each class of the network.
+        preprocessing: what a picture from elsewhere goes through to look like these images.
     """
 
     identity: dict[str, str]
@@ -72,6 +75,8 @@ class ImageSource(Protocol):
     metadata: dict[str, np.ndarray]
     centres: np.ndarray
     stand_in: bool
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
 
     def load(self, rows: np.ndarray) -> Batch:
         """Read and prepare some rows."""
@@ -139,6 +144,8 @@ class ScenesSource:
         }
         self.resolution = 96
         self.stand_in = True
+        self.class_names = CLASSES
+        self.preprocessing = scenes_preprocessing()
 
     def load(self, rows: np.ndarray) -> Batch:
         """Render some rows."""
@@ -169,7 +176,7 @@ class FolderSource:
         half = (len(files) + 1) // 2
         dealt = [order[:half][:images], order[half:][:images]]
         rows = np.concatenate(dealt)
-        self._root, self._transform = root, info.transform
+        self._root, self._transform = root, info.preprocessing
         self.splits = np.repeat(SPLITS, [len(part) for part in dealt])
         self.keys = np.array([files[row][0].relative_to(root).as_posix() for row in rows])
         self.labels = np.array([files[row][1] for row in rows], dtype=np.int64)
@@ -179,6 +186,8 @@ class FolderSource:
         self.metadata: dict[str, np.ndarray] = {}
         self.centres = np.full((len(rows), 2), 0.5, np.float32)
         self.stand_in = False
+        self.class_names = _names_of_classes(name, index, info)
+        self.preprocessing = info.preprocessing
         self._pool = ThreadPoolExecutor(os.cpu_count())
 
     def load(self, rows: np.ndarray) -> Batch:
@@ -202,6 +211,14 @@ class FolderSource:
             if isinstance(error, OSError) and error.errno not in (None, errno.EACCES):
                 raise  # the disk or the mount failed, not the image; nothing must be recorded
             return str(error).splitlines()[0].replace(str(self._root) + os.sep, "") if str(error) else type(error).__name__
+
+
+def _names_of_classes(name: str, index: Mapping[str, int], info: ModelInfo) -> tuple[str, ...]:
+    """The folders' names in an image folder of one's own; elsewhere what the network's classes are called."""
+    if name != "imagefolder":
+        return class_names(info)
+    folders = {position: folder for folder, position in index.items()}
+    return tuple(folders.get(position, f"class {position}") for position in range(info.classes))
 
 
 def class_indices(folders: list[str], info: ModelInfo, class_map: Path | None) -> dict[str, int]:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from dynamic.errors import UserError
-from dynamic.models.loading import ModelInfo
+from dynamic.models import ModelInfo
 from dynamic.scenes import FashionScenes, Regime
 from oracle.data.sources import DatasetName, class_folders, digest_of, find_root, image_files
 
@@ -130,6 +130,6 @@ class _Augmented(Dataset[tuple[Tensor, int]]):
         torch.manual_seed(int(np.random.SeedSequence([*self._seeds, row]).generate_state(1)[0]))
         try:
             with Image.open(path) as image:
-                return self._info.transform(self._augment(image.convert("RGB"))), label
+                return self._info.preprocessing(self._augment(image.convert("RGB"))), label
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             return torch.zeros(3, self._info.resolution, self._info.resolution), _UNREADABLE

@@ -70,6 +70,7 @@ class ViewedSource:
         self.metadata = {name: values[kept] for name, values in source.metadata.items()}
         self.centres = source.centres[kept]
         self.stand_in = source.stand_in
+        self.class_names, self.preprocessing = source.class_names, source.preprocessing
         cropped, self.resolution = view.sides(source.resolution)
         if min(cropped, self.resolution) < 8:
             raise UserError(

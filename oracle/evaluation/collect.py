@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-import json
-import os
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 import xarray as xr
-import zarr
 
 import dynamic
-from dynamic.configuration import Configuration, Space
+from dynamic.configuration import Space
 from dynamic.errors import UserError
-from dynamic.files import write_whole
-from dynamic.models.loading import LoadedNetwork, load
-from dynamic.network import DynamicNetwork
+from dynamic.models import LoadedNetwork, load
 from dynamic.norms import Statistics
 from dynamic.recalibration import BATCH, recalibrate
-from oracle.data.sources import SPLITS, ImageSource, open_source
-from oracle.data.views import View, unlabelled, view_source
+from dynamic.resources import cpu_count
+from oracle.data.sources import SPLITS, ImageSource
+from oracle.data.views import unlabelled
 from oracle.evaluation.evaluate import WalkSize, evaluate, memory_budget, seconds_for
-from oracle.evaluation.outcomes import PENDING, OutcomesStore, compare_identity, open_group, read_outcomes
-from oracle.settings import DTYPES, SCENES_IMAGES, RunSettings
+from oracle.evaluation.outcomes import PENDING, OutcomesStore
+from oracle.runs import OWN, NetworkRecord, Run, RunRecord, open_images, write_weights
+from oracle.settings import DTYPES, RunSettings
 
 SMALLEST_BATCH = 16
 """Images that batch-norm statistics are estimated on together, at least."""
 
-SETTINGS = "settings.json"
-_REOPENED = (
+_KEPT = (
     "model weights dynamic_layers dataset data_dir class_map regime space images recalibrate recalibrate_regime "
     "keep_default resize crop seed dtype"
 ).split()
-_WHERE = ("device", "dtype", "memory_gib", "region", "space")
-"""Of a store's identity: what a run that is reopened may change, and the space, which is read from the store."""
+"""Settings that a run remembers."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +58,9 @@ class Collection:
         return Space("+".join(space.name for space in self.spaces), [c for space in self.spaces for c in space])
 
     @property
-    def path(self) -> Path:
-        """Of the outcomes."""
-        return self.settings.out / "outcomes.zarr"
+    def run(self) -> Run:
+        """The folder that it is evaluated into."""
+        return Run(self.settings.out)
 
 
 def open_collection(
@@ -88,19 +83,7 @@ def open_collection(
     own_network = network is not None
     if network is None:
         network = _load(settings)
-    images = settings.images
-    if images is None and settings.dataset == "fashion-scenes":
-        images = SCENES_IMAGES
-    source = open_source(
-        settings.dataset,
-        network.info,
-        images=images,
-        data_dir=settings.data_dir,
-        regime=settings.regime,
-        seed=settings.seed,
-        class_map=settings.class_map,
-    )
-    source = view_source(source, View(settings.crop, settings.resize, splits))
+    source = open_images(settings, network.info, splits)
     return Collection(settings, network, source, spaces or make_spaces(settings.space, network), own_network)
 
 
@@ -118,97 +101,56 @@ def make_spaces(names: str, network: LoadedNetwork) -> list[Space]:
 
 
 def collect(collection: Collection) -> xr.Dataset:
-    """The outcomes: what is on disk already, and what is missing evaluated into it."""
-    settings, network, source = collection.settings, collection.network, collection.source
-    union = collection.union
-    store = _open_store(collection, union)
-    kept = {key: value for key, value in asdict(settings).items() if key in _REOPENED}
-    kept["space"] = ",".join(space.name for space in collection.spaces)  # the store has what a file listed
-    write_whole(settings.out / SETTINGS, json.dumps(kept, indent=1, default=str).encode())
-    if store.pending():
-        size = WalkSize(**store.facts["walk"])
-        dtype = DTYPES[settings.dtype]
-        started = bool((store.status != PENDING).any())
-        statistics = _statistics(collection, union, started) if settings.recalibrate else None
-        fast = network.for_inference(settings.device, dtype, statistics)
-        evaluate(fast, source, union, store, size, settings.device, dtype)
-    return read_outcomes(settings.out)
-
-
-def reopen(
-    run: Path, *, device: str = "cpu", data_dir: Path | None = None, network: LoadedNetwork | None = None
-) -> Collection:
-    """The network, images and configurations of a run that was made earlier.
-
-    Args:
-        run: its folder.
-        device: where to run from now on.
-        data_dir: where its images are now; unless given, where they were.
-        network: the one it was made with, if that was given in Python.
+    """The outcomes: what is on disk already, and what is missing evaluated into it.
 
     Raises:
-        UserError: no run there, or the network, weights or images are no longer those it was made with.
+        UserError: the folder holds another run, or a finished one that was damaged.
     """
-    settings = _stored_settings(run, device, data_dir)
-    group = open_group(run / "outcomes.zarr")
-    collection = open_collection(settings, network, spaces=[Space(settings.space, _stored_configurations(group))])
-    theirs, mine = (
-        {k: v for k, v in facts.items() if k not in _WHERE}
-        for facts in (_stored_identity(group), store_identity(collection))
+    settings, network, run, union = collection.settings, collection.network, collection.run, collection.union
+    store = _open_store(collection, union)
+    pending, started = bool(store.pending()), bool((store.status != PENDING).any())
+    if not pending and run.record_file.exists() and run.record.files:
+        run.verify_all()
+        return run.outcomes()
+    statistics = _statistics(collection, union, started) if settings.recalibrate else None
+    if network.info.registered is None:
+        write_weights(network, run.weights_file)
+    run.write_record(_record(collection, store, statistics))
+    if pending:
+        size, dtype = WalkSize(**store.facts["walk"]), DTYPES[settings.dtype]
+        fast = network.for_inference(settings.device, dtype, statistics)
+        evaluate(fast, collection.source, union, store, size, settings.device, dtype)
+    (settings.out / "settings.json").unlink(missing_ok=True)  # of an earlier version, whose place run.json takes
+    run.seal()
+    return run.outcomes()
+
+
+def _record(collection: Collection, store: OutcomesStore, statistics: Statistics | None) -> RunRecord:
+    settings, network, source = collection.settings, collection.network, collection.source
+    kept: dict[str, Any] = {key: value for key, value in asdict(settings).items() if key in _KEPT}
+    kept |= {"model": network.info.name, "dynamic_layers": ",".join(network.dynamic_layers)}
+    kept["space"] = ",".join(space.name for space in collection.spaces)  # the store has what a file listed
+    for name in ("data_dir", "class_map"):
+        kept[name] = None if kept[name] is None else str(Path(kept[name]).resolve())
+    return RunRecord(
+        settings=kept,
+        images=dict(source.identity),
+        network=NetworkRecord(
+            model=network.info.name,
+            dynamic_layers=network.dynamic_layers,
+            classes=network.info.classes,
+            weights=network.info.weights,
+            registered=network.info.registered,
+            digest=network.digest,
+            slim=network.info.slim,
+            own=collection.own_network,
+        ),
+        class_names=source.class_names,
+        preprocessing=source.preprocessing,
+        resolution=source.resolution,
+        statistics=OWN if statistics is None else statistics.digest,
+        versions=dict(store.facts["versions"]),
     )
-    compare_identity(run / "outcomes.zarr", theirs, mine)
-    return collection
-
-
-@dataclass(frozen=True)
-class RunNetwork:
-    """The network of a run without the run's images: what a service needs.
-
-    Attributes:
-        settings: of the run.
-        network: loaded.
-        configurations: that the run evaluated.
-        resolution: of the run's images in pixels.
-    """
-
-    settings: RunSettings
-    network: LoadedNetwork
-    configurations: tuple[Configuration, ...]
-    resolution: int
-
-
-def reopen_network(run: Path, *, device: str = "cpu") -> RunNetwork:
-    """The network and configurations of a run, wherever its images are now; raises UserError as :func:`reopen` does."""
-    settings = _stored_settings(run, device, None)
-    group = open_group(run / "outcomes.zarr")
-    identity = _stored_identity(group)
-    network = _load(settings)
-    theirs = {key: identity[key] for key in ("model", "dynamic_layers", "weights_digest")}
-    mine = {"model": network.info.name, "dynamic_layers": ",".join(network.dynamic_layers), "weights_digest": network.digest}
-    compare_identity(run / "outcomes.zarr", theirs, mine)
-    return RunNetwork(settings, network, tuple(_stored_configurations(group)), int(identity["resolution"]))
-
-
-def _stored_settings(run: Path, device: str, data_dir: Path | None) -> RunSettings:
-    path = run / SETTINGS
-    if not path.exists():
-        raise UserError(f"no {SETTINGS} in {run}: make the run with python -m oracle.run --out {run}")
-    try:
-        stored = json.loads(path.read_text())
-        folders = {key: Path(stored[key]) for key in ("data_dir", "class_map") if stored.get(key)}
-        if data_dir is not None:
-            folders["data_dir"] = data_dir
-        return RunSettings(**(stored | folders | {"out": run, "device": device}))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}): make the run again") from error
-
-
-def _stored_configurations(group: zarr.Group) -> list[Configuration]:
-    return [Configuration.parse(str(name)) for name in np.asarray(group["configuration"][:])]  # type: ignore[index]
-
-
-def _stored_identity(group: zarr.Group) -> dict[str, str]:
-    return {str(key): str(group.attrs[str(key)]) for key in group.attrs["identity"]}  # type: ignore[union-attr]
 
 
 def _load(settings: RunSettings) -> LoadedNetwork:
@@ -217,16 +159,9 @@ def _load(settings: RunSettings) -> LoadedNetwork:
     return load(settings.model, None if settings.weights == "none" else settings.weights, layers or None)
 
 
-def fast_network(opened: Collection | RunNetwork, packed: bool = False) -> DynamicNetwork:
-    """The run's network for its device and dtype, with the run's statistics; ``packed`` for small batches on a CPU."""
-    settings = opened.settings
-    statistics = Statistics.load(settings.out / "statistics.safetensors") if settings.recalibrate else None
-    return opened.network.for_inference(settings.device, DTYPES[settings.dtype], statistics, packed)
-
-
 def _statistics(collection: Collection, union: Space, started: bool) -> Statistics:
     """Recalibrated batch-norm statistics: those of ``statistics.safetensors``, or estimated and stored there."""
-    path = collection.settings.out / "statistics.safetensors"
+    path = collection.run.statistics_file
     if path.exists() and started:
         return Statistics.load(path)
     settings = collection.settings
@@ -240,7 +175,7 @@ def _statistics(collection: Collection, union: Space, started: bool) -> Statisti
             f"recalibration runs at least {SMALLEST_BATCH} images together, which need about "
             f"{SMALLEST_BATCH * row / 2**30:.1f} GiB: raise --memory-gib or choose a smaller space or resolution"
         )
-    cores = os.cpu_count() or 1 if torch.device(settings.device).type == "cpu" else 1
+    cores = cpu_count() if torch.device(settings.device).type == "cpu" else 1
     statistics = recalibrate(
         collection.network,
         images,
@@ -256,17 +191,9 @@ def _statistics(collection: Collection, union: Space, started: bool) -> Statisti
 
 
 def label_source(settings: RunSettings, network: LoadedNetwork) -> ImageSource:
-    """The label split of a run, as the network sees it."""
-    source = open_source(
-        settings.dataset,
-        network.info,
-        images=settings.recalibrate,
-        data_dir=settings.data_dir,
-        regime=settings.recalibrate_regime or settings.regime,
-        seed=settings.seed,
-        class_map=settings.class_map,
-    )
-    return view_source(source, View(settings.crop, settings.resize, ("label",)))
+    """Label images of a run to re-estimate statistics on, as the network sees them."""
+    regime = settings.recalibrate_regime or settings.regime
+    return open_images(replace(settings, images=settings.recalibrate, regime=regime), network.info, ("label",))
 
 
 def estimate(collection: Collection) -> float:
@@ -274,7 +201,7 @@ def estimate(collection: Collection) -> float:
     settings, source = collection.settings, collection.source
     union = collection.union
     left = len(source.keys)
-    if collection.path.exists():
+    if collection.run.outcomes_store.exists():
         left = sum(map(len, _open_store(collection, union).pending()))
     if not left:
         return 0.0
@@ -332,4 +259,4 @@ def _open_store(collection: Collection, union: Space) -> OutcomesStore:
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
     macs = network.costs.of_space(union, source.resolution)
-    return OutcomesStore(collection.path, source, union, macs, identity, facts, settings.region)
+    return OutcomesStore(collection.run.outcomes_store, source, union, macs, identity, facts, settings.region)

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from dynamic.configuration import Configuration, Space
 from dynamic.errors import UserError
 from dynamic.files import write_whole
+from dynamic.integrity import read_record, write_record
 from dynamic.network import DynamicNetwork
 from dynamic.walk import walkers
 from oracle.evaluation import bounds
@@ -157,7 +158,7 @@ def run_bounds(collection: Collection) -> dict[str, Any]:
         UserError: the folder holds another run's bounds.
     """
     settings, network, source = collection.settings, collection.network, collection.source
-    folder = settings.out / "bounds"
+    folder = collection.run.bounds
     folder.mkdir(parents=True, exist_ok=True)
     _check_identity(folder / "identity.json", store_identity(collection))
     size = walk_size(collection, collection.union)
@@ -189,9 +190,9 @@ def run_bounds(collection: Collection) -> dict[str, Any]:
 
 def _check_identity(path: Path, identity: dict[str, str]) -> None:
     if not path.exists():
-        write_whole(path, json.dumps(identity, indent=1).encode())
+        write_record(path, identity)
     else:
-        compare_identity(path, json.loads(path.read_text()), identity)
+        compare_identity(path.parent.parent, read_record(path), identity)
 
 
 def _space_bounds(

@@ -11,7 +11,7 @@ import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -63,7 +63,7 @@ class OutcomesStore:
             self._create(source, configurations, macs, dict(identity), dict(facts), region)
         self._group = open_group(path)
         stored: dict[str, Any] = dict(self._group.attrs)
-        compare_identity(path, {key: str(stored[key]) for key in stored["identity"]}, dict(identity))
+        compare_identity(path.parent, {key: str(stored[key]) for key in stored["identity"]}, dict(identity))
         # What a killed writer left half-written was never renamed into place.
         for leftover in path.rglob("*.partial"):
             leftover.unlink()
@@ -155,12 +155,12 @@ class OutcomesStore:
         os.rename(making, self.path)
 
 
-def open_group(path: Path) -> zarr.Group:
+def open_group(path: Path, mode: Literal["r", "r+"] = "r+") -> zarr.Group:
     """The zarr group at ``path``. Raises UserError where it is not an outcomes store."""
     try:
-        group = zarr.open_group(path, mode="r+")
+        group = zarr.open_group(path, mode=mode)
         _ = group.attrs["identity"], group["status"]
-    except (KeyError, ValueError, FileNotFoundError) as error:
+    except (KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(
             f"{path} is not an outcomes store of this project ({error}): delete it or choose another --out"
         ) from error
@@ -177,11 +177,20 @@ def read_outcomes(run: Path) -> xr.Dataset:
 
     >>> read_outcomes(Path("runs/oracle")).p_true.sel(configuration="s1-2-2-2_d1-1-1-1_k3-3-3-3").mean()
     """
-    path = run / "outcomes.zarr"
+    return load_outcomes(run / "outcomes.zarr")
+
+
+def load_outcomes(path: Path) -> xr.Dataset:
+    """As :func:`read_outcomes`, from the store itself."""
+    run = path.parent
     if not path.exists():
         raise UserError(f"no outcomes in {run}: make them with python -m oracle.run --out {run}")
-    open_group(path)
-    data: xr.Dataset = xr.open_zarr(path, chunks=None).load()
+    open_group(path, "r")
+    try:
+        data: xr.Dataset = xr.open_zarr(path, chunks=None).load()
+    except Exception as error:  # zarr's codecs raise each their own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} is damaged ({reason}): restore it from a copy, or delete it and start the run again") from error
     status = data["status"].values
     if (status == PENDING).any():
         done = int((status != PENDING).sum())
@@ -190,8 +199,14 @@ def read_outcomes(run: Path) -> xr.Dataset:
     return data.isel(image=status == EVALUATED)
 
 
-def compare_identity(path: Path, stored: dict[str, str], mine: dict[str, str]) -> None:
-    """Raise UserError where what is stored at ``path`` belongs to another run, naming every difference."""
+def stored_configurations(path: Path) -> tuple[Configuration, ...]:
+    """The columns of a store, in order."""
+    names = np.asarray(open_group(path, "r")["configuration"][:])  # type: ignore[index]
+    return tuple(Configuration.parse(str(name)) for name in names)
+
+
+def compare_identity(folder: Path, stored: Mapping[str, str], mine: Mapping[str, str]) -> None:
+    """Raise UserError where what is stored in ``folder`` belongs to another run, naming every difference."""
     keys = sorted(stored.keys() | mine.keys())
     different = [
         f"{_EXPLAIN.get(key, key)} is {stored.get(key, 'absent')} there, {mine.get(key, 'absent')} here"
@@ -199,4 +214,4 @@ def compare_identity(path: Path, stored: dict[str, str], mine: dict[str, str]) -
         if stored.get(key) != mine.get(key)
     ]
     if different:
-        raise UserError(f"{path.parent} holds another run ({'; '.join(different)}): choose another --out or delete it")
+        raise UserError(f"{folder} holds another run ({'; '.join(different)}): choose another --out or delete it")

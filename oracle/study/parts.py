@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from dynamic.configuration import Configuration, Space
-from dynamic.models.loading import LoadedNetwork
+from dynamic.models import LoadedNetwork
 from dynamic.receptive_field import receptive_fields
 from oracle.evaluation.collect import Collection
 from oracle.settings import RunSettings

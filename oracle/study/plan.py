@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from dynamic.configuration import Space
 from dynamic.errors import UserError
-from dynamic.models.loading import DYNAMIC_LAYERS, LoadedNetwork, embedded_weights
+from dynamic.models import DYNAMIC_LAYERS, LoadedNetwork, embedded_weights
 from dynamic.recalibration import can_recalibrate
 from oracle.data.sources import SPLITS
 from oracle.settings import RunSettings

@@ -21,7 +21,7 @@ import dynamic
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 from dynamic.files import make_writable
-from dynamic.models.loading import LoadedNetwork, load
+from dynamic.models import LoadedNetwork, load
 from dynamic.training.checkpoint import stored_weights, write_weights
 from dynamic.training.loop import Training, run_epochs
 from oracle.data.training_images import TrainingImages, open_training_images

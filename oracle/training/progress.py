@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dynamic.configuration import Configuration
-from dynamic.models.loading import LoadedNetwork
+from dynamic.models import LoadedNetwork
 from oracle.data.sources import ImageSource, open_source
 from oracle.training.settings import RofSettings
 

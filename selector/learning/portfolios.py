@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import tyro
+import xarray as xr
 
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 from oracle.evaluation.bounds import cost_order, greedy_portfolio, hull, single_best
-from oracle.evaluation.outcomes import read_outcomes
+from selector.observation.images import RecordedImages
+from selector.observation.observations import Observations
+from selector.policies.base import gather
+from selector.policies.boosting import boosted, predicted
+
+LARGEST = 32
+"""Configurations that policies choose among, at most."""
 
 USEFUL = 0.6
 """Of the single best's accuracy."""
@@ -35,8 +41,8 @@ class PortfolioSettings:
     """Print one JSON object as the last line of stdout."""
 
     def __post_init__(self) -> None:
-        if not 2 <= self.size <= 32:
-            raise UserError(f"--size must be from 2 to 32, not {self.size}")
+        if not 2 <= self.size <= LARGEST:
+            raise UserError(f"--size must be from 2 to {LARGEST}, not {self.size}")
         if self.cost_limit is not None and self.cost_limit <= 0:
             raise UserError(f"--cost-limit must be positive, not {self.cost_limit}")
 
@@ -67,24 +73,52 @@ def choose_portfolio(correct: np.ndarray, macs: np.ndarray, default: int, size: 
     return sorted(chosen[: min(size, len(macs))])
 
 
-def portfolio_of(run: Path, size: int, cost_limit: float | None = None) -> list[Configuration]:
-    """The portfolio of an oracle run, chosen on its label split."""
-    outcomes = read_outcomes(run)
+def learnable_portfolio(observed: Observations, size: int, seed: int = 0) -> list[int]:
+    """Columns among which a policy can choose best: the default, then one after the other what helps most.
+
+    What helps is judged by the accuracy of the configuration with the best score, where scores are those of boosted trees
+    on image statistics and stem, on folds they were not fitted on. Configurations that are right by luck do not help.
+
+    Args:
+        observed: the label split.
+        size: how many.
+        seed: deals the folds.
+    """
+    features = gather(RecordedImages(observed), ("image", "stem"))
+    correct, macs = observed.correct, observed.costs.whole
+    scores = np.empty(correct.shape)
+    for fitted, held in folds(len(observed), seed):
+        for column in range(correct.shape[1]):
+            model = boosted(features[fitted], correct[fitted, column], 60, seed, objective="binary")
+            scores[held, column] = predicted(model, features[held])
+    rows = np.arange(len(observed))
+    chosen = [observed.default]
+    while len(chosen) < min(size, correct.shape[1]):
+        rest = [column for column in np.argsort(macs, kind="stable").tolist() if column not in chosen]
+        reached = [correct[rows, np.array([*chosen, c])[scores[:, [*chosen, c]].argmax(axis=1)]].mean() for c in rest]
+        chosen.append(rest[int(np.argmax(reached))])
+    return sorted(chosen)
+
+
+def portfolio_of(outcomes: xr.Dataset, default: Configuration, size: int, cost_limit: float | None = None) -> list[Configuration]:
+    """A portfolio of a run, chosen on its label split.
+
+    Args:
+        outcomes: of the run, as :meth:`oracle.runs.Run.outcomes` gives them.
+        default: the network's.
+        size: how many configurations.
+        cost_limit: only configurations of at most so many times the default's MACs.
+
+    Raises:
+        UserError: no label images.
+    """
     label = outcomes.isel(image=outcomes["split"].values == "label")
     if not label.sizes["image"]:
-        raise UserError(f"{run} has no label images to choose a portfolio on")
+        raise UserError("the run has no label images to choose a portfolio on")
     ids = [str(name) for name in label["configuration"].values]
-    default = _default_of(run)
     macs = label["macs"].values
-    limit = np.inf if cost_limit is None else cost_limit * macs[ids.index(default)]
-    kept = np.flatnonzero((macs <= limit) | (np.array(ids) == default))
+    limit = np.inf if cost_limit is None else cost_limit * macs[ids.index(default.id)]
+    kept = np.flatnonzero((macs <= limit) | (np.array(ids) == default.id))
     correct = label["predicted"].values == label["label"].values[:, None]
-    chosen = choose_portfolio(correct[:, kept], macs[kept], [ids[i] for i in kept].index(default), size)
+    chosen = choose_portfolio(correct[:, kept], macs[kept], [ids[i] for i in kept].index(default.id), size)
     return [Configuration.parse(ids[kept[position]]) for position in chosen]
-
-
-def _default_of(run: Path) -> str:
-    try:
-        return str(json.loads((run / "summary.json").read_text())["run"]["default"])
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{run} has no whole summary.json ({error}): run its command again") from error

@@ -6,35 +6,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import tyro
 from tqdm import tqdm
 
 from dynamic.command import check_device
-from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 from dynamic.files import make_writable
-from oracle.data.sources import SPLITS
-from oracle.evaluation.collect import Collection, reopen
-from oracle.evaluation.outcomes import read_outcomes
-from selector.learning.fitting import calibrate, learnable_portfolio
-from selector.learning.portfolios import portfolio_of
-from selector.observation.observe import Observations, observe
+from dynamic.models import LoadedNetwork
+from oracle.runs import Run
+from selector.learning.fitting import calibrate
+from selector.learning.observing import observe_run, observed_configurations
+from selector.learning.portfolios import LARGEST, learnable_portfolio
+from selector.observation.observations import Observations
 from selector.policies import make
 from selector.policies.base import OBJECTIVES, Policy
 
-FOLDER = "selector"
-"""In a run's folder: what this package leaves there."""
-
-LARGEST = 32
-"""Configurations that policies choose among, at most."""
-
 SMALLEST = 8
 """Label images, at least."""
-
-AGREEING = 0.99
-"""Share of the run's predictions that must come out the same when they are observed again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,58 +55,34 @@ class TrainSettings:
         check_device(self.device)
 
 
-def observed_configurations(collection: Collection, run: Path, size: int) -> list[Configuration]:
-    """The run's configurations if they are few, else a portfolio of them."""
-    union = list(collection.union)
-    return union if len(union) <= LARGEST else portfolio_of(run, size)
-
-
-def observe_run(
-    collection: Collection, portfolio: list[Configuration], out: Path, splits: tuple[str, ...] = SPLITS
-) -> Observations:
-    """:func:`selector.observation.observe.observe`, checked against the run's outcomes.
-
-    Raises:
-        UserError: the network answers otherwise than when the outcomes were made.
-    """
-    outcomes = read_outcomes(collection.settings.out)
-    ids = [c.id for c in portfolio]
-    lacking = sorted(set(ids) - set(map(str, outcomes["configuration"].values)))
-    if lacking:
-        raise UserError(
-            f"{collection.settings.out} did not run {lacking[0]}: run oracle.run with --space for this portfolio"
-        )
-    observed = observe(collection, portfolio, out, splits)
-    # What could not be read when the outcomes were made stays out.
-    observed = observed.rows(np.isin(observed.keys, outcomes["image"].values))
-    outcomes = outcomes.sel(configuration=ids, image=list(observed.keys))
-    agreeing = float((outcomes["predicted"].values == observed.predicted).mean()) if len(observed) else 1.0
-    if agreeing < AGREEING:
-        raise UserError(
-            f"only {agreeing:.1%} of the predictions in {collection.settings.out} come out the same here: "
-            "run oracle.run again with this network and these versions"
-        )
-    return observed
-
-
-def train(settings: TrainSettings) -> list[Policy]:
+def train(settings: TrainSettings, network: LoadedNetwork | None = None) -> list[Policy]:
     """Observe, fit and save; returns the policies.
 
-    >>> train(TrainSettings(run=Path("runs/mine"), policies="cascade"))
+    Args:
+        settings: what to learn from.
+        network: that the run was made with, if it was given in Python.
+
+    Raises:
+        UserError: no finished run, images that are gone, too few of them or of configurations.
+
+    >>> policies = train(TrainSettings(run=Path("runs/mine"), policies="cascade"))  # doctest: +SKIP
     """
-    folder = settings.run / FOLDER
-    collection = reopen(settings.run, device=settings.device, data_dir=settings.data_dir)
-    make_writable(folder)
-    configurations = observed_configurations(collection, settings.run, settings.portfolio)
+    run = Run.open(settings.run)
+    if network is not None:
+        run.adopt(network)
+    make_writable(run.folder)
+    source, outcomes = run.images(settings.data_dir), run.outcomes()
+    configurations = observed_configurations(run, outcomes, settings.portfolio)
     if len(configurations) < 2:
-        raise UserError(f"{settings.run} ran one configuration: there is nothing to choose")
-    label = observe_run(collection, configurations, folder / "observations").split("label")
+        raise UserError(f"{run.folder} ran one configuration: there is nothing to choose")
+    observed = observe_run(run, source, outcomes, configurations, run.observations, device=settings.device)
+    label = observed.split("label")
     if len(label) < SMALLEST:
         raise UserError(f"{len(label)} label images are too few to learn from: run oracle.run with more --images")
     if len(configurations) > settings.portfolio:
         chosen = learnable_portfolio(label, settings.portfolio, settings.seed)
-        label = label.among([configurations[i] for i in chosen], collection.network, collection.source.resolution)
-    return fit_all(make(settings.policies), label, folder / "policies", settings.seed)
+        label = label.among([configurations[i] for i in chosen], run.network, source.resolution)
+    return fit_all(make(settings.policies), label, run.policies, settings.seed)
 
 
 def fit_all(policies: list[Policy], label: Observations, out: Path, seed: int) -> list[Policy]:

@@ -1,7 +1,7 @@
 """The images a policy decides on: what it may ask, each question with its price.
 
 A policy never sees labels, and cannot look without paying: whatever it asks is recorded and charged in MACs, shared
-prefixes once. :class:`Recorded` answers from observations, :class:`Live` runs the network; they agree.
+prefixes once. :class:`RecordedImages` answer from observations, :class:`LiveImages` run the network; they agree.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from dynamic.network import DynamicNetwork
 from dynamic.session import Session
 from selector.observation.costs import Costs
 from selector.observation.features import IMAGE_MACS, gridded, image_statistics, pooled
-from selector.observation.observe import Observations, rounded
+from selector.observation.observations import Observations, rounded
+from selector.observation.observe import classes_of, probabilities_of
 
 Group = Literal["image", "stem", "prefix", "map"]
 
@@ -82,10 +83,18 @@ class Images(ABC):
         return self._stage(layer, column, rows)
 
     def look(self, column: int, rows: np.ndarray | None = None) -> np.ndarray:
-        """(rows, classes) float32 probabilities that a configuration answers; all zeros where they are not finite."""
+        """(rows, classes) float32 probabilities that a configuration answers, in half precision as all that policies see.
+
+        All zeros where they are not finite.
+        """
         rows = np.arange(len(self)) if rows is None else rows
         self._ran[rows] |= self.costs.paths[column]
         return self._look(column, rows)
+
+    def answer(self, column: int, rows: np.ndarray) -> np.ndarray:
+        """(rows,) classes that a configuration predicts, -1 where it is not finite; from unrounded logits."""
+        self._ran[rows] |= self.costs.paths[column]
+        return self._answer(column, rows)
 
     @abstractmethod
     def _features(self, group: Group) -> np.ndarray: ...
@@ -96,8 +105,11 @@ class Images(ABC):
     @abstractmethod
     def _look(self, column: int, rows: np.ndarray) -> np.ndarray: ...
 
+    @abstractmethod
+    def _answer(self, column: int, rows: np.ndarray) -> np.ndarray: ...
 
-class Recorded(Images):
+
+class RecordedImages(Images):
     """Images whose every answer was observed before."""
 
     def __init__(self, observations: Observations) -> None:
@@ -117,8 +129,11 @@ class Recorded(Images):
     def _look(self, column: int, rows: np.ndarray) -> np.ndarray:
         return self._seen.probabilities[rows, column]
 
+    def _answer(self, column: int, rows: np.ndarray) -> np.ndarray:
+        return self._seen.predicted[rows, column]
 
-class Live(Images):
+
+class LiveImages(Images):
     """Images on which the network really runs; nothing is computed twice.
 
     Args:
@@ -167,11 +182,8 @@ class Live(Images):
 
     def _look(self, column: int, rows: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return answered(self.session.logits(self.portfolio[column], self._rows[rows]))
+            return rounded(probabilities_of(self.session.logits(self.portfolio[column], self._rows[rows])).numpy())
 
-
-def answered(logits: Tensor) -> np.ndarray:
-    """(N, classes) float32 probabilities as observations keep them, all zeros where a logit is not finite."""
-    logits = logits.float()
-    finite = logits.isfinite().all(dim=1, keepdim=True)
-    return rounded(torch.where(finite, logits.softmax(dim=1), 0).cpu().numpy())
+    def _answer(self, column: int, rows: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return classes_of(self.session.logits(self.portfolio[column], self._rows[rows]))

@@ -7,7 +7,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from dynamic.errors import UserError
-from selector.policies.base import Policy, load_facts
+from oracle.runs import Run
+from selector.policies.base import POLICY, Policy, load_facts
 from selector.policies.blend import Blend, SecondLook, TopTwo
 from selector.policies.boosting import Correctness, PreferredClassifier, Ranker
 from selector.policies.cascade import Averaging, Cascade
@@ -60,12 +61,23 @@ def load_policy(folder: Path) -> Policy:
     return BY_NAME[name].load(folder)
 
 
-def load_policies(folder: Path) -> list[Policy]:
-    """All policies saved in the folders of ``folder``, references first."""
-    found = {path.parent.name: load_policy(path.parent) for path in folder.glob("*/policy.json")}
+def load_policies(run: Run) -> list[Policy]:
+    """All policies of a run, references first.
+
+    Raises:
+        UserError: none there, damaged ones, or such that were fitted for another network or other configurations.
+    """
+    folder = run.policies
+    found = {path.parent.name: load_policy(path.parent) for path in folder.glob(f"*/{POLICY}")}
     if not found:
-        raise UserError(f"no policies in {folder}: learn them with python -m selector.train RUN")
+        raise UserError(f"no policies in {folder}: learn them with python -m selector.train {run.folder}")
     policies = [found[name] for name in BY_NAME if name in found]
+    known = {c.id for c in run.configurations}
+    for policy in policies:
+        run.digests.require(policy.digests_, folder / policy.name, "fit it for this run (python -m selector.train RUN)")
+        unknown = [name for name in policy.portfolio_ if name not in known]
+        if unknown:
+            raise UserError(f"{folder / policy.name} chooses among configurations that this run did not run, such as {unknown[0]}")
     if len({(policy.portfolio_, policy.fitted_on_) for policy in policies}) > 1:
         raise UserError(f"the policies in {folder} learned from different portfolios or images: delete it and train again")
     return policies

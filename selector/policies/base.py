@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import gzip
 import inspect
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast, get_args
 
@@ -24,8 +24,10 @@ from safetensors.numpy import load_file, save
 
 from dynamic.errors import UserError
 from dynamic.files import write_whole
+from dynamic.integrity import digest_of_file, read_record, write_record
+from oracle.runs import Digests
 from selector.observation.images import Group, Images
-from selector.observation.observe import Observations
+from selector.observation.observations import Observations
 
 Objective = Literal["accuracy", "default_cost", "efficiency"]
 """Best accuracy at any cost; best accuracy at no more than the default's cost; the default's accuracy, less
@@ -33,6 +35,11 @@ Objective = Literal["accuracy", "default_cost", "efficiency"]
 
 TOLERANCE = 0.005
 """Accuracy that the objective ``efficiency`` may give up."""
+
+POLICY = "policy.json"
+"""What makes a folder a policy's."""
+
+_FITTED_ON, _STATE = "fitted_on.parquet", "state.safetensors"
 
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
@@ -70,6 +77,7 @@ class Policy(ABC):
         dials: settings of the dial, from accurate to cheap; empty for a policy without one.
         portfolio_: ids of the configurations it chooses among.
         fitted_on_: keys of the images it was fitted on.
+        digests_: of the network that these were observed with.
         points_: its operating points, once :func:`selector.learning.fitting.calibrate` has estimated them.
     """
 
@@ -78,6 +86,7 @@ class Policy(ABC):
 
     portfolio_: tuple[str, ...]
     fitted_on_: frozenset[str]
+    digests_: Digests
     points_: tuple[OperatingPoint, ...]
 
     @property
@@ -108,6 +117,7 @@ class Policy(ABC):
             delattr(self, learnt)
         self.portfolio_ = tuple(c.id for c in observed.portfolio)
         self.fitted_on_ = frozenset(map(str, observed.keys))
+        self.digests_ = observed.digests
         self.points_ = ()
         self._fit(observed)
         return self
@@ -173,40 +183,50 @@ class Policy(ABC):
 
     def save(self, folder: Path) -> None:
         """Write ``policy.json``, ``fitted_on.parquet`` and, where there is something to put in them,
-        ``state.safetensors`` and ``NAME.txt.gz``; no pickle."""
+        ``state.safetensors`` and ``NAME.txt.gz``; no pickle. ``policy.json`` lists the others with their digests."""
         folder.mkdir(parents=True, exist_ok=True)
         state = self._state()
-        facts = {
-            "policy": self.name,
-            "parameters": self.parameters(),
-            "portfolio": self.portfolio_,
-            "points": [asdict(point) for point in self.points_],
-            "state": state.facts,
-            "texts": sorted(state.texts),
-        }
         keys = pd.DataFrame({"image": sorted(self.fitted_on_)})
         encoded = keys.to_parquet(
             index=False, compression="zstd", use_dictionary=False, column_encoding={"image": "DELTA_BYTE_ARRAY"}
         )
-        write_whole(folder / "fitted_on.parquet", encoded)
+        write_whole(folder / _FITTED_ON, encoded)
         if state.arrays:
-            write_whole(folder / "state.safetensors", save({k: np.ascontiguousarray(v) for k, v in state.arrays.items()}))
+            write_whole(folder / _STATE, save({k: np.ascontiguousarray(v) for k, v in state.arrays.items()}))
         for name, text in state.texts.items():
             write_whole(folder / f"{name}.txt.gz", gzip.compress(text.encode(), mtime=0))
-        write_whole(folder / "policy.json", json.dumps(facts, indent=1).encode())
+        names = [_FITTED_ON, *([_STATE] if state.arrays else []), *(f"{name}.txt.gz" for name in sorted(state.texts))]
+        facts = {
+            "policy": self.name,
+            "parameters": self.parameters(),
+            "network": asdict(self.digests_) | {"portfolio": portfolio_digest(self.portfolio_)},
+            "portfolio": self.portfolio_,
+            "points": [asdict(point) for point in self.points_],
+            "state": state.facts,
+            "texts": sorted(state.texts),
+            "files": {name: digest_of_file(folder / name) for name in names},
+        }
+        write_record(folder / POLICY, facts)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what :meth:`save` wrote. Raises UserError where something is missing or damaged."""
+        facts = load_facts(folder)
+        digests = Digests.of(facts.get("network"), folder / POLICY)
         try:
-            facts = json.loads((folder / "policy.json").read_text())
+            for name, digest in facts["files"].items():
+                if digest_of_file(folder / name) != digest:
+                    raise UserError(f"{folder / name} is damaged: it differs from its digest in {POLICY}; fit the policy again")
             policy = cls(**facts["parameters"])
             policy.portfolio_ = tuple(facts["portfolio"])
             policy.points_ = tuple(OperatingPoint(**point) for point in facts["points"])
-            policy.fitted_on_ = frozenset(pd.read_parquet(folder / "fitted_on.parquet")["image"])
-            arrays = folder / "state.safetensors"
+            policy.digests_ = digests
+            policy.fitted_on_ = frozenset(pd.read_parquet(folder / _FITTED_ON)["image"])
+            arrays = folder / _STATE
             texts = {name: gzip.decompress((folder / f"{name}.txt.gz").read_bytes()).decode() for name in facts["texts"]}
             policy._restore(State(facts["state"], load_file(arrays) if arrays.exists() else {}, texts))
+        except UserError:
+            raise
         except Exception as error:  # safetensors, LightGBM, zlib and torch each raise their own
             raise UserError(f"{folder} holds no whole {cls.name} policy ({error}): fit it again") from error
         return policy
@@ -247,9 +267,13 @@ def answer_features(probabilities: np.ndarray) -> np.ndarray:
 
 
 def load_facts(folder: Path) -> Mapping[str, Any]:
-    """``policy.json`` of a saved policy."""
-    try:
-        facts: Mapping[str, Any] = json.loads((folder / "policy.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder} holds no policy ({error}): save one with python -m selector.train") from error
-    return facts
+    """``policy.json`` of a saved policy. Raises UserError where it is missing, damaged or an earlier version's."""
+    path = folder / POLICY
+    if not path.is_file():
+        raise UserError(f"{folder} holds no policy (no {POLICY}): save one with python -m selector.train")
+    return read_record(path)
+
+
+def portfolio_digest(portfolio: Sequence[str]) -> str:
+    """Short hash of the configurations that a policy chooses among, in order."""
+    return sha256("\n".join(portfolio).encode()).hexdigest()[:16]

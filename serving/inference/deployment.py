@@ -19,7 +19,7 @@ from torch import Tensor
 import dynamic
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
-from dynamic.models.loading import SLIM, LoadedNetwork, embedded_weights, load, scenes_transform
+from dynamic.models import SLIM, LoadedNetwork, embedded_weights, load, scenes_transform
 from dynamic.network import DynamicNetwork
 from dynamic.scenes import CLASSES
 from oracle.data.sources import class_folders, find_root

@@ -8,7 +8,7 @@ from torch import nn
 
 import dynamic
 from dynamic import Configuration, DynamicNetwork, UserError
-from dynamic.models.loading import DYNAMIC_LAYERS
+from dynamic.models import DYNAMIC_LAYERS
 from tests.conftest import MODELS, settled
 from tests.plain_loop import plain_loop
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import dynamic
 from dynamic import Configuration, DynamicNetwork, UserError
-from dynamic.models.loading import DYNAMIC_LAYERS
+from dynamic.models import DYNAMIC_LAYERS
 from dynamic.recalibration import recalibrate
 from dynamic.scenes import FashionScenes
 from tests.conftest import settled

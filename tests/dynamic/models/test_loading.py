@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 import dynamic
 from dynamic import UserError
-from dynamic.models.loading import build
+from dynamic.models import build
 
 
 def test_checkpoints_in_both_formats_and_their_class_count(tmp_path: Path) -> None:
@@ -88,9 +88,9 @@ def test_checkpoints_come_with_the_models_transform(tmp_path: Path, name: str, f
     assert info.resolution == size
     # The second file bears the name of IMAGENET1K_V2's, which wants another size before the crop.
     expected = {"mine.pth": [342], "resnet50-11ad3fa6.pth": [232]}[file]
-    assert info.transform.preset.resize_size == expected  # type: ignore[attr-defined]
+    assert info.preprocessing.preset.resize_size == expected  # type: ignore[attr-defined]
 
 
 def test_a_loaded_network_can_be_sent_to_another_process() -> None:
-    transform = pickle.loads(pickle.dumps(dynamic.load("resnet50-slim").info.transform))
+    transform = pickle.loads(pickle.dumps(dynamic.load("resnet50-slim").info.preprocessing))
     assert transform(Image.new("RGB", (200, 150))).shape == (3, 96, 96)

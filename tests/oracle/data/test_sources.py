@@ -78,7 +78,7 @@ def test_images_are_transformed_as_the_weights_want(tmp_path: Path) -> None:
     batch = source.load(np.arange(2))
     for key, tensor in zip(source.keys, batch.images, strict=True):
         with Image.open(tmp_path / "data" / key) as image:
-            assert torch.equal(tensor, network.info.transform(image))
+            assert torch.equal(tensor, network.info.preprocessing(image))
     assert batch.images.shape == (2, 3, 224, 224)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import dynamic
 from dynamic import UserError
-from dynamic.models.loading import DYNAMIC_LAYERS
+from dynamic.models import DYNAMIC_LAYERS
 from oracle.evaluation import bounds
 from oracle.evaluation.exact_bounds import Order, find_bounds, greedy_order
 from oracle.evaluation.outcomes import read_outcomes

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 import dynamic
 from dynamic import UserError
-from dynamic.models.loading import build
+from dynamic.models import build
 from oracle.evaluation.collect import open_collection
 from oracle.evaluation.outcomes import read_outcomes
 from oracle.pipeline import run

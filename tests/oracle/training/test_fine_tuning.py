@@ -15,7 +15,7 @@ from torch import nn
 
 import dynamic
 from dynamic import UserError
-from dynamic.models.loading import build
+from dynamic.models import build
 from dynamic.scenes import FashionScenes
 from dynamic.training import loop
 from oracle.training.fine_tuning import drawn_from, fine_tune

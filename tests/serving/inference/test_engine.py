@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dynamic.configuration import Configuration
-from dynamic.models.loading import load
+from dynamic.models import load
 from selector.learning.fitting import play
 from selector.observation.costs import Costs
 from selector.observation.images import Live

@@ -224,7 +224,7 @@ def test_an_evaluation_is_what_a_plain_loop_over_the_portfolio_says(
 ) -> None:
     """On the default alone the statistics are the network's own, so the loop can check it."""
     pictures, labels = scenes
-    from dynamic.models.loading import load
+    from dynamic.models import load
 
     original = load("resnet50-slim", weights="distillation-ladder").original
     for data, label in zip(pictures[:6], labels, strict=False):

@@ -1,0 +1,93 @@
+"""Which networks there are, by name, and where their dynamic layers are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torchvision
+from torch import nn
+
+from dynamic.errors import UserError
+from dynamic.files import ASSETS
+from dynamic.models import slim
+
+_RESNET_LAYERS = tuple(f"layer{stage}.0.conv2" for stage in (1, 2, 3, 4))
+_DENSENET_LAYERS = (
+    "features.pool0+features.denseblock1.denselayer1.conv2",
+    "features.transition1.pool+features.denseblock2.denselayer1.conv2",
+    "features.transition2.pool+features.denseblock3.denselayer1.conv2",
+    "features.transition3.pool+features.denseblock4.denselayer1.conv2",
+)
+
+DYNAMIC_LAYERS: dict[str, tuple[str, ...]] = {
+    # The 3 x 3 convolution of the first bottleneck of each stage.
+    "resnet50": _RESNET_LAYERS,
+    "resnext50_32x4d": _RESNET_LAYERS,
+    # The depth-wise 3 x 3 of the four inverted residuals of stride 2.
+    "mobilenet_v2": tuple(f"features.{block}.conv.1.0" for block in (2, 4, 7, 14)),
+    # Stride: the stem's and transitions' pools; dilation and kernel size: the first dense layer behind each.
+    "densenet121": _DENSENET_LAYERS,
+}
+"""Layers A-D of the paper's four networks (section 3.3), full size and slim."""
+
+SLIM: dict[str, Callable[[int], nn.Module]] = {
+    "resnet50-slim": slim.resnet50_slim,
+    "resnext50_32x4d-slim": slim.resnext50_32x4d_slim,
+    "mobilenet_v2-slim": slim.mobilenet_v2_slim,
+    "densenet121-slim": slim.densenet121_slim,
+}
+
+
+def build(name: str, classes: int | None = None) -> nn.Module:
+    """A network with random weights. Raises UserError for an unknown name, with the nearest known ones."""
+    if name in SLIM:
+        return SLIM[name](classes or slim.CLASSES)
+    if name.startswith("timm/"):
+        return build_timm(name.removeprefix("timm/"), False, classes)
+    _check_torchvision(name)
+    # Inception and GoogLeNet warn unless told how to draw their initial weights.
+    options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    return torchvision.models.get_model(name, num_classes=classes or 1000, **options)
+
+
+def embedded_weights(name: str, weights: str) -> Path | None:
+    """The file of a slim network's weights: ``default``, or fine-tuned ones such as ``rof-stride``; None if none."""
+    if name not in SLIM:
+        return None
+    path = ASSETS / (f"{name}.safetensors" if weights == "default" else f"{name}-{weights}.safetensors")
+    return path if path.is_file() else None
+
+
+def embedded_names(name: str) -> list[str]:
+    """The names of a slim network's weights beside ``default``."""
+    return sorted(path.stem.removeprefix(f"{name}-") for path in ASSETS.glob(f"{name}-*.safetensors"))
+
+
+def torchvision_weights(name: str) -> dict[str, Any]:
+    """The weights torchvision has for a network, by name."""
+    _check_torchvision(name)
+    return {entry.name: entry for entry in torchvision.models.get_model_weights(name)}
+
+
+def _check_torchvision(name: str) -> None:
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise UserError(
+            f"unknown model {name!r}: choose from {', '.join(SLIM)}, timm/NAME, or torchvision's {', '.join(known)}"
+        )
+
+
+def build_timm(name: str, pretrained: bool, classes: int | None) -> nn.Module:
+    """A network of timm's. Raises UserError where timm is not installed or has none of this name."""
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError(f"timm/{name} needs the timm package: pip install timm") from error
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('.')[0][:6]}*")[:10]
+        raise UserError(f"timm has no model {name!r}" + (f"; near it: {', '.join(near)}" if near else ""))
+    options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+    module: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
+    return module

@@ -1,0 +1,371 @@
+"""A run folder: where everything in it is, what it says of itself, and whether it is still what it was.
+
+Every command and the service open runs here, shipped ones and one's own alike. A run carries what it needs to be used
+without its images: class names, preprocessing, the network's weights (or the name of registered ones, with their digest) and
+statistics. So it can be moved, zipped, mounted read-only and served from anywhere.
+
+    run = Run.open(Path("runs/mine"))
+    network = run.fast_network()
+    outcomes = run.outcomes()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from dynamic.configuration import Configuration
+from dynamic.errors import UserError
+from dynamic.files import write_whole
+from dynamic.integrity import digest_of_file, read_record, write_record
+from dynamic.models import LoadedNetwork, ModelInfo, load, restore
+from dynamic.network import DynamicNetwork
+from dynamic.norms import Statistics
+from dynamic.preprocessing import Preprocessing
+from oracle.data.sources import SPLITS, ImageSource, open_source
+from oracle.data.views import View, view_source
+from oracle.evaluation.outcomes import compare_identity, load_outcomes, stored_configurations
+from oracle.settings import DTYPES, SCENES_IMAGES, RunSettings
+
+OWN = "own"
+"""Stands for the digest of statistics where the network keeps its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digests:
+    """What decides a network's answers; whatever was learned or measured of a run carries it.
+
+    Attributes:
+        weights: of the network.
+        statistics: of the recalibrated batch norms, :data:`OWN` where there are none.
+    """
+
+    weights: str
+    statistics: str
+
+    @classmethod
+    def of(cls, facts: object, path: Path) -> Digests:
+        """Read them from what ``path`` holds. Raises UserError where they are missing."""
+        if not isinstance(facts, Mapping) or not all(isinstance(facts.get(name), str) for name in ("weights", "statistics")):
+            raise UserError(f"{path} does not say which network it belongs to: an earlier version made it; make it again")
+        return cls(weights=facts["weights"], statistics=facts["statistics"])
+
+    def require(self, theirs: Digests, path: Path, remedy: str) -> None:
+        """Raise UserError where ``path`` belongs to another network, naming what differs."""
+        different = [
+            f"{name} {getattr(theirs, name)} there, {getattr(self, name)} here"
+            for name in ("weights", "statistics")
+            if getattr(theirs, name) != getattr(self, name)
+        ]
+        if different:
+            raise UserError(f"{path} belongs to another network ({'; '.join(different)}): {remedy}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkRecord:
+    """Which network a run ran.
+
+    Attributes:
+        model: its name, as for :func:`dynamic.load`.
+        dynamic_layers: names of its modules.
+        classes: how many it tells apart.
+        weights: which, for people.
+        registered: name under which package or library have the weights; None where the run holds a copy of them.
+        digest: of the weights.
+        slim: whether it is one of the project's small stand-ins.
+        own: whether it was given in Python, so that no name can build it again.
+    """
+
+    model: str
+    dynamic_layers: tuple[str, ...]
+    classes: int
+    weights: str
+    registered: str | None
+    digest: str
+    slim: bool
+    own: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """``run.json``.
+
+    Attributes:
+        settings: what was asked for; where images were, as an absolute path.
+        images: identity of the images: two runs with the same saw the same.
+        network: see :class:`NetworkRecord`.
+        class_names: one for each class of the network.
+        preprocessing: what a picture goes through before the run's view.
+        resolution: side in pixels of what the network saw.
+        statistics: digest of the recalibrated batch norms, :data:`OWN` where there are none.
+        versions: that made the outcomes.
+        files: SHA-256 by path below the run of everything that others rely on; empty until the run is finished.
+    """
+
+    settings: dict[str, Any]
+    images: dict[str, str]
+    network: NetworkRecord
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    resolution: int
+    statistics: str
+    versions: dict[str, str]
+    files: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As :meth:`from_json` reads it."""
+        return asdict(self) | {"preprocessing": self.preprocessing.to_json()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> RunRecord:
+        """Raises KeyError, TypeError or UserError where ``content`` is something else."""
+        network = NetworkRecord(**{**content["network"], "dynamic_layers": tuple(content["network"]["dynamic_layers"])})
+        return cls(
+            **{
+                **content,
+                "network": network,
+                "class_names": tuple(content["class_names"]),
+                "preprocessing": Preprocessing.from_json(content["preprocessing"]),
+            }
+        )
+
+
+class Run:
+    """A run folder: the layout by itself, the rest once there is a ``run.json``.
+
+    Args:
+        folder: of the run; nothing is read or made.
+
+    >>> Run(Path("runs/mine")).policies
+    PosixPath('runs/mine/policies')
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.record_file = folder / "run.json"
+        self.outcomes_store = folder / "outcomes.zarr"
+        self.statistics_file = folder / "statistics.safetensors"
+        self.weights_file = folder / "weights.safetensors"
+        self.labels = folder / "labels.parquet"
+        self.summary = folder / "summary.json"
+        self.report = folder / "report.html"
+        self.figures = folder / "figures"
+        self.study_tables = folder / "study.md"
+        self.bounds = folder / "bounds"
+        self.observations = folder / "observations"
+        self.policies = folder / "policies"
+        self.benchmark = folder / "benchmark"
+        self.results = self.benchmark / "results.json"
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    @property
+    def name(self) -> str:
+        """Of the folder."""
+        return self.folder.resolve().name
+
+    def set(self, name: str) -> Run:
+        """One of a study's sets of outcomes, a run of its own."""
+        return Run(self.folder / "sets" / name)
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """A finished run.
+
+        Raises:
+            UserError: no run there, one that is not finished, damaged, or made by an earlier version.
+        """
+        run = cls(folder)
+        if not run.record_file.is_file():
+            command = f"python -m oracle.run --out {folder}"
+            if (folder / "settings.json").exists() or run.outcomes_store.exists():
+                raise UserError(
+                    f"{folder} has outcomes but no {run.record_file.name}: an earlier version made it, or it is not finished; "
+                    "start its command again, which evaluates only what is missing"
+                )
+            raise UserError(f"no run in {folder} (no {run.record_file.name}): make one with {command}")
+        if not run.record.files:
+            raise UserError(f"the run in {folder} is not finished: start its command again")
+        return run
+
+    @cached_property
+    def record(self) -> RunRecord:
+        """What ``run.json`` says. Raises UserError where it is missing or damaged."""
+        content = read_record(self.record_file)
+        try:
+            return RunRecord.from_json(content)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{self.record_file} lacks or misnames an entry ({error}): another version made the run") from error
+
+    def write_record(self, record: RunRecord) -> None:
+        """Store ``run.json``."""
+        write_record(self.record_file, record.to_json())
+        self.__dict__["record"] = record
+
+    def seal(self) -> None:
+        """List every file that others rely on with its digest: the run is finished."""
+        wanted = [self.statistics_file, self.weights_file, self.labels, *sorted(self.outcomes_store.rglob("*"))]
+        files = {path.relative_to(self.folder).as_posix(): digest_of_file(path) for path in wanted if path.is_file()}
+        self.write_record(replace(self.record, files=files))
+
+    def verify_all(self) -> None:
+        """:meth:`verify` everything that is listed."""
+        for path in (self.statistics_file, self.weights_file, self.labels, self.outcomes_store):
+            if any(name.startswith(path.name) for name in self.record.files):
+                self.verify(path)
+
+    def verify(self, path: Path) -> None:
+        """Compare a file, or all files below a folder, with the digests in ``run.json``.
+
+        Raises:
+            UserError: one is missing or was changed; the message names it.
+        """
+        below = path.relative_to(self.folder).as_posix()
+        listed = {name: digest for name, digest in self.record.files.items() if name == below or name.startswith(f"{below}/")}
+        if not listed:
+            raise UserError(f"{self.record_file} lists no {below}: start the run's command again")
+        for name, digest in listed.items():
+            file = self.folder / name
+            try:
+                found = digest_of_file(file)
+            except OSError as error:
+                raise UserError(
+                    f"{file} is missing or cannot be read ({error.strerror}): restore it from a copy, or make the run again"
+                ) from error
+            if found != digest:
+                raise UserError(f"{file} is damaged: it differs from its digest in {self.record_file.name}; restore it from a copy")
+
+    @cached_property
+    def settings(self) -> RunSettings:
+        """What the run was asked for, with ``out`` where it is now."""
+        stored = dict(self.record.settings)
+        folders = {key: Path(stored[key]) for key in ("data_dir", "class_map") if stored.get(key)}
+        try:
+            return RunSettings(**(stored | folders | {"out": self.folder, "device": "cpu"}))
+        except TypeError as error:
+            raise UserError(f"{self.record_file}: another version made the run ({error})") from error
+
+    @cached_property
+    def network(self) -> LoadedNetwork:
+        """The network that the run ran.
+
+        Raises:
+            UserError: its weights are missing, damaged or others; or it was given in Python: pass it to :meth:`adopt`.
+        """
+        record = self.record.network
+        if record.own:
+            raise UserError(
+                f"the network {record.model} of {self.folder} was given in Python: open the run there, with "
+                "Run.open(folder).adopt(network)"
+            )
+        if record.registered is not None:
+            network = load(record.model, record.registered, record.dynamic_layers)
+        else:
+            self.verify(self.weights_file)
+            network = restore(
+                record.model,
+                load_file(self.weights_file),
+                record.classes,
+                record.dynamic_layers,
+                weights=record.weights,
+                preprocessing=self.record.preprocessing,
+            )
+        self._require_network(network)
+        return network
+
+    def adopt(self, network: LoadedNetwork) -> Run:
+        """Use ``network``, which the run was made with in Python; raises UserError where it is another one."""
+        self._require_network(network)
+        self.__dict__["network"] = network
+        return self
+
+    def _require_network(self, network: LoadedNetwork) -> None:
+        record = self.record.network
+        compare_identity(
+            self.folder,
+            {"model": record.model, "weights_digest": record.digest, "dynamic_layers": ",".join(record.dynamic_layers)},
+            {
+                "model": network.info.name,
+                "weights_digest": network.digest,
+                "dynamic_layers": ",".join(network.dynamic_layers),
+            },
+        )
+
+    @cached_property
+    def statistics(self) -> Statistics | None:
+        """Recalibrated batch norms, None where the network keeps its own."""
+        if self.record.statistics == OWN:
+            return None
+        self.verify(self.statistics_file)
+        return Statistics.load(self.statistics_file)
+
+    def fast_network(self, device: str = "cpu", packed: bool = False) -> DynamicNetwork:
+        """The network for ``device`` in the run's type, with the run's statistics; ``packed`` for small batches on a CPU."""
+        return self.network.for_inference(device, DTYPES[self.settings.dtype], self.statistics, packed)
+
+    @cached_property
+    def configurations(self) -> tuple[Configuration, ...]:
+        """That the run evaluated, in the order of its columns."""
+        self.verify(self.outcomes_store / "configuration")
+        return stored_configurations(self.outcomes_store)
+
+    def outcomes(self) -> xr.Dataset:
+        """See :func:`oracle.evaluation.outcomes.read_outcomes`; raises UserError where a chunk is damaged."""
+        self.verify(self.outcomes_store)
+        return load_outcomes(self.outcomes_store)
+
+    def images(self, data_dir: Path | None = None) -> ImageSource:
+        """The images that the run evaluated.
+
+        Args:
+            data_dir: where they are now; unless given, where they were.
+
+        Raises:
+            UserError: they are not there, or no longer the same.
+        """
+        settings = self.settings if data_dir is None else replace(self.settings, data_dir=data_dir)
+        splits = tuple(self.record.images.get("splits", ",".join(SPLITS)).split(","))
+        source = open_images(settings, self.network.info, splits)
+        compare_identity(self.folder, self.record.images, source.identity)
+        return source
+
+    @property
+    def view(self) -> View:
+        """What became of an image behind its preprocessing."""
+        return View(self.settings.crop, self.settings.resize)
+
+    @property
+    def digests(self) -> Digests:
+        """See :class:`Digests`."""
+        return Digests(weights=self.record.network.digest, statistics=self.record.statistics)
+
+
+def write_weights(network: LoadedNetwork, path: Path) -> None:
+    """A copy of a network's tensors, as they are."""
+    state: dict[str, Tensor] = {name: value.detach().cpu().clone() for name, value in network.original.state_dict().items()}
+    write_whole(path, save(state))
+
+
+def open_images(settings: RunSettings, info: ModelInfo, splits: tuple[str, ...] = SPLITS) -> ImageSource:
+    """The images that ``settings`` name, as the network sees them; raises UserError where they are not there."""
+    images = settings.images
+    if images is None and settings.dataset == "fashion-scenes":
+        images = SCENES_IMAGES
+    source = open_source(
+        settings.dataset,
+        info,
+        images=images,
+        data_dir=settings.data_dir,
+        regime=settings.regime,
+        seed=settings.seed,
+        class_map=settings.class_map,
+    )
+    return view_source(source, View(settings.crop, settings.resize, splits))

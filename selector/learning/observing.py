@@ -1,0 +1,54 @@
+"""Which configurations of a run are observed, and on which of its images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from dynamic.configuration import Configuration
+from dynamic.errors import UserError
+from oracle.data.sources import SPLITS, ImageSource
+from oracle.runs import Run
+from selector.learning.portfolios import LARGEST, portfolio_of
+from selector.observation.observations import Observations
+from selector.observation.observe import observe
+
+
+def observed_configurations(run: Run, outcomes: xr.Dataset, size: int) -> list[Configuration]:
+    """The run's configurations if they are few, else a portfolio of them."""
+    few = len(run.configurations) <= LARGEST
+    return list(run.configurations) if few else portfolio_of(outcomes, run.network.default, size)
+
+
+def observe_run(
+    run: Run,
+    source: ImageSource,
+    outcomes: xr.Dataset,
+    portfolio: Sequence[Configuration],
+    out: Path,
+    *,
+    splits: tuple[str, ...] = SPLITS,
+    device: str = "cpu",
+) -> Observations:
+    """:func:`selector.observation.observe.observe` of a run's images; what the run could not read stays out.
+
+    Args:
+        run: whose network is observed.
+        source: its images.
+        outcomes: of the run.
+        portfolio: among the run's configurations.
+        out: folder of the observations.
+        splits: only these.
+        device: where the network runs.
+
+    Raises:
+        UserError: a configuration that the run did not run.
+    """
+    lacking = sorted({c.id for c in portfolio} - {c.id for c in run.configurations})
+    if lacking:
+        raise UserError(f"{run.folder} did not run {lacking[0]}: run oracle.run with --space for this portfolio")
+    observed = observe(run, source, portfolio, out, splits=splits, device=device)
+    return observed.rows(np.isin(observed.keys, outcomes["image"].values))

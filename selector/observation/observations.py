@@ -1,0 +1,99 @@
+"""What was observed of some images once: everything that a policy may ask for, their labels, and what is right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dynamic.configuration import Configuration
+from dynamic.network import DynamicNetwork
+from oracle.evaluation.bounds import quality
+from oracle.runs import Digests
+from selector.observation.costs import Costs
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Everything a policy could see of some images, their labels, and what each configuration answers.
+
+    Features and probabilities, which policies decide by, are rounded to half precision; predicted classes and the
+    probability of the true class, which they are scored by, are not.
+
+    Attributes:
+        keys, splits, labels: (N,) of the images.
+        sides: (N,) true object sides in pixels where known, else None.
+        portfolio: K configurations.
+        default: column of the network's default.
+        digests: of the network that was observed.
+        costs: of the portfolio.
+        image, stem, prefix: (N, features) float32; see :mod:`selector.observation.features`.
+        grid: (N, channels, 6, 6) float32, the group ``map``.
+        stages: by layer and portfolio column, the name of its (N, features) array in ``stage_values``.
+        stage_values: (N, features) by name.
+        probabilities: (N, K, classes) float32, zeros where an answer is not finite.
+        predicted: (N, K) int32 classes; -1 where an answer is not finite.
+        p_true: (N, K) float32 probability of the true class; 0 where an answer is not finite.
+    """
+
+    keys: np.ndarray
+    splits: np.ndarray
+    labels: np.ndarray
+    sides: np.ndarray | None
+    portfolio: tuple[Configuration, ...]
+    default: int
+    digests: Digests
+    costs: Costs
+    image: np.ndarray
+    stem: np.ndarray
+    prefix: np.ndarray
+    grid: np.ndarray
+    stages: tuple[tuple[str, ...], ...]
+    stage_values: Mapping[str, np.ndarray]
+    probabilities: np.ndarray
+    predicted: np.ndarray
+    p_true: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def correct(self) -> np.ndarray:
+        """(N, K) bool: whether each configuration is right."""
+        return np.asarray(self.predicted == self.labels[:, None])
+
+    @property
+    def quality(self) -> np.ndarray:
+        """(N, K) float32 quality (paper, eq. 1)."""
+        return quality(self.predicted, self.p_true, self.labels)
+
+    def rows(self, kept: np.ndarray) -> Observations:
+        """The same of some images, by position or mask."""
+        arrays = {name: getattr(self, name)[kept] for name in _BY_IMAGE}
+        stages = {name: values[kept] for name, values in self.stage_values.items()}
+        return replace(self, **arrays, sides=None if self.sides is None else self.sides[kept], stage_values=stages)
+
+    def among(self, portfolio: Sequence[Configuration], network: DynamicNetwork, resolution: int) -> Observations:
+        """The same with only some configurations, the default among them."""
+        kept = [self.portfolio.index(c) for c in portfolio]
+        return replace(
+            self,
+            portfolio=tuple(portfolio),
+            default=kept.index(self.default),
+            costs=Costs(network, portfolio, resolution),
+            stages=tuple(tuple(stage[column] for column in kept) for stage in self.stages),
+            **{name: getattr(self, name)[:, kept] for name in ("probabilities", "predicted", "p_true")},
+        )
+
+    def split(self, name: str) -> Observations:
+        """The images of one split."""
+        return self.rows(self.splits == name)
+
+
+_BY_IMAGE = ("keys", "splits", "labels", "image", "stem", "prefix", "grid", "probabilities", "predicted", "p_true")
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    """What is left of features in half precision, float32: observed and live ones are rounded alike."""
+    return np.clip(values, -65504, 65504).astype(np.float16).astype(np.float32)
