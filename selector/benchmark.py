@@ -19,7 +19,7 @@ from typing import Any
 from dynamic.command import run_command
 from oracle.reporting.page import aligned
 from selector.scoring.benchmark import BenchmarkSettings, benchmark
-from selector.scoring.report import HEADER, table_rows
+from selector.scoring.tables import HEADER, table_rows
 
 
 def main(settings: BenchmarkSettings) -> None:

@@ -21,6 +21,7 @@ from selector.policies.constant import Oracle, SingleBest
 from selector.policies.head import Head
 from selector.policies.scoring import Neighbours
 from selector.policies.stagewise import Stagewise
+from selector.scoring.controls import shuffled_control
 from selector.scoring.metrics import References, closed_gap, closed_gap_interval
 
 Splits = tuple[Observations, Observations]
@@ -127,8 +128,6 @@ def test_noise_is_not_claimed(name: str, noise: Splits) -> None:
 
 
 def test_shuffled_labels_close_nothing(ruled: Splits) -> None:
-    from selector.scoring.benchmark import shuffled_control
-
     label, test = ruled
     single = int(SingleBest().fit(label).decide(Recorded(test))[0])
     references = References.of(test, single, play(Oracle().fit(label).reveal(test), Recorded(test)))
