@@ -15,7 +15,6 @@ from dynamic.command import check_device
 from dynamic.errors import UserError
 from dynamic.files import make_writable, write_whole
 from selector.interchange.asf import AsfPairwise, available
-from selector.learning.training import FOLDER
 from selector.scoring.by_side import by_side
 from selector.scoring.controls import shuffled_control
 from selector.scoring.curves import areas, dial_curves, static_points
@@ -71,20 +70,18 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
     results = []
     for run in settings.runs or SHIPPED.values():
         print(f"{run.name}:", file=sys.stderr)
-        folder = run / FOLDER if settings.runs else settings.out / run.name
-        result = benchmark_run(
-            settings,
-            open_run(
-                run,
-                observations=folder / "observations",
-                policies=folder / "policies" if settings.runs else run / "policies",
-                device=settings.device,
-                data_dir=settings.data_dir,
-                shifted=settings.shifted,
-                shifted_observations=settings.out / f"{settings.shifted.name}-shifted" if settings.shifted else None,
-            ),
+        shipped = not settings.runs  # such a run is not written to
+        opened = open_run(
+            run,
+            device=settings.device,
+            observations=settings.out / run.name / "observations" if shipped else None,
+            policies=run / "policies" if shipped else None,
+            data_dir=settings.data_dir,
+            shifted=settings.shifted,
+            shifted_observations=settings.out / f"{settings.shifted.name}-shifted" if settings.shifted else None,
         )
-        write_whole(folder / RESULTS, json.dumps(result, indent=1).encode())
+        result = benchmark_run(settings, opened)
+        write_whole(opened.observations.parent / RESULTS, json.dumps(result, indent=1).encode())
         results.append(result)
     write_report(results, settings.out)
     write_whole(settings.out / "results.json", json.dumps({"runs": results}, indent=1).encode())

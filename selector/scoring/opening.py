@@ -30,6 +30,7 @@ class OpenedRun:
     Attributes:
         name: of its folder.
         collection: network and images.
+        observations: folder of its observations; its results lie beside it.
         policies: that were fitted on its label split.
         policies_digest: of their files.
         label, test: observations of the two splits, under the policies' portfolio.
@@ -38,6 +39,7 @@ class OpenedRun:
 
     name: str
     collection: Collection
+    observations: Path
     policies: Sequence[Policy]
     policies_digest: str
     label: Observations
@@ -48,9 +50,9 @@ class OpenedRun:
 def open_run(
     run: Path,
     *,
-    observations: Path,
-    policies: Path,
     device: str,
+    observations: Path | None = None,
+    policies: Path | None = None,
     data_dir: Path | None = None,
     shifted: Path | None = None,
     shifted_observations: Path | None = None,
@@ -59,9 +61,9 @@ def open_run(
 
     Args:
         run: its folder.
-        observations: folder of its observations, or where they go.
-        policies: folder of its policies.
         device: where the network runs.
+        observations: folder of its observations, or where they go; within the run unless given.
+        policies: folder of its policies; within the run unless given.
         data_dir: where its images are now, if they were moved.
         shifted: folder of another run, on whose test images the policies are to be ranked too.
         shifted_observations: folder of the other run's observations, or where they go; goes with ``shifted``.
@@ -69,6 +71,7 @@ def open_run(
     Raises:
         UserError: no run or policies there, another network or images than it was made with, or a split without images.
     """
+    observations, policies = observations or run / FOLDER / "observations", policies or run / FOLDER / "policies"
     loaded = load_policies(policies)
     other = None if shifted is None else reopen(shifted, device=device, data_dir=data_dir)  # before the hours, if it is none
     collection = reopen(run, device=device, data_dir=data_dir)
@@ -84,6 +87,7 @@ def open_run(
     return OpenedRun(
         name=run.name,
         collection=collection,
+        observations=observations,
         policies=loaded,
         policies_digest=digest_of_policies(policies),
         label=label,
