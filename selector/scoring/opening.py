@@ -66,7 +66,7 @@ def open_run(
         policies: folder of its policies; within the run unless given.
         data_dir: where its images are now, if they were moved.
         shifted: folder of another run, on whose test images the policies are to be ranked too.
-        shifted_observations: folder of the other run's observations, or where they go; goes with ``shifted``.
+        shifted_observations: folder of the other run's observations, or where they go; beside the run's unless given.
 
     Raises:
         UserError: no run or policies there, another network or images than it was made with, or a split without images.
@@ -82,8 +82,10 @@ def open_run(
     if not len(label) or not len(test):
         raise UserError(f"{run} needs readable images in both its splits")
     unlike = None
-    if other is not None and shifted_observations is not None:
-        unlike = other.settings.out.name, _observe_shifted(collection, label, other, shifted_observations)
+    if other is not None:
+        name = other.settings.out.name
+        folder = shifted_observations or observations.parent / f"{name}-shifted"
+        unlike = name, _observe_shifted(collection, label, other, folder)
     return OpenedRun(
         name=run.name,
         collection=collection,

@@ -148,12 +148,12 @@ def test_what_was_looked_at_is_paid_for(ruled: Splits) -> None:
     label, test = ruled
     costs = test.costs
     cascade = Cascade(rungs=2).fit(label)
-    played = play(cascade, Recorded(test), 0.0)
+    outcome = play(cascade, Recorded(test), 0.0)
     # On outcomes where one configuration is right, the cascade has to climb; it pays for the union of what it ran.
     step = cascade._step(0.0)
     assert len(step.columns) == 2
     both = costs.paths[step.columns].any(axis=0) @ costs.macs
-    assert set(played.macs) == {float(costs.whole[step.columns[0]]), float(both)}
+    assert set(outcome.macs) == {float(costs.whole[step.columns[0]]), float(both)}
     assert both < costs.whole[step.columns].sum()
     averaging = Averaging(most=3).fit(label)
     assert set(play(averaging, Recorded(test), 3.0).macs) == {float(costs.paths[averaging.order_].any(axis=0) @ costs.macs)}
