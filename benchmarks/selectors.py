@@ -17,9 +17,11 @@ from dynamic.command import run_command
 from dynamic.files import make_writable, write_whole
 from oracle.pipeline import run
 from oracle.settings import RunSettings
-from selector.learning.training import FOLDER, TrainSettings, train
+from selector.learning.training import TrainSettings, train
 from selector.scoring.benchmark import BenchmarkSettings, benchmark_run
-from selector.scoring.report import recommended
+from selector.scoring.opening import open_run
+from selector.scoring.ranking import recommended
+from selector.scoring.tables import difference_text, markdown_table
 
 STRIDES = ("1-2-2-2", "1-1-3-2", "1-3-2-2", "1-3-3-3", "2-2-2-1", "2-2-2-2", "2-2-2-3", "3-2-2-3")
 
@@ -59,9 +61,8 @@ def cell(settings: SelectorsSettings, network: str, regime: str) -> dict[str, An
     ]
     run(RunSettings(**options))
     train(TrainSettings(run=out, policies=POLICIES))
-    folder = out / FOLDER
     ranking = BenchmarkSettings(runs=(out,), learning_curve=False, timing=False, outside=False)
-    result = benchmark_run(ranking, out, folder / "observations", folder / "policies")
+    result = benchmark_run(ranking, open_run(out, device=ranking.device))
     kept = (
         "name policy objective learned accuracy gmacs closed_gap closed_gap_ci recovered_gap versus_default above_hull "
         "expected"
@@ -70,29 +71,37 @@ def cell(settings: SelectorsSettings, network: str, regime: str) -> dict[str, An
     return {"network": network, "regime": regime, "policies": rows, "control": result["control"]}
 
 
+HEADER = [
+    "network, regime",
+    "default",
+    "single best (SBS)",
+    "oracle (VBS)",
+    "preferred-label classifier closes",
+    "best by label split closes",
+    "for about the default's accuracy",
+    "above mixture",
+]
+
+
 def markdown(cells: list[dict[str, Any]]) -> str:
     """One row a cell."""
-    lines = [
-        "| network, regime | default | single best | oracle | preferred-label classifier closes | "
-        "best by label split closes | for about the default's accuracy | above coin |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for entry in cells:
-        rows = {row["name"]: row for row in entry["policies"]}
+        by_name = {row["name"]: row for row in entry["policies"]}
         learned = [row for row in entry["policies"] if row["learned"] and row["expected"]]
-        best = recommended([r for r in learned if r["objective"] == "accuracy"], "accuracy", rows["default"])
-        lean = recommended([r for r in learned if r["objective"] == "efficiency"], "efficiency", rows["default"])
-        low, high = (100 * bound for bound in lean["above_hull"]["interval"])
-        cells_text = [
-            f"{entry['network']}, {entry['regime']}",
-            *(f"{100 * rows[name]['accuracy']:.1f} %" for name in ("default", "single_best", "oracle")),
-            _closed(rows["preferred_classifier/accuracy"]),
-            f"{_closed(best)} ({best['policy']}, {1000 * best['gmacs']:.1f} MMACs)",
-            f"{1000 * lean['gmacs']:.1f} MMACs: {100 * lean['accuracy']:.1f} % ({lean['policy']})",
-            f"{100 * lean['above_hull']['value']:+.1f} [{low:+.1f}, {high:+.1f}]",
-        ]
-        lines.append(f"| {' | '.join(cells_text)} |")
-    return "\n".join(lines)
+        best = recommended([r for r in learned if r["objective"] == "accuracy"], "accuracy", by_name["default"])
+        lean = recommended([r for r in learned if r["objective"] == "efficiency"], "efficiency", by_name["default"])
+        rows.append(
+            [
+                f"{entry['network']}, {entry['regime']}",
+                *(f"{100 * by_name[name]['accuracy']:.1f} %" for name in ("default", "single_best", "oracle")),
+                _closed(by_name["preferred_classifier/accuracy"]),
+                f"{_closed(best)} ({best['policy']}, {1000 * best['gmacs']:.1f} MMACs)",
+                f"{1000 * lean['gmacs']:.1f} MMACs: {100 * lean['accuracy']:.1f} % ({lean['policy']})",
+                difference_text(lean["above_hull"]),
+            ]
+        )
+    return markdown_table(HEADER, rows)
 
 
 def _closed(row: dict[str, Any]) -> str:

@@ -9,14 +9,41 @@ Instances are images, algorithms are configurations, the performance measure is 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
 
 from dynamic.command import run_command
-from selector.interchange.aslib import ScenarioSettings, export_run
+from dynamic.files import make_writable
+from selector.interchange.aslib import export
+from selector.scoring.opening import observe_split
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenarioSettings:
+    """What to export."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of an oracle run."""
+    split: Literal["label", "test"] = "label"
+    """Which images: those to learn from, or those to score on."""
+    portfolio: int = 16
+    """Configurations, if the run has more than 32."""
+    data_dir: Path | None = None
+    """Where the run's images are now, if they were moved."""
+    out: Path = Path("runs/aslib")
+    """Folder of the scenario."""
+    json: bool = False
+    """Print one JSON object as the last line of stdout."""
 
 
 def main(settings: ScenarioSettings) -> None:
     """Export, then say where it is."""
-    observed = export_run(settings)
+    make_writable(settings.out)
+    observed = observe_split(settings.run, settings.split, settings.portfolio, settings.data_dir)
+    export(observed, f"{settings.run.name}-{settings.split}", settings.out)
     instances, algorithms = observed.probabilities.shape[:2]
     print(f"{instances} instances, {algorithms} algorithms: {settings.out}")
     if settings.json:

@@ -19,7 +19,7 @@ from typing import Any
 from dynamic.command import run_command
 from oracle.reporting.page import aligned
 from selector.scoring.benchmark import BenchmarkSettings, benchmark
-from selector.scoring.report import HEADER, table_rows
+from selector.scoring.tables import HEADER, table_rows
 
 
 def main(settings: BenchmarkSettings) -> None:
@@ -32,11 +32,12 @@ def main(settings: BenchmarkSettings) -> None:
         print(*result["verdicts"], *result["notes"], sep="\n")
     print(f"\nReport: {settings.out / 'report.html'}")
     if settings.json:
-        first = {key: results[0][key] for key in ("policies", "control", "area")}
+        first = {key: results[0][key] for key in ("policies", "control", "area", "static_network_milliseconds")}
         print(json.dumps({"run": results[0]["run"]["name"]} | first | {"runs": [_line(result) for result in results]}))
 
 
 def _line(result: dict[str, Any]) -> dict[str, Any]:
+    """What the JSON line says of each run."""
     return {"name": result["run"]["name"], "policies": result["policies"], "verdicts": result["verdicts"]}
 
 

@@ -6,42 +6,19 @@ Instances are images, algorithms are configurations. The performance measure is 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
 import numpy as np
-import tyro
 
-from dynamic.files import make_writable, write_whole
-from oracle.evaluation.collect import reopen
+from dynamic.files import write_whole
 from selector.learning.fitting import folds
-from selector.learning.training import FOLDER, observe_run, observed_configurations
 from selector.observation.features import IMAGE_MACS, IMAGE_NAMES
 from selector.observation.observe import Observations
 from selector.policies.constant import quality_of
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScenarioSettings:
-    """What to export."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """Folder of an oracle run."""
-    split: Literal["label", "test"] = "label"
-    """Which images: those to learn from, or those to score on."""
-    portfolio: int = 16
-    """Configurations, if the run has more than 32."""
-    data_dir: Path | None = None
-    """Where the run's images are now, if they were moved."""
-    out: Path = Path("runs/aslib")
-    """Folder of the scenario."""
-    json: bool = False
-    """Print one JSON object as the last line of stdout."""
-
-
 def export(observed: Observations, name: str, out: Path, seed: int = 0) -> Path:
-    """Write the scenario of one split; returns its folder.
+    """Write the scenario of one split: algorithm runs, feature values and costs, cross-validation folds, description.
 
     Features are the ``image`` statistics and the pooled ``stem``; their costs are given in MMACs instead of seconds.
 
@@ -49,7 +26,10 @@ def export(observed: Observations, name: str, out: Path, seed: int = 0) -> Path:
         observed: images of one split.
         name: the scenario's.
         out: folder.
-        seed: deals the cross-validation folds.
+        seed: of the cross-validation folds.
+
+    Returns:
+        ``out``.
     """
     ids = [c.id for c in observed.portfolio]
     stem = [f"stem_{i:03d}" for i in range(observed.stem.shape[1])]
@@ -64,12 +44,12 @@ def export(observed: Observations, name: str, out: Path, seed: int = 0) -> Path:
     values = [(key, 1, *(f"{value:.6g}" for value in row)) for key, row in zip(observed.keys, features, strict=True)]
     stem_macs = float(observed.costs.stem @ observed.costs.macs)
     costs = [(key, 1, IMAGE_MACS / 1e6, stem_macs / 1e6) for key in observed.keys]
-    dealt = [(observed.keys[row], 1, fold + 1) for fold, (_, held) in enumerate(folds(len(observed), seed)) for row in held]
+    parts = [(observed.keys[row], 1, fold + 1) for fold, (_, held) in enumerate(folds(len(observed), seed)) for row in held]
     tables = {
         "algorithm_runs.arff": ("ALGORITHM_RUNS", ["algorithm STRING", "quality NUMERIC", "correct NUMERIC"], runs),
         "feature_values.arff": ("FEATURE_VALUES", [f"{feature} NUMERIC" for feature in names], values),
         "feature_costs.arff": ("FEATURE_COSTS", ["image NUMERIC", "stem NUMERIC"], costs),
-        "cv.arff": ("CV", ["fold NUMERIC"], dealt),
+        "cv.arff": ("CV", ["fold NUMERIC"], parts),
     }
     status = "{ok,timeout,memout,presolved,crash,other,unknown}"
     tables["algorithm_runs.arff"][1].append(f"runstatus {status}")
@@ -109,13 +89,3 @@ def _description(name: str, ids: list[str], features: list[str], stem: list[str]
     for algorithm in ids:
         lines += [f"  {algorithm}:", "    configuration: ''", "    deterministic: true"]
     return "\n".join(lines) + "\n"
-
-
-def export_run(settings: ScenarioSettings) -> Observations:
-    """Observe a run, or read its observations, and export one split; returns what was exported."""
-    collection = reopen(settings.run, data_dir=settings.data_dir)
-    make_writable(settings.out)
-    configurations = observed_configurations(collection, settings.run, settings.portfolio)
-    observed = observe_run(collection, configurations, settings.run / FOLDER / "observations").split(settings.split)
-    export(observed, f"{settings.run.name}-{settings.split}", settings.out)
-    return observed

@@ -1,4 +1,4 @@
-"""Answers of several configurations put together: calibrated, weighed, and given back as one configuration."""
+"""Answers of several configurations together: calibrated by temperature, and named by one configuration that agrees."""
 
 from __future__ import annotations
 
@@ -10,14 +10,25 @@ _TRIED = np.geomspace(0.5, 4, 25)
 
 
 def fit_temperatures(observed: Observations) -> np.ndarray:
-    """(K,) float32: by what to divide the logits of each configuration, for the likelihood of the label images."""
+    """(K,) float32: by what to divide each configuration's logits so that the label images are likeliest."""
     logs = np.log(np.clip(observed.probabilities, 1e-6, 1))
     losses = np.array([_true_loss(logs / temperature, observed.labels) for temperature in _TRIED])
     return _TRIED[losses.argmin(axis=0)].astype(np.float32)
 
 
 def tempered(probabilities: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
-    """Probabilities (..., classes) at another temperature, broadcast over the classes."""
+    """Probabilities at another temperature: above 1 less sure, below 1 surer.
+
+    Args:
+        probabilities: (..., classes).
+        temperature: by what to divide the logits; broadcast over the classes.
+
+    Returns:
+        (..., classes) float32.
+
+    >>> print(tempered(np.array([0.8, 0.2]), 2.0).round(2))
+    [0.67 0.33]
+    """
     powered = np.clip(probabilities, 1e-6, 1) ** (1 / np.asarray(temperature))
     return np.asarray(powered / powered.sum(axis=-1, keepdims=True), dtype=np.float32)
 
@@ -29,6 +40,12 @@ def consensus(together: np.ndarray, answers: np.ndarray, looked: np.ndarray) -> 
         together: (N, classes) probabilities.
         answers: (N, looked, classes) calibrated probabilities of each.
         looked: (N, looked) or (looked,) their columns.
+
+    >>> answers = np.array([[[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]]])
+    >>> consensus(answers.mean(axis=1), answers, np.array([3, 5, 7])).tolist()
+    [3]
+    >>> consensus(np.array([[0.4, 0.6]]), answers, np.array([3, 5, 7])).tolist()
+    [7]
     """
     chosen = together.argmax(axis=1)
     agreeing = (answers.argmax(axis=2) == chosen[:, None]) & ~np.isclose(answers, answers[:, :, :1]).all(axis=2)

@@ -1,7 +1,8 @@
 """Policies that look at answers before they decide: cascades and averages of several configurations.
 
-A cascade runs a cheap configuration, keeps its answer where calibrated confidence allows, and otherwise runs the next. Later
-rungs reuse what earlier ones computed, and earlier answers keep some weight: what was paid for is not thrown away.
+A cascade runs a cheap configuration, keeps its answer where its calibrated confidence reaches the rung's deferral
+threshold, and otherwise defers to the next. Later rungs reuse what earlier ones computed, and earlier answers keep some
+weight: what was paid for is not thrown away.
 """
 
 from __future__ import annotations
@@ -19,12 +20,10 @@ from selector.policies.answers import consensus, fit_temperatures, tempered
 from selector.policies.base import Policy, State
 
 SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9)
-"""Of all images, those less sure than the threshold of a rung: what thresholds are tried."""
-
+"""Of all images, those that a rung defers: which deferral thresholds are tried."""
 
 STEPS = 25
-"""Ladders with thresholds that a cascade keeps, evenly spaced in MACs."""
-
+"""Ladders with deferral thresholds that a cascade keeps, evenly spaced in MACs."""
 
 KEPT = 0.25
 """Weight of the earlier rungs when a later one has answered."""
@@ -73,10 +72,10 @@ class Averaging(Policy):
 
 
 class Cascade(Policy):
-    """The cheapest first; go on while the best class of the answers so far is not likely enough.
+    """The cheapest first; defer to the next while the best class of the answers so far is less likely than the threshold.
 
-    Ladders of one to ``rungs`` configurations and their thresholds are searched on the label split; the dial walks along
-    those that nothing cheaper beats, 0 the most accurate, 1 the cheapest.
+    Ladders of one to ``rungs`` configurations and their deferral thresholds are searched on the label split; the dial walks
+    along those that nothing cheaper beats, 0 the most accurate, 1 the cheapest.
 
     Args:
         rungs: most configurations an image may run.
@@ -145,7 +144,7 @@ class Cascade(Policy):
 
 @dataclass(frozen=True)
 class _Step:
-    """A ladder with its thresholds, and what it promises on the label split."""
+    """A ladder with its deferral thresholds, and what it promises on the label split."""
 
     macs: float
     accuracy: float
@@ -173,7 +172,7 @@ def _best_steps(found: Sequence[_Step]) -> list[_Step]:
 
 
 def _ladder(answers: np.ndarray, observed: Observations, ladder: Sequence[int]) -> list[_Step]:
-    """A ladder under every combination of thresholds tried."""
+    """A ladder under every combination of deferral thresholds tried."""
     costs = observed.costs
     means = [_blended(answers[:, list(ladder[: rung + 1])]) for rung in range(len(ladder))]
     right = [mean.argmax(axis=1) == observed.labels for mean in means]

@@ -39,7 +39,7 @@ class Default(_Constant):
 
 
 class SingleBest(_Constant):
-    """The configuration that is right most often on the label split."""
+    """The configuration that is right most often on the label split: the single best solver (SBS)."""
 
     name = "single_best"
 
@@ -84,9 +84,9 @@ class RandomChoice(Policy):
 
 
 class Oracle(Policy):
-    """The preferred configuration, label known; the cheapest where none is right. A bound: no image alone tells it.
+    """The preferred configuration, and the cheapest where none is right: the virtual best solver (VBS).
 
-    It must be shown the truth (:meth:`reveal`) of the images it will be asked about.
+    A bound, since it knows the labels: :meth:`reveal` must give it the observations of the images it decides on.
     """
 
     name = "oracle"

@@ -1,27 +1,37 @@
-"""The benchmark's figures; every function returns a matplotlib figure."""
+"""The benchmark's figures; every function returns a matplotlib figure, and nothing global changes."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from oracle.evaluation.bounds import hull
 from oracle.reporting.figures import BLUE, GREY, RED
 
-_COLOURS = plt.get_cmap("tab10").colors + plt.get_cmap("Dark2").colors  # type: ignore[attr-defined]
+_COLOURS = [*matplotlib.colormaps["tab10"].colors, *matplotlib.colormaps["Dark2"].colors]  # type: ignore[attr-defined]
+
+
+def _one_panel(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of one panel without a frame, in inches."""
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
 
 
 def frontier(result: dict[str, Any]) -> Figure:
-    """Accuracy against cost: constants, what mixing two of them gives, every policy's dial, the oracle."""
-    figure, axes = plt.subplots(figsize=(7.2, 4.4), layout="constrained")
+    """Accuracy against cost: static configurations, what mixing two of them gives, every policy's dial, the oracle."""
+    figure, axes = _one_panel(7.2, 4.4)
     static = result["static"]
     cost, accuracy = 1000 * np.array(static["gmacs"]), 100 * np.array(static["accuracy"])
     corners = hull(cost, accuracy)
     axes.scatter(cost, accuracy, s=14, color=GREY, label="a configuration, run statically")
-    axes.plot(cost[corners], accuracy[corners], color=GREY, linewidth=1, linestyle="--", label="a coin between two of them")
+    label = "a randomised mixture of two of them"
+    axes.plot(cost[corners], accuracy[corners], color=GREY, linewidth=1, linestyle="--", label=label)
     for number, (name, points) in enumerate(result["curves"].items()):
         curve = np.array(sorted(points))
         axes.plot(
@@ -34,13 +44,14 @@ def frontier(result: dict[str, Any]) -> Figure:
             color=_COLOURS[number],
         )
     by_name = {row["name"]: row for row in result["policies"]}
-    for name, style in (
+    styles: list[tuple[str, dict[str, Any]]] = [
         ("default", {"marker": "o", "color": "black", "s": 40}),
         ("single_best", {"marker": "s", "color": "black", "s": 26}),
         ("oracle", {"marker": "*", "color": RED, "s": 110}),
-    ):
+    ]
+    for name, style in styles:
         row = by_name[name]
-        axes.scatter(1000 * row["gmacs"], 100 * row["accuracy"], label=name.replace("_", " "), zorder=5, **style)  # type: ignore[arg-type]
+        axes.scatter(1000 * row["gmacs"], 100 * row["accuracy"], label=name.replace("_", " "), zorder=5, **style)
     axes.set_xlim(0, 1000 * max(2.2 * result["run"]["default_gmacs"], by_name["oracle"]["gmacs"] * 1.1))
     reached = [100 * row["accuracy"] for row in result["policies"]]
     axes.set_ylim(max(min(accuracy[corners]) - 3, 0), max(reached) + 2)
@@ -53,7 +64,7 @@ def frontier(result: dict[str, Any]) -> Figure:
 def gaps(result: dict[str, Any]) -> Figure:
     """The share of the gap between single best and oracle that each learned policy closes, with intervals."""
     rows = [row for row in result["policies"] if row["learned"] and row["closed_gap_ci"]]
-    figure, axes = plt.subplots(figsize=(6.4, 0.6 + 0.26 * max(len(rows), 1)), layout="constrained")
+    figure, axes = _one_panel(6.4, 0.6 + 0.26 * max(len(rows), 1))
     for position, row in enumerate(reversed(rows)):
         low, high = row["closed_gap_ci"]
         axes.plot([100 * low, 100 * high], [position, position], color=BLUE, linewidth=2, alpha=0.5)
@@ -66,7 +77,7 @@ def gaps(result: dict[str, Any]) -> Figure:
 
 def learning_curve(result: dict[str, Any]) -> Figure:
     """Closed gap against the number of label images."""
-    figure, axes = plt.subplots(figsize=(5.4, 3.2), layout="constrained")
+    figure, axes = _one_panel(5.4, 3.2)
     rows = result["learning_curve"]
     for number, name in enumerate(dict.fromkeys(row["policy"] for row in rows)):
         points = [row for row in rows if row["policy"] == name and row["closed_gap_ci"]]
@@ -86,7 +97,7 @@ def learning_curve(result: dict[str, Any]) -> Figure:
 def by_side(result: dict[str, Any]) -> Figure:
     """Accuracy by the object's true side."""
     bins = result["by_side"]
-    figure, axes = plt.subplots(figsize=(5.8, 3.2), layout="constrained")
+    figure, axes = _one_panel(5.8, 3.2)
     names = [f"{entry['sides'][0]:.0f}-{entry['sides'][1]:.0f}" for entry in bins]
     wanted = {"default": "black", "oracle": RED}
     best = [row for row in result["policies"] if row["learned"] and row["objective"] == "accuracy"]

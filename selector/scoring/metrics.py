@@ -1,4 +1,8 @@
-"""How good a policy is: accuracy, cost, and the share of the gap to the oracle it closes, with paired intervals."""
+"""How good a policy is: accuracy, cost, and the share of the gap to the oracle it closes, with paired intervals.
+
+In terms of algorithm selection the single best solver (SBS) is the configuration that is right most often on the label
+split, the virtual best solver (VBS) is the oracle, and the closed gap is (accuracy - SBS) / (VBS - SBS) on the test split.
+"""
 
 from __future__ import annotations
 
@@ -6,56 +10,77 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
-from oracle.evaluation.bounds import cost_order, hull, interval
+from oracle.evaluation.bounds import cost_order, interval
+from oracle.evaluation.paired import mcnemar
 from selector.learning.fitting import Played
 from selector.observation.observe import Observations
 from selector.policies.constant import quality_of
+from selector.scoring.mixture import mixture_accuracy
+from selector.scoring.resampling import draw_resamples, percentile_interval, resampled_means
 
-RESAMPLES = 2000
-"""Of every bootstrap interval: 95 %, percentiles, images drawn with replacement, the same draws for all policies."""
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class References:
-    """What policies are measured against, on one split; rows are images.
+    """What policies are measured against, on one split of N images.
 
     Attributes:
         default, single_best, oracle: (N,) bool, whether each is right.
-        draws: (RESAMPLES, N) how often each image is in each resample, uint16.
         cheapest_right: (N,) MACs of the cheapest configuration that is right; -1 where none is.
-        corners: columns of the static configurations' hull, by MACs.
+        static_macs: (K,) MACs of the static configurations.
+        static_accuracy: (K,) their accuracies.
+        draws: (R, N) uint16, see :func:`selector.scoring.resampling.draw_resamples`.
+        resampled: (R, 3) accuracies of default, single best and oracle in every resample.
+        resampled_static: (R, K) accuracies of the static configurations in every resample.
     """
 
     default: np.ndarray
     single_best: np.ndarray
     oracle: np.ndarray
-    draws: np.ndarray
     cheapest_right: np.ndarray
-    corners: np.ndarray
+    static_macs: np.ndarray
+    static_accuracy: np.ndarray
+    draws: np.ndarray
+    resampled: np.ndarray
+    resampled_static: np.ndarray
 
     @classmethod
     def of(cls, observed: Observations, single_best: int, oracle: Played, seed: int = 0) -> References:
-        """Measure a split; ``single_best`` was chosen on the label split."""
+        """Measure a split.
+
+        Args:
+            observed: the split.
+            single_best: column of the configuration that was chosen on the label split.
+            oracle: what came of the oracle's choices.
+            seed: of the bootstrap.
+        """
         correct, macs = observed.correct, observed.costs.whole
         order = cost_order(macs)
-        first = macs[order[np.argmax(correct[:, order], axis=1)]]
-        stream = np.random.default_rng(seed)
-        count = len(observed)
-        draws = stream.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(np.uint16)
+        cheapest = macs[order[np.argmax(correct[:, order], axis=1)]]
+        right = correct[:, observed.default], correct[:, single_best], oracle.predicted == observed.labels
+        draws = draw_resamples(len(observed), seed)
         return cls(
-            correct[:, observed.default],
-            correct[:, single_best],
-            oracle.predicted == observed.labels,
-            draws,
-            np.where(correct.any(axis=1), first, -1),
-            hull(macs, correct.mean(axis=0)),
+            default=right[0],
+            single_best=right[1],
+            oracle=right[2],
+            cheapest_right=np.where(correct.any(axis=1), cheapest, -1),
+            static_macs=macs,
+            static_accuracy=correct.mean(axis=0),
+            draws=draws,
+            resampled=resampled_means(np.stack(right, axis=1), draws),
+            resampled_static=resampled_means(correct, draws),
         )
 
 
 def closed_gap(right: np.ndarray, base: np.ndarray, oracle: np.ndarray) -> float | None:
-    """(accuracy - base) / (oracle - base); None where the oracle is no better than the base."""
+    """(accuracy - base) / (oracle - base); None where the oracle is no better than the base.
+
+    Args:
+        right, base, oracle: (N,) bool, whether each is right about the same images.
+
+    >>> closed_gap(np.array([1, 1, 0, 0]), np.array([1, 0, 0, 0]), np.array([1, 1, 1, 0]))
+    0.5
+    """
     gap = oracle.mean() - base.mean()
     return None if gap == 0 else float((right.mean() - base.mean()) / gap)
 
@@ -66,80 +91,85 @@ def closed_gap_interval(
     """95 % interval of :func:`closed_gap`; None where that is undefined, in the sample or in most resamples."""
     if closed_gap(right, base, oracle) is None:
         return None
-    stacked = np.stack([right, base, oracle], axis=1).astype(np.float32)
-    accuracy, low, high = (draws.astype(np.float32) @ stacked).T / draws[0].sum()
-    known = high > low
+    return _share_interval(*resampled_means(np.stack([right, base, oracle], axis=1), draws).T)
+
+
+def _share_interval(accuracy: np.ndarray, base: np.ndarray, oracle: np.ndarray) -> tuple[float, float] | None:
+    """95 % interval of the closed gap from (R,) accuracies in every resample; None where it is undefined in most."""
+    known = oracle > base
     if known.mean() < 0.5:
         return None
-    shares = (accuracy - low)[known] / (high - low)[known]
-    bounds = np.percentile(shares, [2.5, 97.5])
-    return float(bounds[0]), float(bounds[1])
+    return percentile_interval((accuracy - base)[known] / (oracle - base)[known])
 
 
-def difference(right: np.ndarray, base: np.ndarray, draws: np.ndarray) -> dict[str, Any]:
-    """Paired difference of two accuracies with its 95 % interval."""
-    each = right.astype(np.float32) - base.astype(np.float32)
-    sums = draws.astype(np.float32) @ each / draws[0].sum()
-    return {"value": float(each.mean()), "interval": [float(bound) for bound in np.percentile(sums, [2.5, 97.5])]}
+def discordant(right: np.ndarray, base: np.ndarray) -> dict[str, Any]:
+    """Images that only the one, and only the other, gets right, and McNemar's exact two-sided p.
 
+    Args:
+        right, base: (N,) bool.
 
-def mcnemar(right: np.ndarray, base: np.ndarray) -> dict[str, Any]:
-    """McNemar's exact test: images that only the one, and only the other, gets right."""
-    won, lost = int((right & ~base).sum()), int((base & ~right).sum())
-    return {"won": won, "lost": lost, "p": float(binomtest(won, won + lost).pvalue) if won + lost else 1.0}
-
-
-def mixed(observed: Observations, corners: np.ndarray, macs: float) -> np.ndarray:
-    """(N,) expected correctness of a coin that runs one of two constants and costs ``macs`` on average.
-
-    The two are neighbours on the hull of static configurations on this very split: the best coin with hindsight.
+    >>> discordant(np.array([True] * 8 + [False]), np.array([False] * 8 + [True]))
+    {'won': 8, 'lost': 1, 'p': 0.0390625}
     """
-    cost = observed.costs.whole[corners].astype(float)
-    right = observed.correct[:, corners].astype(np.float64)
-    after = int(np.searchsorted(cost, macs).clip(1, max(len(cost) - 1, 1)))
-    if len(cost) == 1:
-        return np.asarray(right[:, 0])
-    share = float(np.clip((macs - cost[after - 1]) / (cost[after] - cost[after - 1]), 0, 1))
-    return np.asarray((1 - share) * right[:, after - 1] + share * right[:, after])
+    return {"won": int((right & ~base).sum()), "lost": int((base & ~right).sum()), "p": mcnemar(right, base)}
 
 
-def measure(played: Played, observed: Observations, references: References) -> dict[str, Any]:
-    """Everything about one policy on one split, JSON-ready. MACs are in units of 10^9 and include the selector's own."""
-    right = played.predicted == observed.labels
+def measure(outcome: Played, observed: Observations, references: References) -> dict[str, Any]:
+    """Everything about one policy on one split, JSON-ready.
+
+    GMACs are 10^9 multiply-accumulates an image (one multiply-add = 1) and include the selector's own. ``above_hull`` is the
+    difference from the best mixture of two static configurations for the same mean MACs, with hindsight; its interval draws
+    the hull, and the policy's MACs, anew in every resample.
+    """
+    right = outcome.predicted == observed.labels
     rows = np.arange(len(observed))
     quality = quality_of(observed)
     solvable = observed.correct.any(axis=1)
-    run = observed.costs.whole[played.columns]
-    average = played.macs.mean()
-    low, high = interval(right)
-    coin = mixed(observed, references.corners, float(average))
-    gap = closed_gap_interval(right, references.single_best, references.oracle, references.draws)
-    recovered = closed_gap_interval(right, references.default, references.oracle, references.draws)
+    run = observed.costs.whole[outcome.columns]
+    macs = outcome.macs.mean()
+    accuracy, spent = resampled_means(np.stack([right, outcome.macs], axis=1), references.draws).T
+    default, single_best, oracle = references.resampled.T
+    mixture = mixture_accuracy(references.static_macs, references.static_accuracy[None], macs[None])[0]
+    resampled_mixture = mixture_accuracy(references.static_macs, references.resampled_static, spent)
+    gap = closed_gap(right, references.single_best, references.oracle)
+    recovered = closed_gap(right, references.default, references.oracle)
     return {
         "accuracy": float(right.mean()),
-        "accuracy_ci": [low, high],
-        "gmacs": float(average / 1e9),
-        "gmacs_selector": float((played.macs - run).mean() / 1e9),
-        "closed_gap": closed_gap(right, references.single_best, references.oracle),
-        "closed_gap_ci": None if gap is None else list(gap),
-        "recovered_gap": closed_gap(right, references.default, references.oracle),
-        "recovered_gap_ci": None if recovered is None else list(recovered),
-        "versus_default": difference(right, references.default, references.draws) | mcnemar(right, references.default),
-        "versus_single_best": difference(right, references.single_best, references.draws)
-        | mcnemar(right, references.single_best),
-        "above_hull": difference(right, coin, references.draws),
-        "regret": float((quality.max(axis=1) - quality[rows, played.columns]).mean()),
+        "accuracy_ci": list(interval(right)),
+        "gmacs": float(macs / 1e9),
+        "gmacs_selector": float((outcome.macs - run).mean() / 1e9),
+        "closed_gap": gap,
+        "closed_gap_ci": None if gap is None else _listed(_share_interval(accuracy, single_best, oracle)),
+        "recovered_gap": recovered,
+        "recovered_gap_ci": None if recovered is None else _listed(_share_interval(accuracy, default, oracle)),
+        "versus_default": _difference(right.mean() - references.default.mean(), accuracy - default)
+        | discordant(right, references.default),
+        "versus_single_best": _difference(right.mean() - references.single_best.mean(), accuracy - single_best)
+        | discordant(right, references.single_best),
+        "above_hull": _difference(right.mean() - mixture, accuracy - resampled_mixture),
+        "regret": float((quality.max(axis=1) - quality[rows, outcome.columns]).mean()),
         "right_and_cheapest": float((right & (run <= references.cheapest_right))[solvable].mean())
         if solvable.any()
         else None,
-        "configurations_used": len(np.unique(played.columns)),
+        "configurations_used": len(np.unique(outcome.columns)),
     }
 
 
-def area(points: list[tuple[float, float]], low: float, high: float) -> float:
-    """Mean accuracy over MACs between ``low`` and ``high`` of what (MACs, accuracy) points reach by mixing two of them."""
-    macs, accuracy = (np.array(values) for values in zip(*points, strict=True))
-    corners = hull(macs, accuracy)
-    at = np.linspace(low, high, 200)
-    reached = np.interp(at, macs[corners], accuracy[corners], left=0.0)
-    return float(reached.mean())
+def measure_gap(outcome: Played, observed: Observations, references: References) -> dict[str, Any]:
+    """Accuracy, cost and closed gap alone, JSON-ready; units as in :func:`measure`."""
+    right = outcome.predicted == observed.labels
+    found = closed_gap_interval(right, references.single_best, references.oracle, references.draws)
+    return {
+        "accuracy": float(right.mean()),
+        "gmacs": float(outcome.macs.mean() / 1e9),
+        "closed_gap": closed_gap(right, references.single_best, references.oracle),
+        "closed_gap_ci": _listed(found),
+    }
+
+
+def _difference(value: float, resampled: np.ndarray) -> dict[str, Any]:
+    return {"value": float(value), "interval": list(percentile_interval(resampled))}
+
+
+def _listed(found: tuple[float, float] | None) -> list[float] | None:
+    return None if found is None else list(found)

@@ -1,50 +1,118 @@
-"""Milliseconds of a policy on the running network: looking, deciding and answering, as a service would."""
+"""Milliseconds of policies on the running network, and how they compare with the static network one would deploy.
+
+That is the network under its default configuration with its batch norms folded, without selector or recalibrated
+statistics: norms that cannot be folded cost time, and being faster than they are would be no speed-up. Policy and static
+network take turns on the same images, since no machine is equally fast all the time.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dynamic.configuration import Configuration
-from oracle.evaluation.collect import Collection, fast_network
-from oracle.settings import DTYPES
+from dynamic.network import DynamicNetwork
 from selector.learning.fitting import play
 from selector.observation.costs import Costs
 from selector.observation.images import Live
 from selector.policies.base import Policy
 
-BATCHES = {"1": 1, "32": 32}
-"""Images a batch, by name."""
+BATCHES = {"1": (1, 8), "32": (32, 1)}
+"""By name the images of a batch, and the batches of a turn."""
 
-REPEATS = {"1": 12, "32": 3}
+TURNS = 5
+"""Of policy and static network each, after one that warms up."""
+
+MOST = 96
+"""Test images that are taken in turn."""
 
 
-def milliseconds(
-    policy: Policy, dial: float | None, collection: Collection, portfolio: Sequence[Configuration]
-) -> dict[str, float]:
-    """Median milliseconds an image in batches of 1 and of 32 test images, on the run's device."""
-    settings, source = collection.settings, collection.source
-    network = fast_network(collection)
-    costs = Costs(collection.network, portfolio, source.resolution)
-    batch = source.load(np.flatnonzero(source.splits == "test")[: 32 * 3])
-    images = batch.images[torch.from_numpy(batch.readable)].to(
-        settings.device, DTYPES[settings.dtype], memory_format=torch.channels_last
-    )
-    found = {}
-    for name, size in BATCHES.items():
-        if len(images) < size:
-            continue
+@dataclass(frozen=True, kw_only=True)
+class Stopwatch:
+    """Times policies and the static network in turns.
+
+    Attributes:
+        network: under which policies run, as :meth:`DynamicNetwork.for_inference` made it.
+        static: the same network with its batch norms folded.
+        portfolio: of the policies.
+        costs: of that portfolio.
+        images: (N, 3, H, W), normalised, on the networks' device and of their dtype.
+    """
+
+    network: DynamicNetwork
+    static: DynamicNetwork
+    portfolio: Sequence[Configuration]
+    costs: Costs
+    images: Tensor
+    _static_seconds: dict[str, list[float]] = field(default_factory=dict, init=False, repr=False)
+
+    def time(self, policy: Policy, dial: float | None) -> dict[str, Any]:
+        """Time one policy at one setting, everything included: looking, deciding, answering.
+
+        Returns:
+            JSON-ready: ``milliseconds``, the median for an image by size of the batch, and ``static_ratio``, how many times
+            as fast as the static network: ``median``, ``low`` and ``high`` of the turns. Sizes with too few images are left
+            out.
+        """
+        milliseconds, ratios = {}, {}
+        for name, (size, batches) in BATCHES.items():
+            if len(self.images) < size:
+                continue
+            mine, static = self._turns(policy, dial, size, batches)
+            self._static_seconds.setdefault(name, []).extend(static.tolist())
+            milliseconds[name] = float(1000 * np.median(mine))
+            ratio = static / mine
+            ratios[name] = {"median": float(np.median(ratio)), "low": float(ratio.min()), "high": float(ratio.max())}
+        return {"milliseconds": milliseconds, "static_ratio": ratios}
+
+    def static_milliseconds(self) -> dict[str, float] | None:
+        """Median milliseconds an image of the static network in all turns so far, by size of the batch; None before any."""
+        return {name: float(1000 * np.median(all_)) for name, all_ in self._static_seconds.items()} or None
+
+    def _turns(self, policy: Policy, dial: float | None, size: int, batches: int) -> tuple[np.ndarray, np.ndarray]:
+        """(TURNS,) seconds an image of the policy and of the static network."""
         seconds = []
-        for repeat in range(REPEATS[name] + 1):
-            start = repeat * size % max(len(images) - size + 1, 1)
-            some = images[start : start + size]
-            began = time.perf_counter()
-            play(policy, Live(network, some, portfolio, costs), dial)
-            if torch.device(settings.device).type == "cuda":
-                torch.cuda.synchronize()
-            seconds.append((time.perf_counter() - began) / len(some))
-        found[name] = float(1000 * np.median(seconds[1:]))  # the first one warms up
-    return found
+        for turn in range(TURNS + 1):
+            starts = [(turn * batches + batch) * size % (len(self.images) - size + 1) for batch in range(batches)]
+            some = [self.images[start : start + size] for start in starts]
+            seconds.append([self._seconds(answer, some) for answer in (self._by_policy(policy, dial), self._by_static)])
+        mine, static = np.array(seconds[1:]).T / (size * batches)  # the first turn warms up
+        return mine, static
+
+    def _by_policy(self, policy: Policy, dial: float | None) -> Callable[[Tensor], object]:
+        return lambda images: play(policy, Live(self.network, images, self.portfolio, self.costs), dial)
+
+    def _by_static(self, images: Tensor) -> object:
+        with torch.inference_mode():
+            return self.static(images, self.static.default).float().softmax(dim=1).cpu().numpy().argmax(axis=1)
+
+    def _seconds(self, answer: Callable[[Tensor], object], batches: Sequence[Tensor]) -> float:
+        on_gpu = self.images.device.type == "cuda"
+        if on_gpu:
+            torch.cuda.synchronize()
+        began = time.perf_counter()
+        for images in batches:
+            answer(images)
+        if on_gpu:
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+
+def time_rows(stopwatch: Stopwatch, rows: Sequence[dict[str, Any]], policies: Sequence[Policy]) -> None:
+    """Add ``milliseconds`` and ``static_ratio`` to rows of a ranking; None where the row's policy is not among ``policies``.
+
+    The same policy at the same setting is timed once.
+    """
+    by_name = {policy.name: policy for policy in policies}
+    timed: dict[tuple[str, float | None], dict[str, Any]] = {}
+    for row in rows:
+        setting = row["policy"], row["dial"]
+        if row["policy"] in by_name and setting not in timed:
+            timed[setting] = stopwatch.time(by_name[row["policy"]], row["dial"])
+        row.update(timed.get(setting, {"milliseconds": None, "static_ratio": None}))

@@ -17,7 +17,8 @@ import torch
 
 from oracle.evaluation import bounds
 from selector.observation.images import answered
-from selector.scoring.metrics import RESAMPLES, closed_gap, closed_gap_interval
+from selector.scoring.metrics import closed_gap, closed_gap_interval
+from selector.scoring.resampling import RESAMPLES
 from serving.errors import Rejected
 from serving.inference.deployment import Served
 from serving.inference.pictures import decode, open_picture

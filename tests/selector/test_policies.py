@@ -21,6 +21,7 @@ from selector.policies.constant import Oracle, SingleBest
 from selector.policies.head import Head
 from selector.policies.scoring import Neighbours
 from selector.policies.stagewise import Stagewise
+from selector.scoring.controls import shuffled_control
 from selector.scoring.metrics import References, closed_gap, closed_gap_interval
 
 Splits = tuple[Observations, Observations]
@@ -127,8 +128,6 @@ def test_noise_is_not_claimed(name: str, noise: Splits) -> None:
 
 
 def test_shuffled_labels_close_nothing(ruled: Splits) -> None:
-    from selector.scoring.benchmark import shuffled_control
-
     label, test = ruled
     single = int(SingleBest().fit(label).decide(Recorded(test))[0])
     references = References.of(test, single, play(Oracle().fit(label).reveal(test), Recorded(test)))
@@ -149,12 +148,12 @@ def test_what_was_looked_at_is_paid_for(ruled: Splits) -> None:
     label, test = ruled
     costs = test.costs
     cascade = Cascade(rungs=2).fit(label)
-    played = play(cascade, Recorded(test), 0.0)
+    outcome = play(cascade, Recorded(test), 0.0)
     # On outcomes where one configuration is right, the cascade has to climb; it pays for the union of what it ran.
     step = cascade._step(0.0)
     assert len(step.columns) == 2
     both = costs.paths[step.columns].any(axis=0) @ costs.macs
-    assert set(played.macs) == {float(costs.whole[step.columns[0]]), float(both)}
+    assert set(outcome.macs) == {float(costs.whole[step.columns[0]]), float(both)}
     assert both < costs.whole[step.columns].sum()
     averaging = Averaging(most=3).fit(label)
     assert set(play(averaging, Recorded(test), 3.0).macs) == {float(costs.paths[averaging.order_].any(axis=0) @ costs.macs)}

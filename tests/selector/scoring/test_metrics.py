@@ -14,16 +14,32 @@ from selector.observation.images import Recorded
 from selector.observation.observe import Observations
 from selector.policies import make
 from selector.policies.constant import Cheapest, Default, Oracle, SingleBest, quality_of
-from selector.scoring.benchmark import scored
-from selector.scoring.metrics import References, closed_gap, closed_gap_interval, measure, mixed
+from selector.scoring.metrics import References, closed_gap, closed_gap_interval, measure
+from selector.scoring.mixture import mixture_accuracy
+from selector.scoring.ranking import rank
+from selector.scoring.resampling import RESAMPLES, draw_resamples, resampled_means
 
 Splits = tuple[Observations, Observations]
+
+
+def as_label(observed: Observations) -> Observations:
+    return replace(observed, splits=np.full(len(observed), "label"))
+
+
+def references_of(observed: Observations) -> References:
+    return References.of(observed, 0, play(Oracle().fit(as_label(observed)).reveal(observed), Recorded(observed)))
+
+
+def outcome_of(observed: Observations, columns: np.ndarray) -> Played:
+    """What comes of running a given column on each image."""
+    rows = np.arange(len(observed))
+    return Played(columns, observed.predicted[rows, columns], observed.costs.whole[columns].astype(float))
 
 
 def test_oracle_closes_all_and_single_best_nothing(noise: Splits) -> None:
     label, test = noise
     policies = [calibrate(policy, label) for policy in make("correctness,cascade")]
-    rows, _ = scored(policies, label, test)
+    rows = rank(policies, label, test).rows
     by_name = {row["name"]: row for row in rows}
     assert list(by_name)[:6] == ["default", "single_best", "cheapest", "most_preferred", "random", "oracle"]
     assert by_name["oracle"]["closed_gap"] == 1.0
@@ -50,8 +66,7 @@ def test_oracle_closes_all_and_single_best_nothing(noise: Splits) -> None:
 def test_undefined_where_the_oracle_is_no_better(noise: Splits) -> None:
     label, test = noise
     same = replace(test, probabilities=np.repeat(test.probabilities[:, :1], 4, axis=1))
-    references = References.of(same, 0, play(Oracle().fit(label).reveal(same), Recorded(same)))
-    row = measure(play(Default().fit(label), Recorded(same)), same, references)
+    row = measure(play(Default().fit(label), Recorded(same)), same, references_of(same))
     assert row["closed_gap"] is None
     assert row["closed_gap_ci"] is None
     assert row["recovered_gap"] is None
@@ -65,7 +80,7 @@ def test_a_policy_fitted_on_test_images_is_refused(noise: Splits) -> None:
     with pytest.raises(
         UserError, match="default was fitted on 40 of the images it would be scored on, such as test/4-00000"
     ):
-        scored(policies, label, test)
+        rank(policies, label, test)
 
 
 def test_intervals_cover_and_shrink() -> None:
@@ -85,24 +100,102 @@ def test_intervals_cover_and_shrink() -> None:
     assert widths[1] < widths[0] / 2.5
 
 
-def test_a_coin_between_two_constants(noise: Splits) -> None:
+def test_statistics_of_a_row_equal_a_slow_reference(noise: Splits) -> None:
+    """Resample by resample, image by image: what the matrix products must come to."""
+    test = noise[1].rows(np.arange(300))
+    references = references_of(test)
+    stream = np.random.default_rng(5)
+    outcome = outcome_of(test, stream.integers(0, 4, size=len(test)))
+    outcome = replace(outcome, macs=outcome.macs + stream.uniform(0, 2e6, size=len(test)))  # the policy's own
+    row = measure(outcome, test, references)
+    correct, macs, right = test.correct, test.costs.whole, outcome.predicted == test.labels
+    gaps, recovered, differences, above = [], [], [], []
+    for draw in references.draws:
+        images = np.repeat(np.arange(len(test)), draw)
+        assert len(images) == len(test)
+        accuracy = correct[images].mean(axis=0)
+        corners = hull(macs, accuracy)  # drawn anew
+        mixture = np.interp(outcome.macs[images].mean(), macs[corners], accuracy[corners])
+        mine, base, best = right[images].mean(), accuracy[0], correct[images].any(axis=1).mean()
+        gaps.append((mine - references.single_best[images].mean()) / (best - references.single_best[images].mean()))
+        recovered.append((mine - base) / (best - base))
+        differences.append(mine - base)
+        above.append(mine - mixture)
+    for found, resampled in (
+        (row["closed_gap_ci"], gaps),
+        (row["recovered_gap_ci"], recovered),
+        (row["versus_default"]["interval"], differences),
+        (row["above_hull"]["interval"], above),
+    ):
+        assert found == pytest.approx(np.percentile(resampled, [2.5, 97.5]), abs=1e-9)
+    corners = hull(macs, correct.mean(axis=0))
+    reached = np.interp(outcome.macs.mean(), macs[corners], correct.mean(axis=0)[corners])
+    assert row["above_hull"]["value"] == pytest.approx(right.mean() - reached, abs=1e-12)
+
+
+def test_mixtures_reach_the_hull_and_no_more() -> None:
+    stream = np.random.default_rng(0)
+    for size in (1, 2, 5, 32):
+        for macs in (stream.permutation(size) + 1, np.sort(stream.integers(1, 9, size=size))):  # ties too
+            accuracy = stream.random((50, size)).round(2)
+            budget = np.concatenate([stream.uniform(0, size + 10, size=40), macs[stream.integers(size, size=10)]])
+            found = mixture_accuracy(macs, accuracy, budget)
+            for one, at, reached in zip(accuracy, budget, found, strict=True):
+                corners = hull(macs, one)
+                assert reached == pytest.approx(np.interp(at, macs[corners], one[corners]))
+
+
+def test_the_hull_is_drawn_anew_in_every_resample() -> None:
+    """Of configurations equally good in truth the best of a sample is so by luck, and another one in another sample.
+
+    With the corners of the whole sample kept, a resample's mixture would be no better than the corner; drawn anew it is.
+    """
+    stream = np.random.default_rng(0)
+    correct = stream.random((500, 8)) < 0.7
+    macs = np.full(8, 10.0)
+    accuracy = resampled_means(correct, draw_resamples(len(correct)))
+    anew = mixture_accuracy(macs, accuracy, np.full(RESAMPLES, 10.0))
+    kept = accuracy[:, correct.mean(axis=0).argmax()]
+    assert (anew >= kept).all()
+    assert (anew > kept + 1e-9).mean() > 0.2
+    assert anew == pytest.approx(accuracy.max(axis=1))
+
+
+def test_a_policy_that_draws_lots_is_not_above_the_mixture(noise: Splits) -> None:
     _, test = noise
     corners = hull(test.costs.whole, test.correct.mean(axis=0))
-    cost, accuracy = test.costs.whole[corners], test.correct.mean(axis=0)[corners]
-    assert (np.diff(cost) > 0).all()
-    assert (np.diff(accuracy) > 0).all()
-    for macs in (cost[0], cost[-1], cost.mean(), 10 * cost[-1], 0):
-        assert mixed(test, corners, float(macs)).mean() == pytest.approx(np.interp(macs, cost, accuracy))
-    # A policy that throws that coin lies on the hull, not above it.
     stream = np.random.default_rng(0)
     columns = np.where(stream.random(len(test)) < 0.5, corners[0], corners[-1])
-    coin = Played(columns, test.predicted[np.arange(len(test)), columns], test.costs.whole[columns].astype(float))
-    row = measure(coin, test, References.of(test, 0, play(Oracle().fit(as_label(test)).reveal(test), Recorded(test))))
+    row = measure(outcome_of(test, columns), test, references_of(test))
     assert row["above_hull"]["interval"][0] < 0.01
+    # A corner of the hull is no better than itself.
+    corner = measure(outcome_of(test, np.full(len(test), corners[-1])), test, references_of(test))
+    assert corner["above_hull"]["value"] == 0
+    assert corner["above_hull"]["interval"][1] <= 0
 
 
-def as_label(observed: Observations) -> Observations:
-    return replace(observed, splits=np.full(len(observed), "label"))
+def test_resampled_means_in_blocks() -> None:
+    draws = draw_resamples(3000, seed=1)  # more than one block
+    values = np.random.default_rng(0).random((3000, 2))
+    assert draws.dtype == np.uint16
+    assert draws.shape == (RESAMPLES, 3000)
+    assert (draws.sum(axis=1) == 3000).all()
+    assert resampled_means(values, draws) == pytest.approx(draws.astype(float) @ values / 3000, abs=1e-12)
+    assert resampled_means(values[:, 0], draws).shape == (RESAMPLES,)
+
+
+def test_p_values_are_adjusted_over_the_learned_rows(noise: Splits, ruled: Splits) -> None:
+    label, test = ruled
+    policies = [calibrate(policy, label) for policy in make("correctness,neighbours")]
+    rows = rank(policies, label, test).rows
+    learned = [row for row in rows if row["learned"]]
+    assert len(learned) == 6
+    for comparison in ("versus_default", "versus_single_best"):
+        assert all(row[comparison]["p_holm"] is None for row in rows if not row["learned"])
+        smallest = min(learned, key=lambda row: row[comparison]["p"])
+        assert smallest[comparison]["p"] > 0
+        assert smallest[comparison]["p_holm"] == pytest.approx(6 * smallest[comparison]["p"])
+        assert all(row[comparison]["p_holm"] >= row[comparison]["p"] for row in learned)
 
 
 def test_hull_of_known_points() -> None:

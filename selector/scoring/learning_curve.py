@@ -1,0 +1,41 @@
+"""How the closed gap grows with the number of label images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from selector.learning.fitting import calibrate, play
+from selector.observation.images import Recorded
+from selector.observation.observe import Observations
+from selector.policies.base import Policy
+from selector.scoring.metrics import References, measure_gap
+
+SIZES = (250, 500, 1000, 2000, 4000, 8000)
+"""Label images, and all there are."""
+
+LEARNERS = ("neighbours", "correctness", "cascade")
+"""Policies that are fitted anew."""
+
+
+def learning_curve(
+    policies: Sequence[Policy], label: Observations, test: Observations, references: References
+) -> list[dict[str, Any]]:
+    """Accuracy, GMACs and closed gap at the most accurate setting, after fitting on the first 250, 500, ... label images.
+
+    JSON-ready, a row for each policy of :data:`LEARNERS` among ``policies`` and each size.
+    """
+    rows = []
+    sizes = [size for size in SIZES if size < len(label)] + [len(label)]
+    chosen = [policy for policy in policies if policy.name in LEARNERS]
+    for policy in tqdm(chosen, desc="learning curve", unit="policy", mininterval=0):
+        for size in sizes:
+            fitted = calibrate(policy.fresh(), label.rows(np.arange(size)))
+            point = fitted.point("accuracy", 1.0, np.inf)
+            assert point is not None
+            outcome = play(fitted, Recorded(test), point.dial)
+            rows.append({"policy": policy.name, "images": size} | measure_gap(outcome, test, references))
+    return rows

@@ -1,0 +1,116 @@
+"""The ranking: a row for each policy and objective on the test split, against single best (SBS) and oracle (VBS)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dynamic.errors import UserError
+from oracle.evaluation.paired import holm
+from selector.learning.fitting import Played, play
+from selector.observation.images import Recorded
+from selector.observation.observe import Observations
+from selector.policies.base import OBJECTIVES, TOLERANCE, Policy
+from selector.policies.constant import Oracle
+from selector.scoring.metrics import References, measure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """What came of every policy on one split.
+
+    Attributes:
+        rows: a JSON-ready dict for each policy and objective, the references first; see :func:`rank`.
+        outcomes: by the name of a row.
+        references: what the rows are measured against.
+    """
+
+    rows: list[dict[str, Any]]
+    outcomes: Mapping[str, Played]
+    references: References
+
+
+def refuse_overlap(policy: Policy, observed: Observations) -> None:
+    """Raise UserError where a policy was fitted on images it would be scored on."""
+    shared = sorted(policy.fitted_on_.intersection(map(str, observed.keys)))
+    if shared:
+        raise UserError(
+            f"{policy.name} was fitted on {len(shared)} of the images it would be scored on, such as {shared[0]}: "
+            "fit it on the label split (python -m selector.train RUN)"
+        )
+
+
+def rank(policies: Sequence[Policy], label: Observations, test: Observations) -> Ranking:
+    """Score every policy once for each objective; a policy without a dial once.
+
+    A row has what :func:`selector.scoring.metrics.measure` finds, its ``name``, ``policy``, ``objective``, ``learned`` and
+    ``dial``, and ``expected``, which the label split promised. ``versus_default`` and ``versus_single_best`` of the rows of
+    learned policies have ``p_holm``, McNemar's p adjusted for the number of these rows; it is None in the others.
+
+    Args:
+        policies: fitted, with operating points; ``default`` and ``single_best`` among them.
+        label: gives the default's accuracy and cost, which the objectives refer to.
+        test: scored on.
+
+    Raises:
+        UserError: a policy was fitted on a test image.
+    """
+    for policy in policies:
+        refuse_overlap(policy, test)
+    by_name = {policy.name: policy for policy in policies}
+    oracle = Oracle().fit(label).reveal(test)
+    single_best = int(by_name["single_best"].decide(Recorded(test))[0])
+    references = References.of(test, single_best, play(oracle, Recorded(test)))
+    static = float(label.correct[:, label.default].mean()), float(label.costs.default)
+    rows, outcomes = [], {}
+    for policy in [*(p for p in policies if not p.learned), oracle, *(p for p in policies if p.learned)]:
+        for objective in OBJECTIVES if policy.dials else (None,):
+            point = policy.point(objective or "accuracy", *static)
+            name = f"{policy.name}/{objective}" if objective else policy.name
+            outcomes[name] = play(policy, Recorded(test), point.dial if point else None)
+            row: dict[str, Any] = {
+                "name": name,
+                "policy": policy.name,
+                "objective": objective,
+                "learned": policy.learned,
+                "dial": point.dial if point else None,
+                "expected": {"accuracy": point.accuracy, "gmacs": point.macs / 1e9} if point else None,
+            }
+            rows.append(row | measure(outcomes[name], test, references))
+    _adjust(rows)
+    return Ranking(rows=rows, outcomes=outcomes, references=references)
+
+
+def _adjust(rows: Sequence[dict[str, Any]]) -> None:
+    """Add ``p_holm``: the family is the table's learned rows, for each of the two comparisons."""
+    learned = [row for row in rows if row["learned"]]
+    for comparison in ("versus_default", "versus_single_best"):
+        for row in rows:
+            row[comparison]["p_holm"] = None
+        adjusted = holm([row[comparison]["p"] for row in learned])
+        for row, p in zip(learned, adjusted, strict=True):
+            row[comparison]["p_holm"] = p
+
+
+def recommended(rows: Sequence[dict[str, Any]], objective: str, default: dict[str, Any]) -> dict[str, Any]:
+    """Of one objective's rows the one with the best expectation, estimated on the label split alone.
+
+    Args:
+        rows: with an expectation, at least one.
+        objective: see :data:`selector.policies.base.Objective`.
+        default: the default's row.
+
+    >>> rows = [{"expected": {"accuracy": a, "gmacs": g}} for a, g in ((0.9, 3.0), (0.8, 1.0))]
+    >>> default = {"gmacs": 2.0, "expected": {"accuracy": 0.8, "gmacs": 2.0}}
+    >>> [recommended(rows, o, default)["expected"]["gmacs"] for o in ("accuracy", "default_cost", "efficiency")]
+    [3.0, 1.0, 1.0]
+    """
+    if objective == "efficiency":
+        needed = default["expected"]["accuracy"] - TOLERANCE
+        good = [row for row in rows if row["expected"]["accuracy"] >= needed]
+        if good:
+            return min(good, key=lambda row: row["expected"]["gmacs"])
+    if objective == "default_cost":
+        rows = [row for row in rows if row["expected"]["gmacs"] <= default["gmacs"]] or rows
+    return max(rows, key=lambda row: row["expected"]["accuracy"])
