@@ -37,8 +37,8 @@ from dynamic.scenes import FashionScenes
 from oracle.evaluation.bounds import interval
 from oracle.reporting.page import aligned
 from oracle.settings import RunSettings
-from selector.learning.fitting import play
-from selector.observation.images import Live
+from selector.observation.images import LiveImages
+from selector.policies.running import run_policy
 from serving.inference.deployment import FORCED, Plan, Served, open_served
 from serving.inference.engine import answer
 from serving.settings import ServingSettings, folder_of
@@ -98,7 +98,9 @@ def offline(served: Served, images: Tensor, plan: Plan) -> tuple[np.ndarray, np.
     parts = []
     for start in tqdm(range(0, len(images), 250), desc=f"{plan.policy}, offline", unit="batch", leave=False):
         some = images[start : start + 250].contiguous(memory_format=torch.channels_last)
-        played = play(served.policies[plan.policy], Live(served.network, some, served.portfolio, served.costs), plan.dial)
+        played = run_policy(
+            served.policies[plan.policy], LiveImages(served.network, some, served.portfolio, served.costs), plan.dial
+        )
         parts.append((played.columns, played.predicted, played.macs))
     columns, predicted, macs = (np.concatenate(part) for part in zip(*parts, strict=True))
     return columns, predicted, macs

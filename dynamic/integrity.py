@@ -51,9 +51,7 @@ def read_record(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({_reason(error)}): restore it from a copy or make it again") from error
     if not isinstance(content, dict):
-        raise UserError(
-            f"{path} is damaged: a JSON {type(content).__name__} where an object belongs; restore a copy"
-        )
+        raise UserError(f"{path} is damaged: a JSON {type(content).__name__} where an object belongs; restore a copy")
     checksum = content.pop(_CHECKSUM, None)
     if checksum != _checksum(content):
         raise UserError(f"{path} is damaged, or was changed by hand: its checksum differs; restore it from a copy")
@@ -75,9 +73,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({_reason(error)}): delete it, and what made it makes it again") from error
     if metadata.get("digest") != _digest_of_arrays(arrays):
-        raise UserError(
-            f"{path} is damaged: its content differs from its digest; delete it, and it is made again"
-        )
+        raise UserError(f"{path} is damaged: its content differs from its digest; delete it, and it is made again")
     return arrays
 
 

@@ -164,6 +164,10 @@ class Run:
         self.benchmark = folder / "benchmark"
         self.results = self.benchmark / "results.json"
 
+    def shifted(self, name: str) -> Path:
+        """Observations of the test images of another run, called ``name``."""
+        return self.folder / "observations-of" / name
+
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
 
@@ -188,7 +192,7 @@ class Run:
             command = f"python -m oracle.run --out {folder}"
             if (folder / "settings.json").exists() or run.outcomes_store.exists():
                 raise UserError(
-                    f"{folder} has outcomes but no {run.record_file.name}: an earlier version made it, or it is not finished; "
+                    f"{folder} has outcomes but no {run.record_file.name}: it is not finished, or an earlier version's; "
                     "start its command again, which evaluates only what is missing"
                 )
             raise UserError(f"no run in {folder} (no {run.record_file.name}): make one with {command}")
@@ -203,7 +207,7 @@ class Run:
         try:
             return RunRecord.from_json(content)
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{self.record_file} lacks or misnames an entry ({error}): another version made the run") from error
+            raise UserError(f"{self.record_file} has wrong entries ({error}): another version made the run") from error
 
     def write_record(self, record: RunRecord) -> None:
         """Store ``run.json``."""
@@ -229,7 +233,9 @@ class Run:
             UserError: one is missing or was changed; the message names it.
         """
         below = path.relative_to(self.folder).as_posix()
-        listed = {name: digest for name, digest in self.record.files.items() if name == below or name.startswith(f"{below}/")}
+        listed = {
+            name: digest for name, digest in self.record.files.items() if name == below or name.startswith(f"{below}/")
+        }
         if not listed:
             raise UserError(f"{self.record_file} lists no {below}: start the run's command again")
         for name, digest in listed.items():
@@ -241,7 +247,7 @@ class Run:
                     f"{file} is missing or cannot be read ({error.strerror}): restore it from a copy, or make the run again"
                 ) from error
             if found != digest:
-                raise UserError(f"{file} is damaged: it differs from its digest in {self.record_file.name}; restore it from a copy")
+                raise UserError(f"{file} is damaged: it differs from its digest in run.json; restore a copy")
 
     @cached_property
     def settings(self) -> RunSettings:

@@ -5,8 +5,8 @@
     python -m selector.benchmark runs/mine
 
 Runs the network once over the images to record what policies may look at (features, answers), fits every policy on the label
-split, and estimates on held-out folds of it what each setting of its dial brings. Leaves RUN/selector/observations and
-RUN/selector/policies/NAME; the test split is observed, but no policy sees it.
+split, and estimates on held-out folds of it what each setting of its dial brings. Leaves RUN/observations and
+RUN/policies/NAME; the test split is observed, but no policy sees it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import json
 
 from dynamic.command import run_command
 from oracle.reporting.page import aligned
-from selector.learning.training import FOLDER, TrainSettings, expected, train
+from oracle.runs import Run
+from selector.learning.training import TrainSettings, expected, train
 
 
 def main(settings: TrainSettings) -> None:
@@ -29,7 +30,7 @@ def main(settings: TrainSettings) -> None:
     images = len(policies[0].fitted_on_)
     print(f"Expected on images like the {images} label images, by cross-validation (selector's own cost included):\n")
     print(aligned(["policy", "objective", "accuracy", "MMACs"], table))
-    print(f"\nPolicies: {settings.run / FOLDER / 'policies'}   rank them: python -m selector.benchmark {settings.run}")
+    print(f"\nPolicies: {Run(settings.run).policies}   rank them: python -m selector.benchmark {settings.run}")
     if settings.json:
         print(json.dumps({"run": str(settings.run), "images": images, "expected": rows}))
 

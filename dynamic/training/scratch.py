@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynamic import models
 from dynamic.command import check_device
 from dynamic.errors import UserError
 from dynamic.files import make_writable
-from dynamic import models
 from dynamic.scenes import CLASSES, FashionScenes
 from dynamic.training.checkpoint import append_line, stored_weights, write_weights
 from dynamic.training.loop import Training, autocast, run_epochs

@@ -144,7 +144,7 @@ class ScenesSource:
         }
         self.resolution = 96
         self.stand_in = True
-        self.class_names = CLASSES
+        self.class_names: tuple[str, ...] = CLASSES
         self.preprocessing = scenes_preprocessing()
 
     def load(self, rows: np.ndarray) -> Batch:

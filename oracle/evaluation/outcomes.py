@@ -190,7 +190,7 @@ def load_outcomes(path: Path) -> xr.Dataset:
         data: xr.Dataset = xr.open_zarr(path, chunks=None).load()
     except Exception as error:  # zarr's codecs raise each their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is damaged ({reason}): restore it from a copy, or delete it and start the run again") from error
+        raise UserError(f"{path} is damaged ({reason}): restore a copy, or delete it and run again") from error
     status = data["status"].values
     if (status == PENDING).any():
         done = int((status != PENDING).sum())

@@ -18,7 +18,7 @@ from sklearn.ensemble import RandomForestClassifier
 from selector.interchange import aslib
 from selector.observation.features import IMAGE_NAMES
 from selector.observation.images import Images
-from selector.observation.observe import Observations
+from selector.observation.observations import Observations
 from selector.policies.base import Policy, gather
 
 

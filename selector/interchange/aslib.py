@@ -13,8 +13,7 @@ import numpy as np
 from dynamic.files import write_whole
 from selector.learning.fitting import folds
 from selector.observation.features import IMAGE_MACS, IMAGE_NAMES
-from selector.observation.observe import Observations
-from selector.policies.constant import quality_of
+from selector.observation.observations import Observations
 
 
 def export(observed: Observations, name: str, out: Path, seed: int = 0) -> Path:
@@ -34,7 +33,7 @@ def export(observed: Observations, name: str, out: Path, seed: int = 0) -> Path:
     ids = [c.id for c in observed.portfolio]
     stem = [f"stem_{i:03d}" for i in range(observed.stem.shape[1])]
     names = [*IMAGE_NAMES, *stem]
-    quality, correct = quality_of(observed), observed.correct
+    quality, correct = observed.quality, observed.correct
     runs = [
         (key, 1, algorithm, f"{quality[row, column]:.6g}", int(correct[row, column]), "ok")
         for row, key in enumerate(observed.keys)

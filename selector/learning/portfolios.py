@@ -13,6 +13,7 @@ import xarray as xr
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 from oracle.evaluation.bounds import cost_order, greedy_portfolio, hull, single_best
+from selector.learning.fitting import folds
 from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
 from selector.policies.base import gather
@@ -100,7 +101,9 @@ def learnable_portfolio(observed: Observations, size: int, seed: int = 0) -> lis
     return sorted(chosen)
 
 
-def portfolio_of(outcomes: xr.Dataset, default: Configuration, size: int, cost_limit: float | None = None) -> list[Configuration]:
+def portfolio_of(
+    outcomes: xr.Dataset, default: Configuration, size: int, cost_limit: float | None = None
+) -> list[Configuration]:
     """A portfolio of a run, chosen on its label split.
 
     Args:

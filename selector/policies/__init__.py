@@ -77,7 +77,9 @@ def load_policies(run: Run) -> list[Policy]:
         run.digests.require(policy.digests_, folder / policy.name, "fit it for this run (python -m selector.train RUN)")
         unknown = [name for name in policy.portfolio_ if name not in known]
         if unknown:
-            raise UserError(f"{folder / policy.name} chooses among configurations that this run did not run, such as {unknown[0]}")
+            raise UserError(
+                f"{folder / policy.name} chooses among configurations that this run did not run, such as {unknown[0]}"
+            )
     if len({(policy.portfolio_, policy.fitted_on_) for policy in policies}) > 1:
         raise UserError(f"the policies in {folder} learned from different portfolios or images: delete it and train again")
     return policies

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from selector.observation.observe import Observations
+from selector.observation.observations import Observations
 
 _TRIED = np.geomspace(0.5, 4, 25)
 

@@ -216,7 +216,7 @@ class Policy(ABC):
         try:
             for name, digest in facts["files"].items():
                 if digest_of_file(folder / name) != digest:
-                    raise UserError(f"{folder / name} is damaged: it differs from its digest in {POLICY}; fit the policy again")
+                    raise UserError(f"{folder / name} is damaged: it differs from its digest; fit the policy again")
             policy = cls(**facts["parameters"])
             policy.portfolio_ = tuple(facts["portfolio"])
             policy.points_ = tuple(OperatingPoint(**point) for point in facts["points"])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from selector.observation.images import Images
-from selector.observation.observe import Observations
+from selector.observation.observations import Observations
 from selector.policies.answers import consensus, fit_temperatures, tempered
 from selector.policies.base import State
 from selector.policies.boosting import Correctness

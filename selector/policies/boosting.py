@@ -9,10 +9,10 @@ import lightgbm as lgb
 import numpy as np
 import torch
 
-from selector.observation.images import Images, Recorded
-from selector.observation.observe import Observations
+from selector.observation.images import Images, RecordedImages
+from selector.observation.observations import Observations
 from selector.policies.base import State
-from selector.policies.constant import preferred_columns, quality_of
+from selector.policies.constant import preferred_columns
 from selector.policies.scoring import ScoringPolicy
 
 _DEPTH = 4
@@ -65,7 +65,7 @@ class PreferredClassifier(ScoringPolicy):
         self.rounds = rounds
 
     def _fit(self, observed: Observations) -> None:
-        features = self._features(Recorded(observed))
+        features = self._features(RecordedImages(observed))
         kept = observed.correct.any(axis=1)
         if not kept.any():
             kept = ~kept  # nothing is ever right: any label is as good
@@ -102,9 +102,9 @@ class Ranker(ScoringPolicy):
         self.rounds = rounds
 
     def _fit(self, observed: Observations) -> None:
-        features = self._features(Recorded(observed))
+        features = self._features(RecordedImages(observed))
         images, columns = observed.correct.shape
-        relevance = np.where(observed.correct, 2 + (quality_of(observed) > 1.8), 0) + (quality_of(observed) > 0.3)
+        relevance = np.where(observed.correct, 2 + (observed.quality > 1.8), 0) + (observed.quality > 0.3)
         self.columns_ = columns
         self.model_ = boosted(
             self._pairs(features),
@@ -156,7 +156,7 @@ class Correctness(ScoringPolicy):
         self.rounds = rounds
 
     def _fit(self, observed: Observations) -> None:
-        features = self._features(Recorded(observed))
+        features = self._features(RecordedImages(observed))
         self.models_ = [boosted(features, right, self.rounds, self.seed, objective="binary") for right in observed.correct.T]
         self.own_macs_ = tree_macs(self.models_)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from oracle.evaluation.bounds import hull
 from selector.observation.images import Images
-from selector.observation.observe import Observations
+from selector.observation.observations import Observations
 from selector.policies.answers import consensus, fit_temperatures, tempered
 from selector.policies.base import Policy, State
 

@@ -9,7 +9,7 @@ import numpy as np
 from dynamic.errors import UserError
 from oracle.evaluation import bounds
 from selector.observation.images import Images
-from selector.observation.observe import Observations
+from selector.observation.observations import Observations
 from selector.policies.base import Policy, State
 
 
@@ -97,7 +97,7 @@ class Oracle(Policy):
 
     def reveal(self, observed: Observations) -> Oracle:
         """Remember what is right for these images."""
-        quality = quality_of(observed)
+        quality = observed.quality
         chosen = bounds.oracle_choice(quality, observed.correct, observed.costs.whole)
         self.truth_ = dict(zip(map(str, observed.keys), map(int, chosen), strict=True))
         return self
@@ -112,12 +112,6 @@ class Oracle(Policy):
         raise UserError("the oracle is no policy to keep: it knows the labels")
 
 
-def quality_of(observed: Observations) -> np.ndarray:
-    """(N, K) float32 quality (paper, eq. 1)."""
-    p_true = np.take_along_axis(observed.probabilities, observed.labels[:, None, None], axis=2)[:, :, 0]
-    return bounds.quality(observed.predicted, p_true, observed.labels)
-
-
 def preferred_columns(observed: Observations) -> np.ndarray:
     """(N,) the column of each image's preferred configuration."""
-    return bounds.preferred(quality_of(observed), observed.costs.whole)
+    return bounds.preferred(observed.quality, observed.costs.whole)

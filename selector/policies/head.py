@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from selector.observation.images import Images, Recorded
-from selector.observation.observe import Observations
+from selector.observation.images import Images, RecordedImages
+from selector.observation.observations import Observations
 from selector.policies.base import State
 from selector.policies.scoring import ScoringPolicy
 
@@ -53,7 +53,7 @@ class Head(ScoringPolicy):
         self.epochs, self.width, self.sharpness = epochs, width, sharpness
 
     def _fit(self, observed: Observations) -> None:
-        maps, vectors = self._inputs(Recorded(observed), first=True)
+        maps, vectors = self._inputs(RecordedImages(observed), first=True)
         right = torch.from_numpy(observed.correct.astype(np.float32))
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)

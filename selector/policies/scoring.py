@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
-from selector.observation.images import Images, Recorded
-from selector.observation.observe import Observations
+from selector.observation.images import Images, RecordedImages
+from selector.observation.observations import Observations
 from selector.policies.base import Policy, State, gather
 
 PRICES = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 1.0)
@@ -63,7 +63,7 @@ class Neighbours(ScoringPolicy):
         self.k = k
 
     def _fit(self, observed: Observations) -> None:
-        features = self._features(Recorded(observed))
+        features = self._features(RecordedImages(observed))
         self.mean_, self.scale_ = features.mean(axis=0), features.std(axis=0) + 1e-6
         self.known_ = ((features - self.mean_) / self.scale_).astype(np.float16)
         self.correct_ = observed.correct

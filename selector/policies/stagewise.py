@@ -10,8 +10,8 @@ import lightgbm as lgb
 import numpy as np
 
 from dynamic.configuration import ATTRIBUTES
-from selector.observation.images import Images, Recorded
-from selector.observation.observe import Observations
+from selector.observation.images import Images, RecordedImages
+from selector.observation.observations import Observations
 from selector.policies.base import Policy, State
 from selector.policies.boosting import boosted, predicted, tree_macs
 
@@ -62,7 +62,7 @@ class Stagewise(Policy):
         self.models_: dict[str, lgb.Booster] = {}
         stream = np.random.default_rng(self.seed)
         half = stream.permutation(len(observed)) % 2
-        images = Recorded(observed)
+        images = RecordedImages(observed)
         relative = observed.costs.whole / observed.costs.default
         for number, price in enumerate(self.prices):
             rewards = observed.correct - price * relative

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +14,10 @@ import tyro
 from dynamic.command import check_device
 from dynamic.errors import UserError
 from dynamic.files import make_writable, write_whole
+from dynamic.integrity import read_record, write_record
+from oracle.runs import Digests, Run
 from selector.interchange.asf import AsfPairwise, available
+from selector.policies import digest_of_policies
 from selector.scoring.by_side import by_side
 from selector.scoring.controls import shuffled_control
 from selector.scoring.curves import areas, dial_curves, static_points
@@ -26,9 +29,6 @@ from selector.scoring.sentences import sentences
 from selector.scoring.shifted import shifted_test
 from selector.scoring.timing import time_rows
 from selector.shipped import SHIPPED
-
-RESULTS = "results.json"
-"""Of one run, where its observations are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,20 +68,15 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
     """
     make_writable(settings.out)
     results = []
-    for run in settings.runs or SHIPPED.values():
-        print(f"{run.name}:", file=sys.stderr)
-        shipped = not settings.runs  # such a run is not written to
+    for path in settings.runs or SHIPPED.values():
+        print(f"{path.name}:", file=sys.stderr)
+        elsewhere = settings.out / path.resolve().name
         opened = open_run(
-            run,
-            device=settings.device,
-            observations=settings.out / run.name / "observations" if shipped else None,
-            policies=run / "policies" if shipped else None,
-            data_dir=settings.data_dir,
-            shifted=settings.shifted,
-            shifted_observations=settings.out / f"{settings.shifted.name}-shifted" if settings.shifted else None,
+            path, device=settings.device, elsewhere=elsewhere, data_dir=settings.data_dir, shifted=settings.shifted
         )
         result = benchmark_run(settings, opened)
-        write_whole(opened.observations.parent / RESULTS, json.dumps(result, indent=1).encode())
+        opened.folder.benchmark.mkdir(parents=True, exist_ok=True)
+        write_record(opened.folder.results, result)
         results.append(result)
     write_report(results, settings.out)
     write_whole(settings.out / "results.json", json.dumps({"runs": results}, indent=1).encode())
@@ -114,6 +109,24 @@ def benchmark_run(settings: BenchmarkSettings, opened: OpenedRun) -> dict[str, A
         "learning_curve": learning_curve(policies, label, test, ranking.references) if settings.learning_curve else [],
         "shifted": shifted_test(opened.shifted[0], policies, label, opened.shifted[1]) if opened.shifted else None,
         "notes": notes,
+        "network": asdict(opened.run.digests),
         "policies_digest": opened.policies_digest,
     }
     return result | {"verdicts": sentences(result)}
+
+
+def read_results(run: Run) -> dict[str, Any]:
+    """What :func:`benchmark` left in a run.
+
+    Raises:
+        UserError: it was not benchmarked, or since then its policies were fitted again; or the results are damaged, or of
+            another network.
+    """
+    command = f"run python -m selector.benchmark {run.folder}"
+    if not run.results.exists():
+        raise UserError(f"the run {run.name} was not benchmarked: {command}")
+    results = read_record(run.results)
+    run.digests.require(Digests.of(results.get("network"), run.results), run.results, command)
+    if results.get("policies_digest") != digest_of_policies(run.policies):
+        raise UserError(f"the policies of {run.name} were fitted again since it was benchmarked: {command}")
+    return results

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from selector.observation.observe import Observations
+from selector.observation.observations import Observations
 from selector.scoring.ranking import Ranking
 
 BINS = 5

@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from selector.learning.fitting import play
-from selector.observation.images import Recorded
-from selector.observation.observe import Observations
+from selector.observation.images import RecordedImages
+from selector.observation.observations import Observations
 from selector.policies.boosting import Correctness
+from selector.policies.running import run_policy
 from selector.scoring.metrics import References, measure_gap
 
 
 def shuffled_control(label: Observations, test: Observations, references: References, seed: int = 0) -> dict[str, Any]:
     """Closed gap of a correctness policy whose labels and answers were shuffled over the images: it must close nothing."""
     order = np.random.default_rng(seed).permutation(len(label))
-    shuffled = replace(label, labels=label.labels[order], probabilities=label.probabilities[order])
-    return measure_gap(play(Correctness(seed=seed).fit(shuffled), Recorded(test), 0.0), test, references)
+    answers = ("labels", "probabilities", "predicted", "p_true")
+    shuffled = replace(label, **{name: getattr(label, name)[order] for name in answers})
+    return measure_gap(run_policy(Correctness(seed=seed).fit(shuffled), RecordedImages(test), 0.0), test, references)

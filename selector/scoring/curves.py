@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from oracle.evaluation.bounds import hull
-from selector.learning.fitting import play
-from selector.observation.images import Recorded
-from selector.observation.observe import Observations
+from selector.observation.images import RecordedImages
+from selector.observation.observations import Observations
 from selector.policies.base import Policy
+from selector.policies.running import run_policy
 
 Point = Sequence[float]
 """(GMACs an image, accuracy)."""
@@ -31,7 +31,7 @@ def dial_curves(policies: Sequence[Policy], test: Observations) -> dict[str, lis
     found = {}
     for policy in policies:
         if policy.dials:
-            outcomes = [play(policy, Recorded(test), dial) for dial in policy.dials]
+            outcomes = [run_policy(policy, RecordedImages(test), dial) for dial in policy.dials]
             found[policy.name] = [[float(o.macs.mean() / 1e9), float((o.predicted == test.labels).mean())] for o in outcomes]
     return found
 

@@ -13,9 +13,8 @@ import numpy as np
 
 from oracle.evaluation.bounds import cost_order, interval
 from oracle.evaluation.paired import mcnemar
-from selector.learning.fitting import Played
-from selector.observation.observe import Observations
-from selector.policies.constant import quality_of
+from selector.observation.observations import Observations
+from selector.policies.running import PolicyRun
 from selector.scoring.mixture import mixture_accuracy
 from selector.scoring.resampling import draw_resamples, percentile_interval, resampled_means
 
@@ -45,7 +44,7 @@ class References:
     resampled_static: np.ndarray
 
     @classmethod
-    def of(cls, observed: Observations, single_best: int, oracle: Played, seed: int = 0) -> References:
+    def of(cls, observed: Observations, single_best: int, oracle: PolicyRun, seed: int = 0) -> References:
         """Measure a split.
 
         Args:
@@ -114,7 +113,7 @@ def discordant(right: np.ndarray, base: np.ndarray) -> dict[str, Any]:
     return {"won": int((right & ~base).sum()), "lost": int((base & ~right).sum()), "p": mcnemar(right, base)}
 
 
-def measure(outcome: Played, observed: Observations, references: References) -> dict[str, Any]:
+def measure(outcome: PolicyRun, observed: Observations, references: References) -> dict[str, Any]:
     """Everything about one policy on one split, JSON-ready.
 
     GMACs are 10^9 multiply-accumulates an image (one multiply-add = 1) and include the selector's own. ``above_hull`` is the
@@ -123,7 +122,7 @@ def measure(outcome: Played, observed: Observations, references: References) -> 
     """
     right = outcome.predicted == observed.labels
     rows = np.arange(len(observed))
-    quality = quality_of(observed)
+    quality = observed.quality
     solvable = observed.correct.any(axis=1)
     run = observed.costs.whole[outcome.columns]
     macs = outcome.macs.mean()
@@ -155,7 +154,7 @@ def measure(outcome: Played, observed: Observations, references: References) -> 
     }
 
 
-def measure_gap(outcome: Played, observed: Observations, references: References) -> dict[str, Any]:
+def measure_gap(outcome: PolicyRun, observed: Observations, references: References) -> dict[str, Any]:
     """Accuracy, cost and closed gap alone, JSON-ready; units as in :func:`measure`."""
     right = outcome.predicted == observed.labels
     found = closed_gap_interval(right, references.single_best, references.oracle, references.draws)

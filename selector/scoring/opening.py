@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +13,17 @@ import torch
 
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
-from oracle.evaluation.collect import Collection, fast_network, reopen
+from oracle.data.sources import ImageSource
+from oracle.runs import Run
 from oracle.settings import DTYPES
-from selector.learning.training import FOLDER, observe_run, observed_configurations
+from selector.learning.observing import observe_run, observed_configurations
 from selector.observation.costs import Costs
-from selector.observation.observe import Observations
+from selector.observation.observations import Observations
 from selector.policies import digest_of_policies, load_policies
 from selector.policies.base import Policy
 from selector.scoring.shifted import beyond
 from selector.scoring.timing import MOST, Stopwatch
+from selector.shipped import SHIPPED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,18 +31,20 @@ class OpenedRun:
     """A run whose policies are to be ranked.
 
     Attributes:
-        name: of its folder.
-        collection: network and images.
-        observations: folder of its observations; its results lie beside it.
+        run: its folder.
+        source: its images.
+        device: where its network runs.
+        folder: where its observations and results are: the run itself, or elsewhere where that is not to be written to.
         policies: that were fitted on its label split.
         policies_digest: of their files.
         label, test: observations of the two splits, under the policies' portfolio.
         shifted: name of another run, and observations of its test images that are unlike those learned from; if wanted.
     """
 
-    name: str
-    collection: Collection
-    observations: Path
+    run: Run
+    source: ImageSource
+    device: str
+    folder: Run
     policies: Sequence[Policy]
     policies_digest: str
     label: Observations
@@ -48,100 +53,94 @@ class OpenedRun:
 
 
 def open_run(
-    run: Path,
-    *,
-    device: str,
-    observations: Path | None = None,
-    policies: Path | None = None,
-    data_dir: Path | None = None,
-    shifted: Path | None = None,
-    shifted_observations: Path | None = None,
+    path: Path, *, device: str, elsewhere: Path | None = None, data_dir: Path | None = None, shifted: Path | None = None
 ) -> OpenedRun:
     """Open a run, and observe its images unless they were.
 
     Args:
-        run: its folder.
+        path: its folder.
         device: where the network runs.
-        observations: folder of its observations, or where they go; within the run unless given.
-        policies: folder of its policies; within the run unless given.
+        elsewhere: folder for observations and results; the run's own unless given, or where the run cannot be written to.
         data_dir: where its images are now, if they were moved.
         shifted: folder of another run, on whose test images the policies are to be ranked too.
-        shifted_observations: folder of the other run's observations, or where they go; beside the run's unless given.
 
     Raises:
         UserError: no run or policies there, another network or images than it was made with, or a split without images.
     """
-    observations, policies = observations or run / FOLDER / "observations", policies or run / FOLDER / "policies"
-    loaded = load_policies(policies)
-    other = None if shifted is None else reopen(shifted, device=device, data_dir=data_dir)  # before the hours, if it is none
-    collection = reopen(run, device=device, data_dir=data_dir)
+    run = Run.open(path)
+    loaded = load_policies(run)
+    other = None if shifted is None else Run.open(shifted)  # before the hours, if it is none
+    own = path not in SHIPPED.values() and os.access(path, os.W_OK)
+    folder = run if own or elsewhere is None else Run(elsewhere)
+    source, outcomes = run.images(data_dir), run.outcomes()
     portfolio = [Configuration.parse(name) for name in loaded[0].portfolio_]
-    observed = observe_run(collection, observed_configurations(collection, run, len(portfolio)), observations)
-    observed = observed.among(portfolio, collection.network, collection.source.resolution)
+    configurations = observed_configurations(run, outcomes, len(portfolio))
+    observed = observe_run(run, source, outcomes, configurations, folder.observations, device=device)
+    observed = observed.among(portfolio, run.network, source.resolution)
     label, test = observed.split("label"), observed.split("test")
     if not len(label) or not len(test):
-        raise UserError(f"{run} needs readable images in both its splits")
+        raise UserError(f"{path} needs readable images in both its splits")
     unlike = None
     if other is not None:
-        name = other.settings.out.name
-        folder = shifted_observations or observations.parent / f"{name}-shifted"
-        unlike = name, _observe_shifted(collection, label, other, folder)
+        unlike = other.name, _observe_shifted(run, label, other, folder.shifted(other.name), device, data_dir)
     return OpenedRun(
-        name=run.name,
-        collection=collection,
-        observations=observations,
+        run=run,
+        source=source,
+        device=device,
+        folder=folder,
         policies=loaded,
-        policies_digest=digest_of_policies(policies),
+        policies_digest=digest_of_policies(run.policies),
         label=label,
         test=test,
         shifted=unlike,
     )
 
 
-def _observe_shifted(own: Collection, label: Observations, other: Collection, observations: Path) -> Observations:
+def _observe_shifted(
+    own: Run, label: Observations, other: Run, observations: Path, device: str, data_dir: Path | None
+) -> Observations:
     """Test images of another run of the same network, under the portfolio of ``label``.
 
     Of a run in the wide regime only objects smaller or larger than any that policies of the matched regime learned from.
     """
-    name = other.settings.out.name
-    if other.network.digest != own.network.digest:
-        raise UserError(f"--shifted {name} ran another network")
-    test = observe_run(other, list(label.portfolio), observations, ("test",))
+    own.digests.require(other.digests, other.folder, "--shifted takes another run of the same network")
+    source, outcomes = other.images(data_dir), other.outcomes()
+    test = observe_run(other, source, outcomes, label.portfolio, observations, splits=("test",), device=device)
     if other.settings.regime == "wide" and own.settings.regime == "matched" and test.sides is not None:
         test = beyond(test, label)
     if not len(test):
-        raise UserError(f"--shifted {name} has no readable test image unlike those the policies learned from")
+        raise UserError(f"--shifted {other.name} has no readable test image unlike those the policies learned from")
     return test
 
 
-def observe_split(run: Path, split: str, portfolio: int, data_dir: Path | None) -> Observations:
+def observe_split(path: Path, split: str, portfolio: int, data_dir: Path | None) -> Observations:
     """One split of a run under all its configurations, or a portfolio of them if they are many."""
-    collection = reopen(run, data_dir=data_dir)
-    configurations = observed_configurations(collection, run, portfolio)
-    return observe_run(collection, configurations, run / FOLDER / "observations").split(split)
+    run = Run.open(path)
+    source, outcomes = run.images(data_dir), run.outcomes()
+    configurations = observed_configurations(run, outcomes, portfolio)
+    return observe_run(run, source, outcomes, configurations, run.observations).split(split)
 
 
 def stopwatch_for(opened: OpenedRun) -> Stopwatch:
-    """Both networks on the run's device, with its first test images."""
-    collection = opened.collection
-    settings, source = collection.settings, collection.source
+    """Both networks on the benchmark's device, with the run's first test images."""
+    run, source, device = opened.run, opened.source, opened.device
     batch = source.load(np.flatnonzero(source.splits == "test")[:MOST])
-    dtype = DTYPES[settings.dtype]
+    dtype = DTYPES[run.settings.dtype]
     images = batch.images[torch.from_numpy(batch.readable)]
     return Stopwatch(
-        network=fast_network(collection),
-        static=collection.network.for_inference(settings.device, dtype),
+        network=run.fast_network(device),
+        static=run.network.for_inference(device, dtype),
         portfolio=opened.test.portfolio,
-        costs=Costs(collection.network, opened.test.portfolio, source.resolution),
-        images=images.to(settings.device, dtype, memory_format=torch.channels_last),
+        costs=Costs(run.network, opened.test.portfolio, source.resolution),
+        images=images.to(device, dtype, memory_format=torch.channels_last),
     )
 
 
 def facts_of(opened: OpenedRun) -> dict[str, Any]:
     """What the run is, JSON-ready."""
-    settings, test = opened.collection.settings, opened.test
+    settings, test = opened.run.settings, opened.test
     return {
-        "name": opened.name,
+        "name": opened.run.name,
         "model": settings.model,
         "weights": Path(settings.weights).stem if Path(settings.weights).suffix else settings.weights,
         "dataset": settings.dataset,

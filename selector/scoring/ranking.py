@@ -8,11 +8,11 @@ from typing import Any
 
 from dynamic.errors import UserError
 from oracle.evaluation.paired import holm
-from selector.learning.fitting import Played, play
-from selector.observation.images import Recorded
-from selector.observation.observe import Observations
+from selector.observation.images import RecordedImages
+from selector.observation.observations import Observations
 from selector.policies.base import OBJECTIVES, TOLERANCE, Policy
 from selector.policies.constant import Oracle
+from selector.policies.running import PolicyRun, run_policy
 from selector.scoring.metrics import References, measure
 
 
@@ -27,7 +27,7 @@ class Ranking:
     """
 
     rows: list[dict[str, Any]]
-    outcomes: Mapping[str, Played]
+    outcomes: Mapping[str, PolicyRun]
     references: References
 
 
@@ -60,15 +60,15 @@ def rank(policies: Sequence[Policy], label: Observations, test: Observations) ->
         refuse_overlap(policy, test)
     by_name = {policy.name: policy for policy in policies}
     oracle = Oracle().fit(label).reveal(test)
-    single_best = int(by_name["single_best"].decide(Recorded(test))[0])
-    references = References.of(test, single_best, play(oracle, Recorded(test)))
+    single_best = int(by_name["single_best"].decide(RecordedImages(test))[0])
+    references = References.of(test, single_best, run_policy(oracle, RecordedImages(test)))
     static = float(label.correct[:, label.default].mean()), float(label.costs.default)
     rows, outcomes = [], {}
     for policy in [*(p for p in policies if not p.learned), oracle, *(p for p in policies if p.learned)]:
         for objective in OBJECTIVES if policy.dials else (None,):
             point = policy.point(objective or "accuracy", *static)
             name = f"{policy.name}/{objective}" if objective else policy.name
-            outcomes[name] = play(policy, Recorded(test), point.dial if point else None)
+            outcomes[name] = run_policy(policy, RecordedImages(test), point.dial if point else None)
             row: dict[str, Any] = {
                 "name": name,
                 "policy": policy.name,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from selector.observation.observe import Observations
+from selector.observation.observations import Observations
 from selector.policies.base import Policy
 from selector.scoring.curves import static_points
 from selector.scoring.ranking import rank

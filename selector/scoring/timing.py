@@ -18,10 +18,10 @@ from torch import Tensor
 
 from dynamic.configuration import Configuration
 from dynamic.network import DynamicNetwork
-from selector.learning.fitting import play
 from selector.observation.costs import Costs
-from selector.observation.images import Live
+from selector.observation.images import LiveImages
 from selector.policies.base import Policy
+from selector.policies.running import run_policy
 
 BATCHES = {"1": (1, 8), "32": (32, 1)}
 """By name the images of a batch, and the batches of a turn."""
@@ -86,7 +86,7 @@ class Stopwatch:
         return mine, static
 
     def _by_policy(self, policy: Policy, dial: float | None) -> Callable[[Tensor], object]:
-        return lambda images: play(policy, Live(self.network, images, self.portfolio, self.costs), dial)
+        return lambda images: run_policy(policy, LiveImages(self.network, images, self.portfolio, self.costs), dial)
 
     def _by_static(self, images: Tensor) -> object:
         with torch.inference_mode():

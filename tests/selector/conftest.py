@@ -7,10 +7,12 @@ import pytest
 
 import dynamic
 from dynamic import Configuration
+from oracle.runs import Digests
 from selector.observation.costs import Costs
-from selector.observation.observe import Observations
+from selector.observation.observations import Observations
 
 CLASSES = 5
+DIGESTS = Digests(weights="made", statistics="up")
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +69,7 @@ def made_up(
         sides=np.exp(signal).astype(np.float32),
         portfolio=tuple(portfolio),
         default=0,
+        digests=DIGESTS,
         costs=Costs(network, portfolio, 96),
         image=features(31),
         stem=features(6),
@@ -75,6 +78,8 @@ def made_up(
         stages=names,
         stage_values={name: features(5) for layer in names for name in layer},
         probabilities=probabilities.astype(np.float32),
+        predicted=predicted.astype(np.int32),
+        p_true=probabilities[np.arange(count), :, labels].astype(np.float32),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,17 @@ import pytest
 import torch
 
 from dynamic import Configuration, UserError
-from oracle.evaluation.collect import fast_network, reopen
 from oracle.pipeline import run
+from oracle.runs import Run
 from oracle.settings import RunSettings
-from selector.learning.fitting import play
-from selector.learning.training import FOLDER, TrainSettings, observe_run, train
+from selector.learning.observing import observe_run
+from selector.learning.training import TrainSettings, train
 from selector.observation import observe
 from selector.observation.costs import Costs
-from selector.observation.images import Live, Recorded
-from selector.observation.observe import Observations
+from selector.observation.images import LiveImages, RecordedImages
+from selector.observation.observations import Observations
 from selector.policies import load_policies
-from selector.policies.constant import quality_of
+from selector.policies.running import run_policy
 from selector.scoring.benchmark import BenchmarkSettings, benchmark
 from tests.oracle.conftest import all_bytes, run_command
 from tests.plain_loop import plain_loop
@@ -48,9 +49,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def observed(run: Path) -> Observations:
-    collection = reopen(run)
-    return observe_run(collection, list(collection.union), run / FOLDER / "observations")
+def observed(path: Path) -> Observations:
+    opened = Run.open(path)
+    return observe_run(opened, opened.images(), opened.outcomes(), opened.configurations, opened.observations)
 
 
 def test_benchmark_prints_a_table_and_a_line(trained: Path, tmp_path: Path) -> None:
@@ -77,21 +78,22 @@ def test_benchmark_prints_a_table_and_a_line(trained: Path, tmp_path: Path) -> N
 
 
 def test_decisions_are_what_the_network_really_answers(trained: Path) -> None:
-    """Recorded decisions, run by a plain loop with the original modules; and the same policies on the live network."""
-    collection = reopen(trained)
+    """RecordedImages decisions, run by a plain loop with the original modules; and the same policies on the live network."""
+    opened = Run.open(trained)
+    source = opened.images()
     test = observed(trained).split("test")
-    rows = np.flatnonzero(collection.source.splits == "test")
-    images = collection.source.load(rows).images
-    network = fast_network(collection)
-    costs = Costs(collection.network, test.portfolio, 96)
-    for policy in load_policies(trained / FOLDER / "policies"):
+    rows = np.flatnonzero(source.splits == "test")
+    images = source.load(rows).images
+    network = opened.fast_network()
+    costs = Costs(opened.network, test.portfolio, 96)
+    for policy in load_policies(opened):
         for dial in list(policy.dials)[::6] or [None]:
-            played = play(policy, Recorded(test), dial)
+            played = run_policy(policy, RecordedImages(test), dial)
             with torch.inference_mode():
                 answers = network(images, [test.portfolio[column] for column in played.columns]).argmax(dim=1).numpy()
             assert (answers == played.predicted).mean() >= 0.97, policy.name  # half precision may turn a tie
-            live = Live(network, images, test.portfolio, costs, test.keys)
-            lived = play(policy, live, dial)
+            live = LiveImages(network, images, test.portfolio, costs, test.keys)
+            lived = run_policy(policy, live, dial)
             assert (lived.columns == played.columns).mean() >= 0.95, policy.name
             assert (lived.predicted == answers)[lived.columns == played.columns].mean() >= 0.97
             # What is charged is what was run, to the last multiply-add, beside what is not the network's.
@@ -103,10 +105,10 @@ def test_decisions_are_what_the_network_really_answers(trained: Path) -> None:
 def test_outcomes_equal_the_plain_loop(tmp_path: Path) -> None:
     """Without recalibration: what is observed is what mutated torchvision modules answer."""
     run(RunSettings(space=str(_two(tmp_path)), images=12, out=tmp_path / "run"))
-    collection = reopen(tmp_path / "run")
+    opened = Run.open(tmp_path / "run")
     seen = observed(tmp_path / "run")
-    images = collection.source.load(np.arange(len(seen))).images
-    expected = plain_loop(collection.network.original, "resnet50", list(seen.portfolio), images).softmax(dim=2).numpy()
+    images = opened.images().load(np.arange(len(seen))).images
+    expected = plain_loop(opened.network.original, "resnet50", list(seen.portfolio), images).softmax(dim=2).numpy()
     assert np.abs(expected.swapaxes(0, 1) - seen.probabilities).max() < 2e-3
     assert (seen.predicted == expected.argmax(axis=2).T).all()
 
@@ -119,7 +121,7 @@ def _two(folder: Path) -> Path:
 
 def test_an_interrupted_observation_goes_on(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(trained, tmp_path / "run")
-    folder = tmp_path / "run" / FOLDER / "observations"
+    folder = Run(tmp_path / "run").observations
     monkeypatch.setattr(observe, "BLOCK", 20)
     shutil.rmtree(folder)
     whole = observed(tmp_path / "run")
@@ -129,20 +131,21 @@ def test_an_interrupted_observation_goes_on(trained: Path, tmp_path: Path, monke
     assert all_bytes(folder) == before
     assert np.array_equal(whole.probabilities, again.probabilities)
     # Another portfolio has a folder of its own; blocks of another size do not fit.
-    collection = reopen(tmp_path / "run")
-    observe.observe(collection, list(collection.union)[:4], folder)
+    opened = Run.open(tmp_path / "run")
+    source = opened.images()
+    observe.observe(opened, source, opened.configurations[:4], folder)
     assert before.items() <= all_bytes(folder).items()
     monkeypatch.setattr(observe, "BLOCK", 30)
     with pytest.raises(UserError, match=r"holds another run \(block is 20 there, 30 here\)"):
-        observe.observe(collection, list(collection.union), folder)
+        observe.observe(opened, source, opened.configurations, folder)
 
 
 def test_benchmark_refuses(trained: Path, tmp_path: Path) -> None:
     result = run_command(trained, "--shifted", tmp_path, "--out", tmp_path / "out", module="selector.benchmark")
     assert result.returncode == 2
-    assert "no settings.json in" in result.stderr
+    assert f"no run in {tmp_path}" in result.stderr
     assert "Traceback" not in result.stderr
-    with pytest.raises(UserError, match="no policies in"):
+    with pytest.raises(UserError, match="no run in"):
         benchmark(BenchmarkSettings(runs=(tmp_path,), out=tmp_path / "out"))
     with pytest.raises(UserError, match="--shifted goes with one run"):
         BenchmarkSettings(shifted=tmp_path)
@@ -153,25 +156,24 @@ def test_benchmark_refuses(trained: Path, tmp_path: Path) -> None:
 
 
 def test_a_policy_fitted_on_test_rows_is_refused(trained: Path, tmp_path: Path) -> None:
-    import pandas as pd
-
     shutil.copytree(trained, tmp_path / "run")
-    policies = tmp_path / "run" / FOLDER / "policies"
-    pd.DataFrame({"image": ["label/00000", "test/00003"]}).to_parquet(policies / "cascade" / "fitted_on.parquet")
-    with pytest.raises(UserError, match="learned from different portfolios or images: delete it and train again"):
-        load_policies(policies)
-    for path in policies.glob("*/fitted_on.parquet"):
-        shutil.copy(policies / "cascade" / "fitted_on.parquet", path) if path.parent.name != "cascade" else None
+    opened = Run.open(tmp_path / "run")
+    for number, policy in enumerate(load_policies(opened)):
+        policy.fitted_on_ = frozenset(["label/00000", "test/00003"])
+        policy.save(opened.policies / policy.name)
+        if number == 0:
+            with pytest.raises(UserError, match="learned from different portfolios or images: delete it and train again"):
+                load_policies(opened)
     with pytest.raises(UserError, match="default was fitted on 1 of the images it would be scored on, such as test/00003"):
         benchmark(BenchmarkSettings(runs=(tmp_path / "run",), out=tmp_path / "out", learning_curve=False, timing=False))
 
 
 def test_a_changed_network_is_refused(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "run")
-    settings = json.loads((tmp_path / "run" / "settings.json").read_text())
-    (tmp_path / "run" / "settings.json").write_text(json.dumps(settings | {"weights": "rof-stride"}))
+    opened = Run.open(tmp_path / "run")
+    opened.write_record(replace(opened.record, network=replace(opened.record.network, registered="rof-stride")))
     with pytest.raises(UserError, match="holds another run \\(weights is"):
-        reopen(tmp_path / "run")
+        _ = Run.open(tmp_path / "run").network
 
 
 def test_aslib_files_are_read_by_others(trained: Path, tmp_path: Path) -> None:
@@ -187,6 +189,6 @@ def test_aslib_files_are_read_by_others(trained: Path, tmp_path: Path) -> None:
     order = np.argsort(label.keys)
     ids = [Configuration.parse(name).id for name in performance.columns]
     columns = [[c.id for c in label.portfolio].index(name) for name in ids]
-    assert np.allclose(performance.to_numpy(), quality_of(label)[order][:, columns], atol=1e-5)
+    assert np.allclose(performance.to_numpy(), label.quality[order][:, columns], atol=1e-5)
     assert np.allclose(features["filled"].to_numpy(), label.image[order, -1], atol=1e-4)
     assert sorted(folds["fold"].unique()) == [1, 2, 3, 4]

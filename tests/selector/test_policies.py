@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from dynamic import UserError
+from dynamic.integrity import write_record
+from oracle.runs import Run
 from selector.interchange.asf import AsfPairwise
-from selector.learning.fitting import calibrate, play
-from selector.observation.images import Recorded
-from selector.observation.observe import Observations
+from selector.learning.fitting import calibrate
+from selector.observation.images import RecordedImages
+from selector.observation.observations import Observations
 from selector.policies import LEARNED, REFERENCES, load_policies, load_policy, make
 from selector.policies.base import OperatingPoint, Policy
 from selector.policies.blend import Blend, SecondLook, TopTwo
@@ -19,6 +21,7 @@ from selector.policies.boosting import Correctness
 from selector.policies.cascade import Averaging, Cascade
 from selector.policies.constant import Oracle, SingleBest
 from selector.policies.head import Head
+from selector.policies.running import run_policy
 from selector.policies.scoring import Neighbours
 from selector.policies.stagewise import Stagewise
 from selector.scoring.controls import shuffled_control
@@ -56,25 +59,28 @@ def fitted(ruled: Splits) -> dict[str, Policy]:
 def test_contract(name: str, fitted: dict[str, Policy], ruled: Splits, noise: Splits, tmp_path: Path) -> None:
     policy, (label, test) = fitted[name], ruled
     for dial in list(policy.dials)[::4] or [None]:
-        chosen = policy.decide(Recorded(test), dial)
+        chosen = policy.decide(RecordedImages(test), dial)
         # Valid ids.
         assert chosen.shape == (len(test),)
-        assert set(policy.predict(Recorded(test), dial)) <= {c.id for c in label.portfolio}
+        assert set(policy.predict(RecordedImages(test), dial)) <= {c.id for c in label.portfolio}
         # A permutation of the batch permutes the answer; a batch may have one image, or none.
         order = np.random.default_rng(0).permutation(len(test))
-        assert (policy.decide(Recorded(test.rows(order)), dial) == chosen[order]).all()
-        assert [int(policy.decide(Recorded(test.rows(np.array([row]))), dial)[0]) for row in (0, 7)] == chosen[
+        assert (policy.decide(RecordedImages(test.rows(order)), dial) == chosen[order]).all()
+        assert [int(policy.decide(RecordedImages(test.rows(np.array([row]))), dial)[0]) for row in (0, 7)] == chosen[
             [0, 7]
         ].tolist()
-        assert policy.decide(Recorded(test.rows(np.arange(0))), dial).shape == (0,)
+        assert policy.decide(RecordedImages(test.rows(np.arange(0))), dial).shape == (0,)
     # Saved and loaded it decides the same, and remembers what it was fitted on.
     policy.save(tmp_path / "saved")
     loaded = load_policy(tmp_path / "saved")
-    assert (loaded.decide(Recorded(test), dial) == chosen).all()
+    assert (loaded.decide(RecordedImages(test), dial) == chosen).all()
     assert loaded.fitted_on_ == set(label.keys)
     assert loaded.parameters() == policy.parameters()
     assert loaded.points_ == policy.points_
-    assert play(loaded, Recorded(test), dial).macs.tolist() == play(policy, Recorded(test), dial).macs.tolist()
+    assert (
+        run_policy(loaded, RecordedImages(test), dial).macs.tolist()
+        == run_policy(policy, RecordedImages(test), dial).macs.tolist()
+    )
     files = {path.name for path in (tmp_path / "saved").iterdir()}
     assert {path.split(".", 1)[1] for path in files} <= {"json", "parquet", "safetensors", "txt.gz"}
 
@@ -88,14 +94,14 @@ def test_the_same_seed_gives_the_same_answer_and_refitting_forgets(name: str, ru
     again = policy.fresh().fit(part)
     assert policy.fitted_on_ == set(part.keys)
     for dial in list(policy.dials)[::4] or [None]:
-        assert (policy.decide(Recorded(ruled[1]), dial) == again.decide(Recorded(ruled[1]), dial)).all()
+        assert (policy.decide(RecordedImages(ruled[1]), dial) == again.decide(RecordedImages(ruled[1]), dial)).all()
 
 
 def gap(policy: Policy, label: Observations, test: Observations, dial: float | None = None) -> tuple[float, list[float]]:
     """The closed gap on the test split with its interval."""
-    single = int(SingleBest().fit(label).decide(Recorded(test))[0])
-    references = References.of(test, single, play(Oracle().fit(label).reveal(test), Recorded(test)))
-    right = play(policy, Recorded(test), dial).predicted == test.labels
+    single = int(SingleBest().fit(label).decide(RecordedImages(test))[0])
+    references = References.of(test, single, run_policy(Oracle().fit(label).reveal(test), RecordedImages(test)))
+    right = run_policy(policy, RecordedImages(test), dial).predicted == test.labels
     value = closed_gap(right, references.single_best, references.oracle)
     interval = closed_gap_interval(right, references.single_best, references.oracle, references.draws)
     assert value is not None
@@ -129,8 +135,8 @@ def test_noise_is_not_claimed(name: str, noise: Splits) -> None:
 
 def test_shuffled_labels_close_nothing(ruled: Splits) -> None:
     label, test = ruled
-    single = int(SingleBest().fit(label).decide(Recorded(test))[0])
-    references = References.of(test, single, play(Oracle().fit(label).reveal(test), Recorded(test)))
+    single = int(SingleBest().fit(label).decide(RecordedImages(test))[0])
+    references = References.of(test, single, run_policy(Oracle().fit(label).reveal(test), RecordedImages(test)))
     found = shuffled_control(label, test, references)
     assert found["closed_gap_ci"][0] <= 0
     # The same policy with the labels in place does close it: the control can fail.
@@ -148,7 +154,7 @@ def test_what_was_looked_at_is_paid_for(ruled: Splits) -> None:
     label, test = ruled
     costs = test.costs
     cascade = Cascade(rungs=2).fit(label)
-    outcome = play(cascade, Recorded(test), 0.0)
+    outcome = run_policy(cascade, RecordedImages(test), 0.0)
     # On outcomes where one configuration is right, the cascade has to climb; it pays for the union of what it ran.
     step = cascade._step(0.0)
     assert len(step.columns) == 2
@@ -156,27 +162,35 @@ def test_what_was_looked_at_is_paid_for(ruled: Splits) -> None:
     assert set(outcome.macs) == {float(costs.whole[step.columns[0]]), float(both)}
     assert both < costs.whole[step.columns].sum()
     averaging = Averaging(most=3).fit(label)
-    assert set(play(averaging, Recorded(test), 3.0).macs) == {float(costs.paths[averaging.order_].any(axis=0) @ costs.macs)}
+    assert set(run_policy(averaging, RecordedImages(test), 3.0).macs) == {
+        float(costs.paths[averaging.order_].any(axis=0) @ costs.macs)
+    }
 
 
 def test_policies_refuse(ruled: Splits, noise: Splits, tmp_path: Path) -> None:
     label, test = ruled
     with pytest.raises(UserError, match="cascade is not fitted"):
-        Cascade().decide(Recorded(test))
+        Cascade().decide(RecordedImages(test))
     with pytest.raises(UserError, match="learn from the label split only; these images are of the test split"):
         Cascade().fit(test)
     with pytest.raises(UserError, match="cannot be fitted on no images"):
         Cascade().fit(label.rows(np.arange(0)))
     with pytest.raises(UserError, match="has not been shown the truth about test/2-00000"):
-        Oracle().fit(label).decide(Recorded(test))
+        Oracle().fit(label).decide(RecordedImages(test))
     with pytest.raises(UserError, match="no learned policy is called 'magic': choose from preferred_classifier"):
         make("magic")
     with pytest.raises(UserError, match=r"no policies in .*: learn them"):
-        load_policies(tmp_path)
+        load_policies(Run(tmp_path))
     (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "policy.json").write_text('{"policy": "cascade", "parameters": {}}')
+    with pytest.raises(UserError, match=r"holds no policy \(no policy.json\)"):
+        load_policy(tmp_path / "broken")
+    facts = {"policy": "cascade", "parameters": {}, "network": {"weights": "a", "statistics": "b"}}
+    write_record(tmp_path / "broken" / "policy.json", facts)
     with pytest.raises(UserError, match="holds no whole cascade policy"):
         load_policy(tmp_path / "broken")
-    (tmp_path / "broken" / "policy.json").write_text('{"policy": "wisdom"}')
+    write_record(tmp_path / "broken" / "policy.json", facts | {"network": None})
+    with pytest.raises(UserError, match="does not say which network it belongs to"):
+        load_policy(tmp_path / "broken")
+    write_record(tmp_path / "broken" / "policy.json", {"policy": "wisdom"})
     with pytest.raises(UserError, match="unknown kind 'wisdom'"):
         load_policy(tmp_path / "broken")

@@ -8,12 +8,13 @@ import pytest
 from dynamic import UserError
 from oracle.evaluation import bounds
 from oracle.evaluation.bounds import hull
-from selector.learning.fitting import Played, calibrate, play
+from selector.learning.fitting import calibrate
 from selector.learning.portfolios import choose_portfolio
-from selector.observation.images import Recorded
-from selector.observation.observe import Observations
+from selector.observation.images import RecordedImages
+from selector.observation.observations import Observations
 from selector.policies import make
-from selector.policies.constant import Cheapest, Default, Oracle, SingleBest, quality_of
+from selector.policies.constant import Cheapest, Default, Oracle, SingleBest
+from selector.policies.running import PolicyRun, run_policy
 from selector.scoring.metrics import References, closed_gap, closed_gap_interval, measure
 from selector.scoring.mixture import mixture_accuracy
 from selector.scoring.ranking import rank
@@ -27,13 +28,15 @@ def as_label(observed: Observations) -> Observations:
 
 
 def references_of(observed: Observations) -> References:
-    return References.of(observed, 0, play(Oracle().fit(as_label(observed)).reveal(observed), Recorded(observed)))
+    return References.of(
+        observed, 0, run_policy(Oracle().fit(as_label(observed)).reveal(observed), RecordedImages(observed))
+    )
 
 
-def outcome_of(observed: Observations, columns: np.ndarray) -> Played:
+def outcome_of(observed: Observations, columns: np.ndarray) -> PolicyRun:
     """What comes of running a given column on each image."""
     rows = np.arange(len(observed))
-    return Played(columns, observed.predicted[rows, columns], observed.costs.whole[columns].astype(float))
+    return PolicyRun(columns, observed.predicted[rows, columns], observed.costs.whole[columns].astype(float))
 
 
 def test_oracle_closes_all_and_single_best_nothing(noise: Splits) -> None:
@@ -48,25 +51,27 @@ def test_oracle_closes_all_and_single_best_nothing(noise: Splits) -> None:
     assert by_name["default"]["recovered_gap"] == 0.0
     # The oracle regrets nothing but the probability it gives up on images that nothing gets right.
     hopeless = ~test.correct.any(axis=1)
-    quality = quality_of(test)[hopeless]
+    quality = test.quality[hopeless]
     given_up = (quality.max(axis=1) - quality[:, test.costs.whole.argmin()]).sum() / len(test)
     assert by_name["oracle"]["regret"] == pytest.approx(given_up, abs=1e-6)
     # Constants equal their column; the oracle its bound.
     for name, policy in (("default", Default()), ("cheapest", Cheapest()), ("single_best", SingleBest())):
-        column = int(policy.fit(label).decide(Recorded(test))[0])
+        column = int(policy.fit(label).decide(RecordedImages(test))[0])
         assert by_name[name]["accuracy"] == test.correct[:, column].mean()
         assert by_name[name]["gmacs"] == pytest.approx(test.costs.whole[column] / 1e9, rel=1e-12)
         assert by_name[name]["gmacs_selector"] == 0
     assert by_name["oracle"]["accuracy"] == test.correct.any(axis=1).mean()
-    choice = bounds.oracle_choice(quality_of(test), test.correct, test.costs.whole)
+    choice = bounds.oracle_choice(test.quality, test.correct, test.costs.whole)
     assert by_name["oracle"]["gmacs"] == pytest.approx(test.costs.whole[choice].mean() / 1e9)
     assert {row["learned"] for row in rows if row["policy"] in ("correctness", "cascade")} == {True}
 
 
 def test_undefined_where_the_oracle_is_no_better(noise: Splits) -> None:
     label, test = noise
-    same = replace(test, probabilities=np.repeat(test.probabilities[:, :1], 4, axis=1))
-    row = measure(play(Default().fit(label), Recorded(same)), same, references_of(same))
+    same = replace(
+        test, **{name: np.repeat(getattr(test, name)[:, :1], 4, axis=1) for name in ("probabilities", "predicted", "p_true")}
+    )
+    row = measure(run_policy(Default().fit(label), RecordedImages(same)), same, references_of(same))
     assert row["closed_gap"] is None
     assert row["closed_gap_ci"] is None
     assert row["recovered_gap"] is None

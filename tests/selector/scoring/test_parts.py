@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from selector.learning.fitting import calibrate
-from selector.observation.observe import Observations
+from selector.observation.observations import Observations
 from selector.policies import make
 from selector.policies.base import Policy
 from selector.scoring import figures

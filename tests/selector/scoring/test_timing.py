@@ -11,7 +11,7 @@ import dynamic
 from dynamic import Configuration
 from dynamic.recalibration import recalibrate
 from selector.observation.costs import Costs
-from selector.observation.observe import Observations
+from selector.observation.observations import Observations
 from selector.policies.constant import Default
 from selector.scoring import timing
 from selector.scoring.ranking import rank
@@ -42,7 +42,7 @@ def test_policy_and_static_network_take_turns(stopwatch: Stopwatch, noise: Split
         ran.append(("policy", len(images)))  # type: ignore[arg-type]
         return whole(policy, images, dial)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(timing, "play", noted)
+    monkeypatch.setattr(timing, "run_policy", noted)
     stopwatch.static.register_forward_hook(lambda _, inputs, __: ran.append(("static", len(inputs[0]))))
     found = stopwatch.time(Default().fit(noise[0]), None)
     turn = [("policy", 1)] * 8 + [("static", 1)] * 8
