@@ -18,7 +18,12 @@ from torch import fx, nn
 from dynamic.configuration import ATTRIBUTES, Attribute
 from dynamic.errors import UserError
 
-_JOINS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, torch.cat, "add", "add_")
+_JOINS: tuple[Any, ...] = (
+    *(operator.add, operator.iadd, torch.add, "add", "add_"),
+    *(operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_"),
+    *(torch.cat, torch.concat, torch.concatenate),
+)
+"""What needs maps of the same sides from all its branches."""
 
 FoundSites = list[tuple[fx.Node, int, tuple[Attribute, ...]]]
 
