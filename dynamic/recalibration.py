@@ -4,8 +4,14 @@ Under options that a network was not trained with, activations have other means 
 and divide by. What reaches a batch norm depends only on the options of the sites before it, so statistics are kept once for
 each such prefix: for 4096 configurations of four layers 8 + 64 + 512 + 4096 sets, most of which serve the last stage only.
 
-    statistics = recalibrate(network, images, space)
-    fast = network.for_inference(statistics=statistics)      # comprehensive() and mixed batches, at no extra MACs
+>>> import dynamic
+>>> from dynamic.scenes import FashionScenes
+>>> network = dynamic.load("resnet50-slim")
+>>> configurations = dynamic.space("stride", network)[:3]
+>>> statistics = recalibrate(network, FashionScenes("label", count=8).render(range(8)), configurations)
+>>> fast = network.for_inference(statistics=statistics)      # comprehensive() and mixed batches, at no extra MACs
+>>> fast(torch.zeros(2, 3, 96, 96), configurations[:2]).shape
+torch.Size([2, 10])
 """
 
 from __future__ import annotations

@@ -3,10 +3,17 @@
 What a policy needs that looks before it chooses: the features behind some layer, the answer of a cheap configuration, then
 perhaps another configuration that continues from what is there.
 
-    session = Session(network, images)
-    before_b = session.before(1, configuration, rows)   # what layer B would read
-    logits = session.logits(configuration, rows)        # goes on from there
-    session.macs                                        # multiply-accumulates spent on each image so far
+>>> import dynamic
+>>> network = dynamic.load("resnet50-slim")
+>>> session = Session(network, torch.zeros(2, 3, 96, 96))
+>>> [tuple(values.shape) for values in session.before(1, network.default, np.arange(2))]     # what layer B would read
+[(2, 64, 24, 24), (2, 32, 24, 24)]
+>>> session.macs                                                      # multiply-accumulates spent on each image so far
+array([14266368, 14266368])
+>>> session.logits(network.default, np.array([0])).shape              # goes on from there
+torch.Size([1, 10])
+>>> session.macs
+array([50988032, 14266368])
 """
 
 from __future__ import annotations
