@@ -47,7 +47,7 @@ class Session:
     def __init__(self, network: DynamicNetwork, images: Tensor) -> None:
         self._network, self._images = network, images
         self._resolution = (images.shape[2], images.shape[3])
-        self._held: dict[Prefix, _Held] = {}
+        self._held: dict[Prefix, _HeldValues] = {}
         self.macs = np.zeros(len(images), dtype=np.int64)
 
     def before(self, layer: int, configuration: Configuration, rows: np.ndarray) -> list[Tensor]:
@@ -87,8 +87,8 @@ class Session:
         """What is alive behind ``prefix``'s last segment, for some rows; run where it was not yet."""
         return self._ensure(prefix, configuration, rows).take(rows)
 
-    def _ensure(self, prefix: Prefix, configuration: Configuration, rows: np.ndarray) -> _Held:
-        held = self._held.setdefault(prefix, _Held(len(self._images)))
+    def _ensure(self, prefix: Prefix, configuration: Configuration, rows: np.ndarray) -> _HeldValues:
+        held = self._held.setdefault(prefix, _HeldValues(len(self._images)))
         missing = held.missing(rows)
         if len(missing) or held.empty:
             held.add(missing, self._run(prefix, configuration, missing))
@@ -120,7 +120,7 @@ def boundary(network: DynamicNetwork, layer: int) -> int:
     return next((index for index, site in enumerate(sites) if site.layer >= layer), len(sites))
 
 
-class _Held:
+class _HeldValues:
     """Values of some rows of a batch, in the order in which they were made."""
 
     def __init__(self, count: int) -> None:
