@@ -106,6 +106,7 @@ def trace(network: nn.Module, layers: Sequence[str], batch_norm: BatchNormMode =
     _check_arguments(graph, type(network).__name__)
     if not 1 <= len(layers) <= MAX_LAYERS:
         raise UserError(f"one to {MAX_LAYERS} dynamic layers, not {len(layers)}")
+    _check_norms(graph_module)
     work_out_of_place(graph_module)
     found, fixed = find_sites(graph_module, layers)
     folded = _fold_batch_norms(graph_module) if batch_norm == "folded" else set()
@@ -131,6 +132,14 @@ def _check_arguments(graph: fx.Graph, name: str) -> None:
         graph.erase_node(node)
 
 
+def _check_norms(root: fx.GraphModule) -> None:
+    """Refuse batch norms without running statistics: the walk would normalise branches together that have to be apart."""
+    for node in root.graph.nodes:
+        module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.running_mean is None:
+            raise UserError(f"{node.target} has no running statistics, so every image changes the others' answers")
+
+
 def _fold_batch_norms(root: fx.GraphModule) -> set[fx.Node]:
     """Fold batch norms into copies of the convolutions before them; return the nodes whose bias is now a shift."""
     folded = set()
@@ -140,7 +149,7 @@ def _fold_batch_norms(root: fx.GraphModule) -> set[fx.Node]:
         source = node.args[0]
         assert isinstance(source, fx.Node)
         conv = root.get_submodule(str(source.target)) if source.op == "call_module" else None
-        if not isinstance(conv, nn.Conv2d) or conv.bias is not None or len(source.users) > 1 or norm.running_mean is None:
+        if not isinstance(conv, nn.Conv2d) or conv.bias is not None or len(source.users) > 1:
             continue
         if sum(other.target == source.target for other in root.graph.nodes) > 1:
             continue  # called elsewhere too
@@ -170,16 +179,16 @@ def _make_site(
 def _inlined(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
     """Nodes computed anew wherever they are used, with the carried nodes that they read.
 
-    They have no image axis to be carried along: parameters and what is computed from them alone, and sizes of tensors.
+    They have no image axis to be carried along: parameters and what is computed from them alone, sizes and types of tensors.
     """
     inlined: dict[fx.Node, list[fx.Node]] = {}
     for node in graph.nodes:
         if node.op in ("placeholder", "output", "call_module"):
             continue
         size = (
-            node.target in ("size", "dim")
+            node.target in ("size", "dim", "numel")
             if node.op == "call_method"
-            else node.target is getattr and node.args[1] == "shape"
+            else node.target is getattr and node.args[1] in ("shape", "ndim", "dtype", "device")
         )
         if size or all(source in inlined for source in node.all_input_nodes):
             reads = [inlined.get(source, [source]) for source in node.all_input_nodes]

@@ -100,7 +100,18 @@ class FunctionsInPlace(Block):
         return self.classify(z * y + x)
 
 
+class TypesAndSizes(Block):
+    """Numbers of a map in front of ``b`` that are asked for behind it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        axis, dtype, device, pixels = x.ndim - 2, x.dtype, x.device, x.numel() // x.size(0)
+        y = self.b(x).to(dtype).to(device) / pixels
+        return self.head(y.flatten(axis).mean(axis))
+
+
 NETWORKS = [
+    TypesAndSizes,
     FunctionsInPlace,
     MethodsInPlace,
     PreActivation,
@@ -302,3 +313,31 @@ def test_shortcuts_follow_whatever_joins_them(join: str) -> None:
     with torch.no_grad():
         for stride in (0.5, 1, 3):
             assert network(torch.randn(2, 3, 16, 16), Configuration((stride,), (1,), (3,))).shape == (2, 5)
+
+
+class BatchStatistics(Block):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(8, track_running_stats=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(self.bn(self.b(self.a(x))))
+
+
+class FunctionalBatchStatistics(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(F.batch_norm(self.b(self.a(x)), None, None, training=True))
+
+
+class MeanOfTheBatch(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.classify(self.b(x) - x.mean(0, keepdim=True))
+
+
+def test_networks_whose_images_depend_on_each_other_are_refused() -> None:
+    with pytest.raises(UserError, match="bn has no running statistics"):
+        dynamic.load(BatchStatistics(), dynamic_layers=["a", "b"])
+    for kind in (FunctionalBatchStatistics, MeanOfTheBatch):
+        with pytest.raises(UserError, match=f"{kind.__name__} answers an image otherwise when others are beside it"):
+            dynamic.load(kind(), dynamic_layers=["a", "b"])
