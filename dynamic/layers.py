@@ -38,6 +38,10 @@ class DynamicConv2d(nn.Module):
 
     Raises:
         UserError: a kernel that is not square, padding modes other than zeros, or padding given as text.
+
+    >>> layer = DynamicConv2d(nn.Conv2d(3, 8, 3, padding=1))
+    >>> layer(torch.zeros(1, 3, 10, 10), Option(0.5, 1, 5)).shape
+    torch.Size([1, 8, 20, 20])
     """
 
     def __init__(self, conv: nn.Conv2d, fixed_bias: bool = False) -> None:

@@ -130,7 +130,7 @@ class PrefixNorms:
             sides = [torch.cat(side, dim=1) for side in zip(*parts, strict=True)] if parts else [moments[:, 0]] * 2
             self._affine.append(torch.stack(sides).detach().to(device, dtype))
 
-    def at(self, segment: int, nodes: Sequence[Node]) -> _Stored:
+    def at(self, segment: int, nodes: Sequence[Node]) -> _StoredNorms:
         """See :class:`dynamic.walk.Norms`. Raises UserError where there are no statistics for a prefix."""
         known = self._statistics.prefixes[segment]
         try:
@@ -139,10 +139,10 @@ class PrefixNorms:
             options = "; ".join(map(str, error.args[0]))
             raise UserError(f"no batch-norm statistics for options {options}: recalibrate for this configuration") from None
         scales, shifts = self._affine[segment][:, positions]
-        return _Stored(self._channels[segment], scales, shifts, [len(node.images) for node in nodes])
+        return _StoredNorms(self._channels[segment], scales, shifts, [len(node.images) for node in nodes])
 
 
-class _Stored:
+class _StoredNorms:
     def __init__(self, channels: list[int], scales: Tensor, shifts: Tensor, rows: list[int]) -> None:
         self._channels, self._scales, self._shifts, self._rows = channels, scales, shifts, rows
 

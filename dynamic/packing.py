@@ -21,7 +21,7 @@ _SMALL = 2**17
 """Weights of a kernel that PyTorch's own loops are quicker with, for a single image."""
 
 
-class _Packed(NamedTuple):
+class _PackedKernel(NamedTuple):
     weight: Tensor
     version: int | None
     kernel: Tensor
@@ -34,7 +34,7 @@ class PackedConvolution:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[int, ...], _Packed] = {}
+        self._kept: dict[tuple[int, ...], _PackedKernel] = {}
 
     def __call__(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, dilation: int, groups: int
@@ -53,7 +53,7 @@ class PackedConvolution:
         packed = self._kept.get(key)
         if packed is None or packed.weight is not weight or packed.version != version:
             kernel = _REORDER(weight.to_mkldnn(), padding, stride, dilation, groups)
-            packed = self._kept[key] = _Packed(weight, version, kernel)
+            packed = self._kept[key] = _PackedKernel(weight, version, kernel)
         return packed.kernel
 
 

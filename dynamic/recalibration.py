@@ -4,8 +4,14 @@ Under options that a network was not trained with, activations have other means 
 and divide by. What reaches a batch norm depends only on the options of the sites before it, so statistics are kept once for
 each such prefix: for 4096 configurations of four layers 8 + 64 + 512 + 4096 sets, most of which serve the last stage only.
 
-    statistics = recalibrate(network, images, space)
-    fast = network.for_inference(statistics=statistics)      # comprehensive() and mixed batches, at no extra MACs
+>>> import dynamic
+>>> from dynamic.scenes import FashionScenes
+>>> network = dynamic.load("resnet50-slim")
+>>> configurations = dynamic.space("stride", network)[:3]
+>>> statistics = recalibrate(network, FashionScenes("label", count=8).render(range(8)), configurations)
+>>> fast = network.for_inference(statistics=statistics)      # comprehensive() and mixed batches, at no extra MACs
+>>> fast(torch.zeros(2, 3, 96, 96), configurations[:2]).shape
+torch.Size([2, 10])
 """
 
 from __future__ import annotations
@@ -70,27 +76,27 @@ def recalibrate(
     dtype = next(network.parameters()).dtype
     prepared = network.copied("by_prefix", device, dtype)
 
-    def run(part: Tensor) -> _Observed:
-        observed = _Observed(prepared.program, len(part), prepared.default if keep_default else None)
+    def run(part: Tensor) -> _Observer:
+        observer = _Observer(prepared.program, len(part), prepared.default if keep_default else None)
         with torch.inference_mode():
             part = part.to(device, dtype, memory_format=torch.channels_last)
             plan = comprehensive_plan(prepared.program, configurations, len(part))
-            for _ in walk(prepared.program, part, plan, max_rows, observed):
+            for _ in walk(prepared.program, part, plan, max_rows, observer):
                 pass
-        return observed
+        return observer
 
     prefixes: list[dict[Prefix, int]] = []
     sums: list[Tensor] = []
     with walkers(threads) as pool:
-        for observed in pool.map(run, images.tensor_split(-(-len(images) // batch))):
-            weight = observed.images / len(images)
+        for observer in pool.map(run, images.tensor_split(-(-len(images) // batch))):
+            weight = observer.images / len(images)
             if not prefixes:
-                prefixes = [{prefix: i for i, prefix in enumerate(found)} for found in observed.found]
-                sums = [torch.zeros(len(found), *next(iter(found.values())).shape).double() for found in observed.found]
-            for known, total, found in zip(prefixes, sums, observed.found, strict=True):
+                prefixes = [{prefix: i for i, prefix in enumerate(found)} for found in observer.found]
+                sums = [torch.zeros(len(found), *next(iter(found.values())).shape).double() for found in observer.found]
+            for known, total, found in zip(prefixes, sums, observer.found, strict=True):
                 for prefix, seen in found.items():
                     total[known[prefix]] += weight * seen
-            observed.found.clear()
+            observer.found.clear()
     means_squares = [total.unbind(1) for total in sums]
     moments = [torch.stack([means, (squares - means**2).clamp(min=0)], dim=1).float() for means, squares in means_squares]
     return Statistics(tuple(prefixes), tuple(moments), network.digest, len(images))
@@ -103,7 +109,7 @@ def can_recalibrate(network: DynamicNetwork) -> bool:
     return any(segment.norms for segment in segments) and all(node.target is not F.batch_norm for node in nodes)
 
 
-class _Observed:
+class _Observer:
     """Normalises by what it sees, and remembers it: E[x] and E[x^2] by segment and prefix, (2, channels) float64."""
 
     def __init__(self, program: Program, images: int, kept: Configuration | None) -> None:
@@ -113,16 +119,16 @@ class _Observed:
         self.images = images
         self.found: list[dict[Prefix, Tensor]] = [{} for _ in program.segments]
 
-    def at(self, segment: int, nodes: Sequence[Node]) -> _Observing:
+    def at(self, segment: int, nodes: Sequence[Node]) -> _SegmentObserver:
         channels = channel_starts(self._segments[segment])
         found = self.found[segment]
         for node in nodes:
             found[node.prefix] = torch.empty(2, channels[-1], dtype=torch.float64)
         kept = [node.prefix in self._kept for node in nodes]
-        return _Observing(self._segments[segment].norms, channels, [found[node.prefix] for node in nodes], kept)
+        return _SegmentObserver(self._segments[segment].norms, channels, [found[node.prefix] for node in nodes], kept)
 
 
-class _Observing:
+class _SegmentObserver:
     def __init__(
         self, norms: Sequence[nn.BatchNorm2d], channels: list[int], targets: list[Tensor], kept: list[bool]
     ) -> None:

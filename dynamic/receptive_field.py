@@ -27,7 +27,17 @@ def receptive_fields(network: DynamicNetwork, configuration: Configuration) -> l
 
     Global pooling and what follows it see everything and are left out.
 
-    >>> receptive_fields(dynamic.load("resnet50-slim"), network.default)
+    Args:
+        network: any dynamic network.
+        configuration: one that it takes.
+
+    Returns:
+        Sides in input pixels, one a dynamic layer.
+
+    >>> import dynamic
+    >>> network = dynamic.load("resnet50-slim")
+    >>> receptive_fields(network, network.default)
+    [35, 91, 267, 427]
     """
     program = network.program
     known: dict[str, Field] = {program.input: Field(1, 1)}

@@ -7,7 +7,10 @@ drawn log-uniformly. The true side is kept, because scale is what the preferred 
 
     >>> scenes = FashionScenes("test", regime="wide")
     >>> images = scenes.render([0, 1, 2])        # (3, 3, 96, 96) float32, normalised
-    >>> scenes.labels[:3], scenes.sides[:3]      # class index and true object side in pixels
+    >>> scenes.labels[:3]                        # class indices
+    array([9, 2, 1])
+    >>> scenes.sides[:3].astype(int)             # true sides of the objects in pixels
+    array([19, 70, 33])
 """
 
 from __future__ import annotations

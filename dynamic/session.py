@@ -3,10 +3,17 @@
 What a policy needs that looks before it chooses: the features behind some layer, the answer of a cheap configuration, then
 perhaps another configuration that continues from what is there.
 
-    session = Session(network, images)
-    before_b = session.before(1, configuration, rows)   # what layer B would read
-    logits = session.logits(configuration, rows)        # goes on from there
-    session.macs                                        # multiply-accumulates spent on each image so far
+>>> import dynamic
+>>> network = dynamic.load("resnet50-slim")
+>>> session = Session(network, torch.zeros(2, 3, 96, 96))
+>>> [tuple(values.shape) for values in session.before(1, network.default, np.arange(2))]     # what layer B would read
+[(2, 64, 24, 24), (2, 32, 24, 24)]
+>>> session.macs                                                      # multiply-accumulates spent on each image so far
+array([14266368, 14266368])
+>>> session.logits(network.default, np.array([0])).shape              # goes on from there
+torch.Size([1, 10])
+>>> session.macs
+array([50988032, 14266368])
 """
 
 from __future__ import annotations
@@ -40,7 +47,7 @@ class Session:
     def __init__(self, network: DynamicNetwork, images: Tensor) -> None:
         self._network, self._images = network, images
         self._resolution = (images.shape[2], images.shape[3])
-        self._held: dict[Prefix, _Held] = {}
+        self._held: dict[Prefix, _HeldValues] = {}
         self.macs = np.zeros(len(images), dtype=np.int64)
 
     def before(self, layer: int, configuration: Configuration, rows: np.ndarray) -> list[Tensor]:
@@ -80,8 +87,8 @@ class Session:
         """What is alive behind ``prefix``'s last segment, for some rows; run where it was not yet."""
         return self._ensure(prefix, configuration, rows).take(rows)
 
-    def _ensure(self, prefix: Prefix, configuration: Configuration, rows: np.ndarray) -> _Held:
-        held = self._held.setdefault(prefix, _Held(len(self._images)))
+    def _ensure(self, prefix: Prefix, configuration: Configuration, rows: np.ndarray) -> _HeldValues:
+        held = self._held.setdefault(prefix, _HeldValues(len(self._images)))
         missing = held.missing(rows)
         if len(missing) or held.empty:
             held.add(missing, self._run(prefix, configuration, missing))
@@ -113,7 +120,7 @@ def boundary(network: DynamicNetwork, layer: int) -> int:
     return next((index for index, site in enumerate(sites) if site.layer >= layer), len(sites))
 
 
-class _Held:
+class _HeldValues:
     """Values of some rows of a batch, in the order in which they were made."""
 
     def __init__(self, count: int) -> None:

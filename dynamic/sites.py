@@ -18,7 +18,12 @@ from torch import fx, nn
 from dynamic.configuration import ATTRIBUTES, Attribute
 from dynamic.errors import UserError
 
-_JOINS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, torch.cat, "add", "add_")
+_JOINS: tuple[Any, ...] = (
+    *(operator.add, operator.iadd, torch.add, "add", "add_"),
+    *(operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_"),
+    *(torch.cat, torch.concat, torch.concatenate),
+)
+"""What needs maps of the same sides from all its branches."""
 
 FoundSites = list[tuple[fx.Node, int, tuple[Attribute, ...]]]
 
@@ -126,7 +131,11 @@ def _closure(start: fx.Node, neighbours: Callable[[fx.Node], list[fx.Node]]) -> 
 
 
 def candidates(network: nn.Module) -> list[str]:
-    """Names of the modules that can be dynamic: square convolutions larger than 1 x 1, and pools."""
+    """Names of the modules that can be dynamic: square convolutions larger than 1 x 1, and pools.
+
+    >>> candidates(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 1)))
+    ['0', '2']
+    """
     names = []
     for name, module in network.named_modules():
         spatial = isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1

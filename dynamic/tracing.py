@@ -11,11 +11,9 @@ in which everything up to site i depends only on the options of the sites before
 
 from __future__ import annotations
 
-import copy
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import fx, nn
@@ -23,11 +21,10 @@ from torch import fx, nn
 from dynamic.configuration import ATTRIBUTES, MAX_LAYERS, Attribute, Configuration
 from dynamic.errors import UserError
 from dynamic.layers import DynamicConv2d, DynamicPool2d, Option
+from dynamic.out_of_place import work_out_of_place
 from dynamic.sites import find_sites
 
 BatchNormMode = Literal["kept", "folded", "by_prefix"]
-
-_OUT_OF_PLACE: dict[Any, Any] = {operator.iadd: operator.add, operator.imul: operator.mul, operator.isub: operator.sub}
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,8 @@ def trace(network: nn.Module, layers: Sequence[str], batch_norm: BatchNormMode =
     _check_arguments(graph, type(network).__name__)
     if not 1 <= len(layers) <= MAX_LAYERS:
         raise UserError(f"one to {MAX_LAYERS} dynamic layers, not {len(layers)}")
-    _make_functional(graph_module)
+    _check_norms(graph_module)
+    work_out_of_place(graph_module)
     found, fixed = find_sites(graph_module, layers)
     folded = _fold_batch_norms(graph_module) if batch_norm == "folded" else set()
     # A pool beside a convolution that has all three attributes is its block's shortcut.
@@ -134,49 +132,12 @@ def _check_arguments(graph: fx.Graph, name: str) -> None:
         graph.erase_node(node)
 
 
-def _make_functional(root: fx.GraphModule) -> None:
-    """Replace what writes into its operand, which several branches may share, by what makes a new tensor.
-
-    Later readers of the operand read the new tensor instead, as they would have seen the change.
-    """
-    order = {node: position for position, node in enumerate(root.graph.nodes)}
+def _check_norms(root: fx.GraphModule) -> None:
+    """Refuse batch norms without running statistics: the walk would normalise branches together that have to be apart."""
     for node in root.graph.nodes:
-        if node.op == "call_method" and node.target == "view" and not isinstance(node.args[1], torch.dtype):
-            node.target = "reshape"  # the same, but for memory formats that cannot be viewed so
-        if not _functional(root, node):
-            continue
-        changed = node.args[0]
-        assert isinstance(changed, fx.Node)
-        for reader in list(changed.users):
-            if order[reader] > order[node]:
-                reader.replace_input_with(changed, node)
-
-
-def _functional(root: fx.GraphModule, node: fx.Node) -> bool:
-    """Make one node work out of place; False where it did already, or where nobody can see that it does not."""
-    if node.op == "call_function" and node.target in _OUT_OF_PLACE:
-        node.target = _OUT_OF_PLACE[node.target]
-        return True
-    if node.op == "call_function" and node.kwargs.get("inplace"):
-        node.kwargs = {**node.kwargs, "inplace": False}
-        return True
-    target = str(node.target)
-    if node.op == "call_method" and target.endswith("_") and not target.endswith("__"):
-        node.target = target[:-1]
-        return True
-    if node.op == "call_module" and getattr(module := root.get_submodule(str(node.target)), "inplace", False):
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
-        made = root.get_submodule(str(source.target)) if source.op == "call_module" else None
-        if isinstance(made, nn.Conv2d | nn.BatchNorm2d | nn.Linear) and len(source.users) == 1:
-            return False  # the operand is fresh and has no other reader; writing into it saves memory
-        separate: Any = copy.copy(module)
-        separate.inplace = False
-        name = f"{node.name}_out_of_place"
-        root.add_submodule(name, separate)
-        node.target = name
-        return True
-    return False
+        module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.running_mean is None:
+            raise UserError(f"{node.target} has no running statistics, so every image changes the others' answers")
 
 
 def _fold_batch_norms(root: fx.GraphModule) -> set[fx.Node]:
@@ -188,7 +149,7 @@ def _fold_batch_norms(root: fx.GraphModule) -> set[fx.Node]:
         source = node.args[0]
         assert isinstance(source, fx.Node)
         conv = root.get_submodule(str(source.target)) if source.op == "call_module" else None
-        if not isinstance(conv, nn.Conv2d) or conv.bias is not None or len(source.users) > 1 or norm.running_mean is None:
+        if not isinstance(conv, nn.Conv2d) or conv.bias is not None or len(source.users) > 1:
             continue
         if sum(other.target == source.target for other in root.graph.nodes) > 1:
             continue  # called elsewhere too
@@ -218,16 +179,16 @@ def _make_site(
 def _inlined(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
     """Nodes computed anew wherever they are used, with the carried nodes that they read.
 
-    They have no image axis to be carried along: parameters and what is computed from them alone, and sizes of tensors.
+    They have no image axis to be carried along: parameters and what is computed from them alone, sizes and types of tensors.
     """
     inlined: dict[fx.Node, list[fx.Node]] = {}
     for node in graph.nodes:
         if node.op in ("placeholder", "output", "call_module"):
             continue
         size = (
-            node.target in ("size", "dim")
+            node.target in ("size", "dim", "numel")
             if node.op == "call_method"
-            else node.target is getattr and node.args[1] == "shape"
+            else node.target is getattr and node.args[1] in ("shape", "ndim", "dtype", "device")
         )
         if size or all(source in inlined for source in node.all_input_nodes):
             reads = [inlined.get(source, [source]) for source in node.all_input_nodes]

@@ -28,7 +28,8 @@ def verify(original: nn.Module, traced: Callable[[Tensor], Tensor], resolution: 
         resolution: side of the images to try first; then :data:`SIZES`.
 
     Raises:
-        UserError: the two differ, or no size fits, or the original answers nothing but infinities and NaN.
+        UserError: the two differ, or no size fits, or the original answers nothing but infinities and NaN, or its answer for
+            an image depends on the others of the batch (the walk puts together what the original never saw together).
     """
     reference = next(chain(original.parameters(), original.buffers()), torch.zeros(0))
     if reference.is_meta:
@@ -47,6 +48,7 @@ def verify(original: nn.Module, traced: Callable[[Tensor], Tensor], resolution: 
                 raise UserError(f"{name} must return one tensor of logits, not a {type(expected).__name__}")
             if expected.isfinite().any():
                 _compare(name, traced, images, expected)
+                _check_alone(name, original, images, expected)
                 return
     if answered:
         raise UserError(f"{name} answers random images with nothing but infinities and NaN: its weights are damaged")
@@ -71,4 +73,21 @@ def _compare(name: str, traced: Callable[[Tensor], Tensor], images: Tensor, expe
         raise UserError(
             f"the traced {name} does not compute what the original does: "
             "it writes into a tensor that it reads elsewhere; write such steps out of place"
+        )
+
+
+def _check_alone(name: str, original: nn.Module, images: Tensor, expected: Tensor) -> None:
+    if images.dtype not in (torch.float32, torch.float64):
+        return  # too coarse to tell rounding from dependence
+    finite = expected[:1].isfinite()
+    try:
+        with torch.no_grad():
+            alone = original(images[:1].clone())
+        same = bool(((alone - expected[:1])[finite].abs() <= 1e-2 * expected[:1][finite].abs().max()).all())
+    except _FAILURES:
+        same = False
+    if finite.any() and not same:
+        raise UserError(
+            f"{name} answers an image otherwise when others are beside it: "
+            "give its batch norms running statistics, and let nothing else reach across a batch"
         )

@@ -89,7 +89,7 @@ class Norms(Protocol):
 
 
 Visit = Callable[[int, Sequence[Node], Mapping[str, Tensor]], None]
-"""Told, after each segment, its index, the nodes of the batch and the values still needed, rows as the nodes'."""
+"""Called after each segment with its index, the nodes of the batch and the live values; rows are those of the nodes."""
 
 
 def walkers(count: int) -> ThreadPoolExecutor:

@@ -73,7 +73,7 @@ def save_checkpoint(path: Path, identity: Mapping[str, Any], epoch: int, **parts
 
 
 def resume(path: Path, identity: Mapping[str, Any], device: str, **parts: Any) -> int:
-    """Load a checkpoint into the parts, if there is one; returns how many epochs it has behind it.
+    """Load a checkpoint into the parts, if there is one; returns the number of epochs it has behind it.
 
     Raises:
         UserError: the checkpoint was made with other settings (the message names every difference), or cannot be read.

@@ -17,7 +17,7 @@ class Processes:
 
     Attributes:
         rank: number of this one; 0 leads.
-        size: how many train together, 1 unless ``torchrun`` started several.
+        size: number of processes that train together, 1 unless ``torchrun`` started several.
         device: of this one.
     """
 

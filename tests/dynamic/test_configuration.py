@@ -104,7 +104,7 @@ def test_wrong_files_are_named(tmp_path: Path, content: str, message: str) -> No
         make_space(str(path), DEFAULT)
 
 
-def test_wrong_names_are_told() -> None:
+def test_wrong_names_are_refused() -> None:
     with pytest.raises(UserError, match="unknown configuration space 'strides': choose from stride, stride-all"):
         make_space("strides", DEFAULT)
     with pytest.raises(UserError, match=r"rename stride.json: 'stride' is the name of a space"):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -83,3 +85,12 @@ def test_a_network_without_a_fitting_resolution_is_refused() -> None:
     assert network.macs(network.default, 8) == 8 * 8 * 4 * 27 + 256 * 2
     with pytest.raises(UserError, match="does not fit the network at 9 x 9 pixels"):
         network.macs(network.default, 9)
+
+
+def test_networks_of_other_precision_cost_the_same() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    macs = {}
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        network = dynamic.DynamicNetwork(copy.deepcopy(module).to(dtype), ["0"])
+        macs[dtype] = network.macs(network.default, 8)
+    assert set(macs.values()) == {8 * 8 * 4 * 27 + 4 * 2}

@@ -88,7 +88,31 @@ class ViewOfAMap(Block):
         return self.head(x.view(x.size(0), -1))
 
 
+class FunctionsInPlace(Block):
+    """Written before it is read again, in three spellings."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        y = self.b(x)
+        F.relu(x, True)
+        torch.relu_(y)
+        z = torch.add(y, x, out=y)
+        return self.classify(z * y + x)
+
+
+class TypesAndSizes(Block):
+    """Numbers of a map in front of ``b`` that are asked for behind it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        axis, dtype, device, pixels = x.ndim - 2, x.dtype, x.device, x.numel() // x.size(0)
+        y = self.b(x).to(dtype).to(device) / pixels
+        return self.head(y.flatten(axis).mean(axis))
+
+
 NETWORKS = [
+    TypesAndSizes,
+    FunctionsInPlace,
     MethodsInPlace,
     PreActivation,
     FunctionalInPlace,
@@ -212,3 +236,108 @@ def test_gradients_reach_the_input_after_inference() -> None:
     network(images, configuration).sum().backward()
     assert images.grad is not None
     assert images.grad.abs().sum() > 0
+
+
+class AliasOfASharedMap(Block):
+    """What is written in place is a view of a map that ``b`` reads under every one of its options."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        y = self.b(x)
+        alias = x.view(y.size(0), 8, y.size(2), y.size(3))
+        F.relu(alias, True)
+        return self.classify(y + alias)
+
+
+def test_what_one_branch_writes_no_other_reads() -> None:
+    network = dynamic.load(AliasOfASharedMap(), dynamic_layers=["b"])
+    images, space = torch.randn(2, 3, 16, 16), list(dynamic.space("dilation", network))
+    with torch.no_grad():
+        for columns, logits in network.comprehensive(images, space, max_rows=1):
+            torch.testing.assert_close(logits, network(images, space[columns[0]]), atol=1e-6, rtol=1e-6)
+
+
+class WritesElsewhere(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        y = self.b(x)
+        return self.classify(torch.add(y, y, out=x))
+
+
+class UnknownInPlace(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(double_(self.b(self.a(x))))
+
+
+@torch.fx.wrap
+def double_(x: Tensor) -> Tensor:
+    return x.mul_(2)
+
+
+def test_writes_that_cannot_be_undone_are_named() -> None:
+    with pytest.raises(UserError, match="add writes into a tensor given as out="):
+        dynamic.load(WritesElsewhere(), dynamic_layers=["a", "b"])
+    with pytest.raises(UserError, match="calls double_, which writes into its operand"):
+        dynamic.load(UnknownInPlace(), dynamic_layers=["a", "b"])
+
+
+class Joins(Block):
+    """A shortcut that must follow its block's stride, however the two are joined."""
+
+    def __init__(self, join: str) -> None:
+        super().__init__()
+        self.join = join
+        self.b = nn.Conv2d(8, 8, 3, stride=2, padding=1)
+        self.down = nn.Conv2d(8, 8, 1, stride=2)
+        self.head = nn.Linear(16 if join.startswith("concat") else 8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        y, shortcut = self.b(x), self.down(x)
+        match self.join:
+            case "concat":
+                return self.classify(torch.concat([y, shortcut], dim=1))
+            case "concatenate":
+                return self.classify(torch.concatenate((y, shortcut), 1))
+            case "-":
+                return self.classify(y - shortcut)
+            case "sub_":
+                return self.classify(y.sub_(shortcut))
+        return self.classify(torch.subtract(y, shortcut))
+
+
+@pytest.mark.parametrize("join", ["concat", "concatenate", "-", "sub_", "subtract"])
+def test_shortcuts_follow_whatever_joins_them(join: str) -> None:
+    network = dynamic.load(Joins(join), dynamic_layers=["b"])
+    assert [site.name for site in network.program.sites] == ["down", "b"]
+    with torch.no_grad():
+        for stride in (0.5, 1, 3):
+            assert network(torch.randn(2, 3, 16, 16), Configuration((stride,), (1,), (3,))).shape == (2, 5)
+
+
+class BatchStatistics(Block):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(8, track_running_stats=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(self.bn(self.b(self.a(x))))
+
+
+class FunctionalBatchStatistics(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(F.batch_norm(self.b(self.a(x)), None, None, training=True))
+
+
+class MeanOfTheBatch(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.classify(self.b(x) - x.mean(0, keepdim=True))
+
+
+def test_networks_whose_images_depend_on_each_other_are_refused() -> None:
+    with pytest.raises(UserError, match="bn has no running statistics"):
+        dynamic.load(BatchStatistics(), dynamic_layers=["a", "b"])
+    for kind in (FunctionalBatchStatistics, MeanOfTheBatch):
+        with pytest.raises(UserError, match=f"{kind.__name__} answers an image otherwise when others are beside it"):
+            dynamic.load(kind(), dynamic_layers=["a", "b"])

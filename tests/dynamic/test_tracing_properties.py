@@ -9,11 +9,15 @@ import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from dynamic import Configuration, DynamicNetwork, UserError
 from dynamic.layers import DynamicPool2d
+from dynamic.norms import Statistics
+from dynamic.recalibration import can_recalibrate, recalibrate
 from dynamic.session import Session
 from dynamic.sites import candidates
+from dynamic.tracing import trace
 from tests.dynamic.random_networks import SIDE, RandomNetwork, networks
 from tests.plain_loop import SitesLoop
 
@@ -35,6 +39,19 @@ def draw_configurations(data: st.DataObject, network: DynamicNetwork) -> list[Co
             options[name] = tuple(data.draw(choice) for choice in varied)
         found.append(Configuration(**options))
     return found
+
+
+def running_statistics(network: DynamicNetwork, images: Tensor, configurations: list[Configuration]) -> Statistics:
+    """Statistics by prefix that are everywhere the batch norms' own."""
+    statistics = recalibrate(network, images, configurations)
+    segments = trace(network.original, network.dynamic_layers, "by_prefix").segments
+    for segment, moments in zip(segments, statistics.moments, strict=True):
+        start = 0
+        for norm in segment.norms:
+            stop = start + norm.num_features
+            moments[:, 0, start:stop], moments[:, 1, start:stop] = norm.running_mean, norm.running_var
+            start = stop
+    return statistics
 
 
 def check_network(original: RandomNetwork, layers: list[str], data: st.DataObject) -> str:
@@ -76,6 +93,13 @@ def check_network(original: RandomNetwork, layers: list[str], data: st.DataObjec
                 seen += columns
             assert sorted(seen) == list(range(len(configurations)))
         torch.testing.assert_close(fast(images, mixed), one_each, **CLOSE)
+    if can_recalibrate(network):
+        by_prefix = network.for_inference(
+            dtype=torch.float64, statistics=running_statistics(network, images, configurations)
+        )
+        for columns, logits in by_prefix.comprehensive(images, configurations, 8):
+            torch.testing.assert_close(logits, reference[configurations[columns[0]]], atol=1e-3, rtol=1e-3)  # float32 inside
+        torch.testing.assert_close(by_prefix(images, mixed), one_each, atol=1e-3, rtol=1e-3)
     session = Session(network, images)
     session.before(len(layers) - 1, configurations[-1], np.array([2, 0]))
     torch.testing.assert_close(session.mixed(mixed), one_each, **CLOSE)
