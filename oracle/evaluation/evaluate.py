@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -10,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -18,6 +16,7 @@ from tqdm import tqdm
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 from dynamic.network import DynamicNetwork
+from dynamic.resources import available_memory, cpu_count
 from dynamic.walk import walkers
 from oracle.data.sources import Batch, ImageSource
 from oracle.evaluation.outcomes import EVALUATED, PENDING, OutcomesStore
@@ -69,7 +68,7 @@ class WalkSize:
                 "raise --memory-gib or choose a smaller space or resolution"
             )
         kind = torch.device(device).type
-        walks = min(os.cpu_count() or 1, region, affordable) if kind == "cpu" else 1
+        walks = min(cpu_count(), region, affordable) if kind == "cpu" else 1
         rows = min(affordable // walks, _MOST_ROWS.get(kind, 256))
         return cls(min(-(-region // walks), rows), rows, walks)
 
@@ -80,10 +79,10 @@ def memory_budget(device: str, memory_gib: float | None) -> float:
 
 
 def free_memory(device: str) -> int:
-    """Bytes free on a device."""
+    """Bytes free on a device; on a CPU within the limits of this process' container."""
     if torch.device(device).type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return int(psutil.virtual_memory().available)
+    return available_memory()
 
 
 def evaluate(

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import resource
@@ -241,7 +240,7 @@ def test_an_unfinished_run_is_not_read(tmp_path: Path, small_space: str) -> None
 
 
 def test_memory_bounds_the_walk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr("oracle.evaluation.evaluate.cpu_count", lambda: 2)
     network = dynamic.load("resnet50-slim")
     space = dynamic.space("stride", network)
     row = network.costs.row_bytes(space, 96) / 2**30
