@@ -55,7 +55,7 @@ class RunSettings:
     crop: float = 1.0
     """Keep this share of each side of the images, about the centre."""
     seed: int = 0
-    """Draws the scenes, or deals a folder's images to the splits."""
+    """Draws the scenes, or orders a folder's images within each split."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Any torch device."""
     dtype: str = "float32"

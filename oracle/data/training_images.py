@@ -1,11 +1,10 @@
 """Labelled images to fine-tune on: fashion-scenes' training split, or the class folders of DIR/train.
 
-No image here is in the label or test split of :mod:`oracle.data.sources`.
+No image here is in the label or test split of :mod:`oracle.data.splits`.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,8 +19,11 @@ from torchvision.transforms import v2
 
 from dynamic.errors import UserError
 from dynamic.models import ModelInfo
+from dynamic.resources import cpu_count
 from dynamic.scenes import FashionScenes, Regime
-from oracle.data.sources import DatasetName, class_folders, digest_of, find_root, image_files
+from oracle.data.digests import digest_of
+from oracle.data.folders import class_folders, find_root, image_files
+from oracle.data.sources import DatasetName
 
 _UNREADABLE = -1
 """Label of an image that cannot be read."""
@@ -105,7 +107,7 @@ class FolderTraining:
         Raises:
             UserError: fewer than two images of a batch can be read.
         """
-        workers = min(os.cpu_count() or 1, 8)
+        workers = min(cpu_count(), 8)
         augmented = _Augmented(self._files, self._info, [self._seed, epoch])
         loader = DataLoader(augmented, batch_sampler=[part.tolist() for part in rows], num_workers=workers)
         for part, (images, labels) in zip(rows, loader, strict=True):

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from dynamic.errors import UserError
-from oracle.data.sources import SPLITS, Batch, ImageSource
+from oracle.data.image_source import Batch, ImageSource
+from oracle.data.splits import SPLITS
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class View:
 
 
 class ViewedSource:
-    """A source seen through a view; see :class:`oracle.data.sources.ImageSource`.
+    """A source seen through a view; see :class:`oracle.data.image_source.ImageSource`.
 
     Raises:
         UserError: images would shrink below 8 pixels.

@@ -21,7 +21,8 @@ from dynamic.integrity import read_arrays, read_record, write_arrays, write_reco
 from dynamic.network import DynamicNetwork
 from dynamic.session import boundary
 from dynamic.walk import Node, walkers
-from oracle.data.sources import SPLITS, ImageSource, digest_of
+from oracle.data.digests import digest_of
+from oracle.data.sources import SPLITS, ImageSource
 from oracle.data.views import View, view_source
 from oracle.evaluation.evaluate import WalkSize
 from oracle.evaluation.outcomes import compare_identity

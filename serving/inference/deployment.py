@@ -22,7 +22,7 @@ from dynamic.errors import UserError
 from dynamic.models import SLIM, LoadedNetwork, embedded_weights, load, scenes_transform
 from dynamic.network import DynamicNetwork
 from dynamic.scenes import CLASSES
-from oracle.data.sources import class_folders, find_root
+from oracle.data.folders import class_folders, find_root
 from oracle.data.views import View
 from oracle.evaluation.collect import RunNetwork, fast_network, reopen_network
 from oracle.settings import DTYPES

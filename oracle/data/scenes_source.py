@@ -1,0 +1,56 @@
+"""fashion-scenes as a source: scenes of Fashion-MNIST's photographs, rendered as they are asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from dynamic.preprocessing import scenes_preprocessing
+from dynamic.scenes import CANVAS, CLASSES, FashionScenes, Regime
+from oracle.data.digests import digest_of
+from oracle.data.image_source import Batch
+from oracle.data.splits import SPLITS
+
+
+class ScenesSource:
+    """fashion-scenes' label and test splits, which the data set itself keeps apart; see :mod:`dynamic.scenes`.
+
+    Args:
+        regime: range of the objects' sizes.
+        seed: draws the scenes.
+        images: at most so many a split; None for all.
+
+    >>> source = ScenesSource("matched", seed=0, images=3)
+    >>> source.keys.tolist()
+    ['label/00000', 'label/00001', 'label/00002', 'test/00000', 'test/00001', 'test/00002']
+    >>> source.load(np.array([0, 5])).images.shape
+    torch.Size([2, 3, 96, 96])
+    """
+
+    def __init__(self, regime: Regime, seed: int, images: int | None) -> None:
+        self._scenes = [FashionScenes(split, regime, seed, count=images) for split in ("label", "test")]
+        self.splits = np.repeat(SPLITS, [len(scenes) for scenes in self._scenes])
+        self._rows = np.concatenate([np.arange(len(scenes)) for scenes in self._scenes])
+        self.keys = np.array([f"{split}/{row:05d}" for split, row in zip(self.splits, self._rows, strict=True)])
+        self.labels = np.concatenate([scenes.labels for scenes in self._scenes])
+        self.metadata = {"side": np.concatenate([scenes.sides for scenes in self._scenes])}
+        self.centres = np.concatenate([scenes.centres for scenes in self._scenes])
+        self.identity = {
+            "dataset": "fashion-scenes",
+            "regime": regime,
+            "seed": str(seed),
+            "images": digest_of(self.keys, self.labels),
+        }
+        self.resolution = CANVAS
+        self.stand_in = True
+        self.class_names: tuple[str, ...] = CLASSES
+        self.preprocessing = scenes_preprocessing()
+
+    def load(self, rows: np.ndarray) -> Batch:
+        """Render some rows."""
+        images = torch.empty(len(rows), 3, self.resolution, self.resolution)
+        for split, scenes in zip(SPLITS, self._scenes, strict=True):
+            chosen = np.flatnonzero(self.splits[rows] == split)
+            if len(chosen):
+                images[torch.from_numpy(chosen)] = scenes.render(self._rows[rows[chosen]])
+        return Batch(images=images, readable=np.ones(len(rows), bool))
