@@ -15,8 +15,8 @@ from oracle.data.splits import SPLITS, split_of
 def fill(root: Path, folders: Mapping[str, int], suffix: str = ".JPEG", height: int = 40, name: str = "") -> list[str]:
     """Write so many images of noise into each folder below ``root``, all of different heights.
 
-    Their names begin with ``name`` and are chosen so that they belong to the label and the test split in turn, from one folder
-    to the next too.
+    Their names begin with ``name`` and are chosen so that they belong to the label and the test split in turn, across
+    folders.
 
     Returns:
         Their keys, in the order in which they were made: the first is a label image, the second a test image, and so on.

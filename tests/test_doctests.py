@@ -8,7 +8,7 @@ import pkgutil
 
 import pytest
 
-PACKAGES = ("dynamic", "oracle.training")
+PACKAGES = ("dynamic", "oracle.data", "oracle.training")
 """Those whose examples run."""
 
 

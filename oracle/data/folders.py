@@ -128,6 +128,10 @@ def class_indices(folders: list[str], info: ModelInfo, class_map: Path | None) -
 
     Raises:
         UserError: none of these fits, or the map lacks a folder or leaves the network's range.
+
+    >>> import dynamic
+    >>> class_indices(["cat", "dog"], dynamic.load("mobilenet_v2-slim", weights=None, classes=2).info, None)
+    {'cat': 0, 'dog': 1}
     """
     if class_map is not None:
         try:

@@ -41,6 +41,11 @@ def open_source(
 
     Raises:
         UserError: a missing or empty folder, classes that do not fit the network.
+
+    >>> import dynamic
+    >>> source = open_source("fashion-scenes", dynamic.load("resnet50-slim").info, images=2)
+    >>> source.keys.tolist(), source.splits.tolist()
+    (['label/00000', 'label/00001', 'test/00000', 'test/00001'], ['label', 'label', 'test', 'test'])
     """
     if images is not None and images < 1:
         raise UserError(f"--images must be at least 1, not {images}")

@@ -102,7 +102,7 @@ class FolderTraining:
         return len(self._files)
 
     def batches(self, epoch: int, rows: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :class:`TrainingImages`. Images that cannot be read are left out and told.
+        """See :class:`TrainingImages`. Images that cannot be read are left out, and named on stderr.
 
         Raises:
             UserError: fewer than two images of a batch can be read.

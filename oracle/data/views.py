@@ -38,12 +38,28 @@ class View:
             raise UserError(f"--resize must be from 1/16 to 16, not {self.resize}")
 
     def sides(self, side: int) -> tuple[int, int]:
-        """Of images of ``side`` pixels: the side after the crop, and that after the resize."""
+        """Of images of ``side`` pixels: the side after the crop, and that after the resize, in pixels.
+
+        >>> View(crop=0.5, resize=2.0).sides(96)
+        (48, 96)
+        """
         cropped = round(side * self.crop)
         return cropped, round(cropped * self.resize)
 
     def apply(self, images: torch.Tensor, centres: np.ndarray) -> torch.Tensor:
-        """Crop and resize (N, C, H, H) images about ``centres``, (N, 2) x and y as shares of the side."""
+        """Crop and resize square images; crops stay within the image.
+
+        Args:
+            images: (N, C, H, H) float.
+            centres: (N, 2) x and y of what to keep, as shares of the side.
+
+        Returns:
+            (N, C, R, R), with R the second of :meth:`sides`.
+
+        >>> View(crop=0.5).apply(torch.arange(16.0).reshape(1, 1, 4, 4), np.array([[1.0, 0.0]]))
+        tensor([[[[2., 3.],
+                  [6., 7.]]]])
+        """
         side, resolution = self.sides(images.shape[-1])
         if side < images.shape[-1]:
             corners = centres * images.shape[-1] - side / 2

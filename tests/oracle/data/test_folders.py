@@ -205,19 +205,9 @@ def test_sources_leave_no_threads(tmp_path: Path, two_classes: ModelInfo) -> Non
     assert sources[0].load(np.arange(0)).images.shape == (0, 3, 96, 96)
 
 
-STRANGE = (
-    "two words",
-    "Größe 猫 🐈",
-    "e\u0301",
-    "line\nbreak",
-    "tab\t",
-    "-dash",
-    "quo'te\"",
-    "back\\slash",
-    "#?*[a]%20",
-    " ",
-)
-"""Names of folders; the last is a single blank."""
+BLANK, TWO_SIGNS, TAB = " ", "e\u0301", "tab\t"
+STRANGE = ("two words", "Größe 猫 🐈", TWO_SIGNS, "line\nbreak", TAB, "-dash", "quo'te\"", "back\\slash", "#?*[a]%20", BLANK)
+"""Names of folders."""
 
 
 @pytest.mark.parametrize("root", ["data", "da ta\n'ü"])

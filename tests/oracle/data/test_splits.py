@@ -20,10 +20,15 @@ def by_split(keys: list[str], seed: int, images: int | None = None) -> dict[str,
 
 
 def test_the_rule_is_what_it_was() -> None:
-    """Other answers here would turn the test images of stored runs into label images."""
-    keys = ["n01440764/ILSVRC2012_val_00000293.JPEG", "n01440764/ILSVRC2012_val_00002138.JPEG", "a b/ü\n.png", "x/1.jpg"]
-    assert [split_of(key) for key in keys] == ["label", "label", "label", "label"]
-    assert by_split(keys, seed=0)["label"] == []
+    """Other answers here would turn the test images of stored runs into label images.
+
+    First bytes of sha256sum of the four names: a3, ae, 77, ff; of "0 NAME" of the first, second and last: 0d, be, d0; of
+    "1 NAME": a2, 43, ff.
+    """
+    first, second = (f"n01440764/ILSVRC2012_val_{number}.JPEG" for number in ("00000293", "00002138"))
+    odd, last = "a b/ü\n.png", "x/1.jpg"
+    assert by_split([last, odd, second, first], seed=0) == {"label": [odd], "test": [first, second, last]}
+    assert by_split([last, odd, second, first], seed=1) == {"label": [odd], "test": [second, first, last]}
 
 
 def test_half_of_many_names_belong_to_each_split() -> None:

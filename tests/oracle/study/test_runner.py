@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
 import dynamic
@@ -24,6 +23,7 @@ from oracle.settings import RunSettings
 from oracle.study.figures import DRAW
 from oracle.study.plan import PARTS, parse_parts, plan, sibling_models
 from oracle.study.runner import open_study
+from tests.image_folders import fill
 from tests.oracle.conftest import all_bytes, command, environment, run_command
 
 SPACES = {
@@ -94,14 +94,9 @@ def test_every_part_on_the_embedded_default(tmp_path: Path) -> None:
 
 
 def test_every_part_on_imagenet_with_full_size_networks(tmp_path: Path) -> None:
-    """Two images in ImageNet's layout, four full-size networks with random weights, by the one command."""
+    """Two images a split in ImageNet's layout, four full-size networks with random weights, by the one command."""
     spaces, cheap = write_spaces(tmp_path)
-    generator = np.random.default_rng(0)
-    for wnid in ("n01440764", "n02102040"):
-        (tmp_path / "data" / "val" / wnid).mkdir(parents=True)
-        for number in range(2):  # two images a split
-            pixels = generator.integers(0, 255, (230, 250, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "data" / "val" / wnid / f"{number}.JPEG")
+    fill(tmp_path / "data" / "val", {"n01440764": 2, "n02102040": 2}, height=230)
     torch.manual_seed(3)
     tuned = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in build("resnet50").state_dict().items()}
     for name in ("rof-strides", "rof-dilations", "rof-sizes", "rof-cheap", "distillation-cheap"):

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -21,6 +20,7 @@ from dynamic.training import loop
 from oracle.training.fine_tuning import drawn_from, fine_tune
 from oracle.training.methods import distillation_step, random_option_step
 from oracle.training.settings import RofSettings
+from tests.image_folders import fill
 from tests.oracle.conftest import environment, run_command
 
 
@@ -188,13 +188,8 @@ torch.save([p.grad for p in network.original.parameters()], f"{sys.argv[1]}.{ran
 
 
 def test_folders_are_fine_tuned_on_their_train_half(tmp_path: Path) -> None:
-    generator = np.random.default_rng(0)
     for part in ("train", "val"):
-        for wnid in ("n01440764", "n02102040"):
-            (tmp_path / "data" / part / wnid).mkdir(parents=True)
-            for number in range(3):
-                pixels = generator.integers(0, 255, (80, 90, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(tmp_path / "data" / part / wnid / f"{number}.JPEG")
+        fill(tmp_path / "data" / part, {"n01440764": 3, "n02102040": 3}, height=80)
     torch.manual_seed(0)
     save_file(build("mobilenet_v2").state_dict(), tmp_path / "start.safetensors")
     options = {

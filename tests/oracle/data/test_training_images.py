@@ -1,0 +1,60 @@
+"""Images to fine-tune on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import dynamic
+from dynamic import UserError
+from dynamic.models import ModelInfo
+from oracle.data.training_images import open_training_images
+from tests.image_folders import fill
+
+
+@pytest.fixture(scope="module")
+def info() -> ModelInfo:
+    return dynamic.load("mobilenet_v2-slim", weights=None, classes=2).info
+
+
+def test_crops_depend_on_seed_epoch_and_image_alone(tmp_path: Path, info: ModelInfo) -> None:
+    fill(tmp_path / "train", {"two words": 3, "Größe\n猫": 3}, ".png")
+    images = open_training_images("imagefolder", info, tmp_path, None, None, seed=0)
+    assert len(images) == 6
+
+    def epoch(number: int, *rows: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return list(images.batches(number, [np.array(part) for part in rows]))
+
+    (first, labels), (second, _) = epoch(0, [0, 5, 2], [3, 1])
+    assert labels.tolist() == [0, 1, 0]
+    ((again, _),), ((other, _),) = epoch(0, [2, 3]), epoch(1, [2, 3])
+    assert first.shape == (3, 3, 96, 96)
+    assert torch.equal(again, torch.stack([first[2], second[0]]))
+    assert not torch.equal(again, other)
+
+
+def test_damaged_images_are_left_out_by_name(tmp_path: Path, info: ModelInfo, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(tmp_path / "train", {"a": 3, "b": 3})
+    images = open_training_images("imagefolder", info, tmp_path, None, None, seed=0)
+    damaged, gone = sorted((tmp_path / "train" / "a").iterdir())[:2]
+    damaged.write_bytes(b"no image")
+    gone.unlink()  # after the folder was listed
+    ((loaded, labels),) = images.batches(0, [np.arange(6)])
+    assert len(loaded) == 4
+    assert labels.tolist() == [0, 1, 1, 1]
+    printed = capsys.readouterr().err
+    assert f"left out {damaged}, which cannot be read" in printed
+    assert f"left out {gone}, which cannot be read" in printed
+    with pytest.raises(UserError, match="fewer than two images of a batch can be read"):
+        list(images.batches(0, [np.array([0, 1, 2])]))
+
+
+def test_the_digest_follows_the_images(tmp_path: Path, info: ModelInfo) -> None:
+    fill(tmp_path / "train", {"a": 3, "b": 3})
+    digests = {open_training_images("imagefolder", info, tmp_path, None, count, seed=0).digest for count in (None, 6, 4)}
+    assert len(digests) == 2
+    with pytest.raises(UserError, match="needs --data-dir, the folder that holds train/"):
+        open_training_images("imagefolder", info, None, None, None, seed=0)
