@@ -35,7 +35,7 @@ class RofSettings:
     space: str = "stride"
     """Whose configurations are drawn: as for oracle.run, one space."""
     method: Literal["rof", "distillation"] = "rof"
-    """The paper's, or one of ours (see above)."""
+    """The paper's random options, or our distillation (see above)."""
     students: int = 2
     """Of distillation: random configurations a step, beside the cheapest."""
     cost_limit: float | None = None

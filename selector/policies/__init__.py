@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dynamic.errors import UserError
 from oracle.runs import Run
-from selector.policies.base import POLICY, Policy, load_facts
+from selector.policies.base import Policy, load_facts
 from selector.policies.blend import Blend, SecondLook, TopTwo
 from selector.policies.boosting import Correctness, PreferredClassifier, Ranker
 from selector.policies.cascade import Averaging, Cascade
@@ -68,7 +68,8 @@ def load_policies(run: Run) -> list[Policy]:
         UserError: none there, damaged ones, or such that were fitted for another network or other configurations.
     """
     folder = run.policies
-    found = {path.parent.name: load_policy(path.parent) for path in folder.glob(f"*/{POLICY}")}
+    folders = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    found = {path.name: load_policy(path) for path in folders}
     if not found:
         raise UserError(f"no policies in {folder}: learn them with python -m selector.train {run.folder}")
     policies = [found[name] for name in BY_NAME if name in found]

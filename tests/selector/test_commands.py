@@ -149,7 +149,7 @@ def test_benchmark_refuses(trained: Path, tmp_path: Path) -> None:
         benchmark(BenchmarkSettings(runs=(tmp_path,), out=tmp_path / "out"))
     with pytest.raises(UserError, match="--shifted goes with one run"):
         BenchmarkSettings(shifted=tmp_path)
-    with pytest.raises(UserError, match=r"make the run with python -m oracle\.run"):
+    with pytest.raises(UserError, match=r"make one with python -m oracle\.run"):
         train(TrainSettings(run=tmp_path))
     with pytest.raises(UserError, match="--portfolio must be from 2 to 32, not 1"):
         TrainSettings(run=tmp_path, portfolio=1)

@@ -9,9 +9,10 @@ import pytest
 
 from dynamic import UserError
 from oracle.pipeline import run
+from oracle.runs import Run
 from oracle.settings import RunSettings
 from selector.learning.training import TrainSettings, train
-from selector.scoring.benchmark import BenchmarkSettings, benchmark
+from selector.scoring.benchmark import BenchmarkSettings, benchmark, read_results
 from selector.scoring.opening import observe_split, open_run
 from tests.oracle.conftest import all_bytes
 
@@ -45,7 +46,7 @@ def test_policies_are_ranked_on_unlike_images_too(runs: Path, tmp_path: Path) ->
     assert 0 < shifted["images"] < 24  # those beyond the scales of the matched label images
     assert [row["name"] for row in shifted["policies"]] == [row["name"] for row in result["policies"]]
     assert shifted["policies"][0]["accuracy"] != result["policies"][0]["accuracy"]
-    assert json.loads((runs / "matched" / "selector" / "results.json").read_text()) == result
+    assert read_results(Run.open(runs / "matched"))["policies"] == json.loads(json.dumps(result["policies"]))
     assert "On images unlike those learned from (wide" in (tmp_path / "report.html").read_text()
     assert result["static_network_milliseconds"] is None
     assert result["verdicts"][-1].startswith("Control:")
@@ -53,22 +54,22 @@ def test_policies_are_ranked_on_unlike_images_too(runs: Path, tmp_path: Path) ->
 
 
 def test_another_network_is_refused(runs: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--shifted other ran another network"):
-        open_run(runs / "matched", device="cpu", shifted=runs / "other", shifted_observations=tmp_path)
+    with pytest.raises(UserError, match=r"other belongs to another network \(weights .* there, .* here\): --shifted takes"):
+        open_run(runs / "matched", device="cpu", elsewhere=tmp_path, shifted=runs / "other")
 
 
-def test_a_run_is_not_written_to_where_its_folders_are_elsewhere(runs: Path, tmp_path: Path) -> None:
-    """As what the package ships, which may be mounted read-only."""
+def test_a_run_that_cannot_be_written_to_is_left_alone(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that the package ships, or a folder mounted read-only."""
     before = all_bytes(runs / "matched")
-    opened = open_run(
-        runs / "matched",
-        device="cpu",
-        observations=tmp_path / "observations",
-        policies=runs / "matched" / "selector" / "policies",
-    )
+    with monkeypatch.context() as patch:
+        patch.setattr("selector.scoring.opening.SHIPPED", {"matched": runs / "matched"})
+        opened = open_run(runs / "matched", device="cpu", elsewhere=tmp_path / "shipped")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.access", lambda path, mode: False)
+        open_run(runs / "matched", device="cpu", elsewhere=tmp_path / "read-only")
     assert all_bytes(runs / "matched") == before
-    assert opened.observations == tmp_path / "observations"
-    assert any(opened.observations.rglob("*.safetensors"))
+    for name in ("shipped", "read-only"):
+        assert any((tmp_path / name / "observations").rglob("*.safetensors"))
     assert (len(opened.label), len(opened.test)) == (16, 16)
 
 

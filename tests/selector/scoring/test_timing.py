@@ -36,7 +36,7 @@ def stopwatch(network: dynamic.DynamicNetwork, portfolio: list[Configuration]) -
 
 def test_policy_and_static_network_take_turns(stopwatch: Stopwatch, noise: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[tuple[str, int]] = []
-    whole = timing.play
+    whole = timing.run_policy
 
     def noted(policy: object, images: object, dial: object) -> object:
         ran.append(("policy", len(images)))  # type: ignore[arg-type]

@@ -1,0 +1,251 @@
+"""A run folder: moved, unpacked, read-only, damaged, an earlier version's, somebody else's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import dynamic
+from dynamic import UserError
+from dynamic.integrity import read_record, write_record
+from oracle.evaluation.outcomes import read_outcomes
+from oracle.pipeline import run
+from oracle.runs import OWN, Digests, Run
+from oracle.settings import RunSettings
+from selector.learning.training import TrainSettings, train
+from selector.policies import load_policies
+from tests.oracle.conftest import all_bytes, run_command
+
+
+def write_space(folder: Path) -> Path:
+    path = folder / "two.json"
+    path.write_text(json.dumps({"stride": [[1, 2], [2], [2], [2]]}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on an image folder with weights from a file, moved away; images, weights and space are gone."""
+    base = tmp_path_factory.mktemp("folder-run")
+    stream = np.random.default_rng(0)
+    for name in ("zebra", "apple", "mole"):
+        (base / "photos" / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = stream.integers(0, 256, (70, 90, 3), np.uint8)
+            Image.fromarray(pixels).save(base / "photos" / name / f"{name}-{number}.png")
+    torch.manual_seed(0)
+    save_file(dynamic.load("resnet50-slim", weights=None, classes=3).original.state_dict(), base / "mine.safetensors")
+    settings = {"weights": str(base / "mine.safetensors"), "space": str(write_space(base)), "recalibrate": 8}
+    run(RunSettings(**settings, dataset="imagefolder", data_dir=base / "photos", out=base / "run"))  # type: ignore[arg-type]
+    train(TrainSettings(run=base / "run", policies="cascade", device="cpu"))
+    shutil.move(base / "run", base / "elsewhere")
+    for gone in ("photos", "mine.safetensors", "two.json"):
+        shutil.rmtree(base / gone) if (base / gone).is_dir() else (base / gone).unlink()
+    return base / "elsewhere"
+
+
+def test_a_moved_run_needs_neither_images_nor_weights(folder_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    opened = Run.open(folder_run)
+    assert opened.record.class_names == ("apple", "mole", "zebra")
+    assert opened.network.digest == opened.digests.weights
+    assert opened.network.info.weights.endswith("mine.safetensors")
+    image = opened.record.preprocessing(Image.new("RGB", (200, 100), "red"))[None]
+    logits = opened.fast_network()(image, opened.network.default)
+    assert logits.shape == (1, 3)
+    assert [policy.name for policy in load_policies(opened)][-1] == "cascade"
+    with pytest.raises(UserError, match=r"no folder .*photos: --data-dir must be the folder of the images"):
+        opened.images()
+
+
+def test_a_read_only_run_is_not_written_to(folder_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder_run, tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in sorted((tmp_path / "run").rglob("*"))}
+    opened = Run.open(tmp_path / "run")
+    opened.outcomes(), opened.fast_network(), load_policies(opened)
+    assert {path: path.stat().st_mtime_ns for path in sorted((tmp_path / "run").rglob("*"))} == before
+
+
+def everything(folder: Path) -> str:
+    """All that a service or a training takes from a run, as text: what damage would change."""
+    opened = Run.open(folder)
+    opened.verify_all()
+    policies = [(p.name, p.portfolio_, p.points_, sorted(p.fitted_on_), str(p._state())) for p in load_policies(opened)]
+    image = torch.linspace(-1, 1, 3 * 96 * 96).reshape(1, 3, 96, 96)
+    answers = [opened.fast_network()(image, c).tolist() for c in opened.configurations]
+    outcomes = opened.outcomes()
+    return str((opened.record, answers, outcomes.predicted.values.tolist(), outcomes.p_true.values.tolist(), policies))
+
+
+def deleted(path: Path) -> None:
+    path.unlink()
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(bytes(content))
+
+
+def another_kind(path: Path) -> None:
+    path.write_text("[1, 2, 3]")
+
+
+@pytest.mark.slow
+def test_every_damage_is_refused_in_one_line_or_changes_nothing(folder_run: Path, tmp_path: Path) -> None:
+    """Each file of a run, damaged in five ways: some two hundred and fifty."""
+    copy = tmp_path / "run"
+    shutil.copytree(folder_run, copy)
+    good, refused = everything(copy), 0
+    for path in sorted(path for path in copy.rglob("*") if path.is_file()):
+        if {"observations", "figures"} & set(path.parts) or path.suffix == ".html":
+            continue  # made again, or for people
+        content = path.read_bytes()
+        for damage in (deleted, emptied, truncated, flipped, another_kind):
+            damage(path)
+            try:
+                found = everything(copy)
+            except UserError as error:
+                found, refused = str(error), refused + 1
+                told = "\n" not in found
+            else:
+                told = found == good
+            path.write_bytes(content)
+            assert told, (path, damage, found[:300])
+    assert refused > 200
+
+
+@pytest.mark.parametrize("damage", [flipped, another_kind])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "run.json",
+        "statistics.safetensors",
+        "weights.safetensors",
+        "outcomes.zarr/p_true/c/0/0",
+        "policies/cascade/policy.json",
+        "policies/cascade/state.safetensors",
+    ],
+)
+def test_what_decides_answers_is_checked(
+    folder_run: Path, tmp_path: Path, name: str, damage: Callable[[Path], None]
+) -> None:
+    shutil.copytree(folder_run, tmp_path / "run")
+    damage(tmp_path / "run" / name)
+    with pytest.raises(UserError, match=rf"{name} (is damaged|cannot be read)"):
+        everything(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["run.json", "statistics.safetensors", "weights.safetensors", "outcomes.zarr/p_true/c/0/0"])
+def test_what_is_missing_is_named(folder_run: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(folder_run, tmp_path / "run")
+    deleted(tmp_path / "run" / name)
+    with pytest.raises(UserError, match=Path(name).name if "/" not in name else f"{name} is missing"):
+        everything(tmp_path / "run")
+
+
+def test_policies_of_another_network_are_refused(folder_run: Path, tmp_path: Path) -> None:
+    run(RunSettings(space=str(write_space(tmp_path)), images=8, recalibrate=8, out=tmp_path / "other"))
+    shutil.copytree(folder_run / "policies", tmp_path / "other" / "policies")
+    with pytest.raises(
+        UserError,
+        match=r"default belongs to another network \(weights \w+ there, \w+ here; statistics \w+ there, \w+ here\)",
+    ):
+        load_policies(Run.open(tmp_path / "other"))
+
+
+def test_digests_name_what_differs() -> None:
+    mine, theirs = Digests(weights="a", statistics=OWN), Digests(weights="a", statistics="c")
+    mine.require(mine, Path("x"), "fit it again")
+    with pytest.raises(UserError, match=r"^x belongs to another network \(statistics c there, own here\): fit it again$"):
+        mine.require(theirs, Path("x"), "fit it again")
+
+
+def test_an_unfinished_or_earlier_run_is_told_apart(folder_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no run in .*nowhere \(no run.json\): make one with python -m oracle.run --out"):
+        Run.open(tmp_path / "nowhere")
+    shutil.copytree(folder_run, tmp_path / "run")
+    opened = Run.open(tmp_path / "run")
+    opened.write_record(replace(opened.record, files={}))
+    with pytest.raises(UserError, match="is not finished: start its command again"):
+        Run.open(tmp_path / "run")
+    opened.record_file.unlink()
+    (tmp_path / "run" / "settings.json").write_text("{}")
+    with pytest.raises(UserError, match=r"has outcomes but no run\.json"):
+        Run.open(tmp_path / "run")
+    write_record(opened.record_file, {"settings": {}})
+    with pytest.raises(UserError, match=r"has wrong entries"):
+        Run.open(tmp_path / "run")
+
+
+def test_an_earlier_versions_run_is_taken_over_without_evaluating(tmp_path: Path) -> None:
+    options = ("--space", str(write_space(tmp_path)), "--images", 6, "--out", tmp_path / "run")
+    assert run_command(*options).returncode == 0
+    whole = all_bytes(tmp_path / "run")
+    (tmp_path / "run" / "run.json").unlink()
+    (tmp_path / "run" / "settings.json").write_text("{}")
+    again = run_command(*options)
+    assert again.returncode == 0, again.stderr
+    assert "image/s" not in again.stderr
+    assert all_bytes(tmp_path / "run") == whole
+
+
+def test_a_finished_run_that_was_damaged_is_not_laundered(tmp_path: Path) -> None:
+    settings = RunSettings(space=str(write_space(tmp_path)), images=6, out=tmp_path / "run")
+    run(settings)
+    chunk = next((tmp_path / "run" / "outcomes.zarr" / "p_true" / "c").rglob("0/0"))
+    flipped(chunk)
+    with pytest.raises(UserError, match=r"p_true/c/0/0 is damaged: it differs from its digest in run.json"):
+        run(settings)
+
+
+def test_a_garbled_chunk_of_an_unlisted_store_is_one_line(tmp_path: Path) -> None:
+    run(RunSettings(space=str(write_space(tmp_path)), images=6, out=tmp_path))
+    another_kind(tmp_path / "outcomes.zarr" / "predicted" / "c" / "0" / "0")
+    with pytest.raises(UserError, match=r"outcomes.zarr is damaged"):
+        read_outcomes(tmp_path)
+
+
+def test_a_network_given_in_python_is_given_again(tmp_path: Path) -> None:
+    space = tmp_path / "own.json"
+    space.write_text('{"dilation": [[1, 2]]}')
+
+    def module() -> torch.nn.Module:
+        torch.manual_seed(3)
+        head = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 10)]
+        return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), *head)
+
+    network = dynamic.load(module(), dynamic_layers=["0"])
+    run(RunSettings(space=str(space), images=16, out=tmp_path / "run"), network)
+    with pytest.raises(UserError, match=r"Sequential of .* was given in Python: open the run there"):
+        _ = Run.open(tmp_path / "run").network
+    assert train(TrainSettings(run=tmp_path / "run", policies="cascade"), dynamic.load(module(), dynamic_layers=["0"]))
+    torch.manual_seed(4)
+    other = dynamic.load(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), *list(module())[1:]), dynamic_layers=["0"])
+    with pytest.raises(UserError, match="holds another run \\(weights is"):
+        Run.open(tmp_path / "run").adopt(other)
+
+
+def test_weights_are_copied_as_they_are(folder_run: Path) -> None:
+    kept = load_file(Run(folder_run).weights_file)
+    again = Run.open(folder_run).network.original.state_dict()
+    assert kept.keys() == again.keys()
+    assert all(torch.equal(kept[name], again[name]) for name in kept)
+    assert read_record(Run(folder_run).record_file)["network"]["registered"] is None
