@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from dynamic.configuration import Configuration
 from dynamic.files import write_whole
 from oracle.reporting import figures
+from oracle.reporting.figures import save_figure
 from oracle.study import figures as study_figures
 from oracle.study.paper import CITATION, RESNET50_IMAGENET
 from oracle.study.sections import markdown, sections
@@ -62,18 +60,6 @@ def template(name: str) -> jinja2.Template:
         loader=jinja2.PackageLoader("oracle.reporting", "templates"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     return environment.get_template(name)
-
-
-def save_figure(figure: Figure, path: Path) -> str:
-    """Write a figure as PNG and SVG; returns the PNG as a data address for the page."""
-    path.parent.mkdir(exist_ok=True)
-    for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-        buffer = io.BytesIO()
-        with plt.rc_context({"svg.hashsalt": path.name}):  # the same data, the same bytes
-            figure.savefig(buffer, format=kind, metadata=metadata)
-        write_whole(path.with_name(f"{path.name}.{kind}"), buffer.getvalue())
-    plt.close(figure)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def table_rows(summary: dict[str, Any]) -> list[list[str]]:
