@@ -21,9 +21,9 @@ from oracle.evaluation.collect import open_collection
 from oracle.evaluation.outcomes import read_outcomes
 from oracle.pipeline import run
 from oracle.settings import RunSettings
-from oracle.study.figures import DRAW
-from oracle.study.plan import PARTS, parse_parts, plan, sibling_models
-from oracle.study.runner import open_study
+from oracle.study.registry import parse_parts, parts
+from oracle.study.runner import open_study, plan
+from oracle.study.sets import sibling_models
 from tests.oracle.conftest import all_bytes, command, environment, run_command
 
 SPACES = {
@@ -45,14 +45,15 @@ def check_parts(out: Path, tuned: bool) -> dict[str, object]:
     """Every part has data, a section in the report, and where it has a figure, PNG and SVG."""
     summary = json.loads((out / "summary.json").read_text())
     study = summary["study"]
-    assert [name for name in study if name not in ("sets", "left_out")] == list(PARTS)
+    assert [name for name in study if name not in ("sets", "left_out")] == list(parts())
     assert study["left_out"] == {}
     page = (out / "report.html").read_text()
-    for part in PARTS:
+    for part, found in parts().items():
         assert study[part], part
-        assert PARTS[part].split(",")[0] in page
-        assert PARTS[part] in (out / "study.md").read_text()
-    for part in DRAW:
+        assert found.what.split(",")[0] in page
+        assert found.title in (out / "study.md").read_text()
+        if found.draw is None:
+            continue
         assert (out / "figures" / f"{part}.png").read_bytes().startswith(b"\x89PNG")
         assert b"</svg>" in (out / "figures" / f"{part}.svg").read_bytes()
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
@@ -151,17 +152,17 @@ def test_parts_are_planned_without_what_they_do_not_need(tmp_path: Path) -> None
     network = dynamic.load("resnet50-slim")
     spaces = [dynamic.space("stride", network)]
     settings = RunSettings(space="stride", out=tmp_path)
-    assert set(plan(settings, network, spaces, ["fig4"])) == set()
-    assert set(plan(settings, network, spaces, ["fig7"])) == {"crop-50", "crop-100", "crop-150", "crop-200"}
+    assert set(plan(settings, network, spaces, ["fig4"]).planned) == set()
+    assert set(plan(settings, network, spaces, ["fig7"]).planned) == {"crop-50", "crop-100", "crop-150", "crop-200"}
     attributes = {"recalibrated", "rof-stride", "rof-recalibrated-stride"}
     treated = ("", "-recalibrated", "-rof", "-rof-recalibrated", "-distillation-recalibrated")
     cheap = {f"efficiency{name}" for name in treated}
-    assert set(plan(settings, network, spaces, ["table2"])) == attributes | cheap
+    assert set(plan(settings, network, spaces, ["table2"]).planned) == attributes | cheap
     own = plan(settings, network, spaces, ["table2"], own_network=True)
-    assert set(own) == {"recalibrated", "efficiency", "efficiency-recalibrated"}
-    assert set(plan(settings, network, spaces, ["fig2", "fig3"])) == {"rof-stride"}
+    assert set(own.planned) == {"recalibrated", "efficiency", "efficiency-recalibrated"}
+    assert set(plan(settings, network, spaces, ["fig2", "fig3"]).planned) == {"rof-stride"}
     assert parse_parts("fig6, table1") == ["table1", "fig6"]
-    assert parse_parts("all") == list(PARTS)
+    assert parse_parts("all") == list(parts())
     with pytest.raises(UserError, match=r"--study 'fig9': choose all, or from table1: worst, median"):
         parse_parts("fig9")
 
