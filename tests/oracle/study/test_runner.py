@@ -184,6 +184,49 @@ def test_sets_that_do_not_fit_are_left_out_and_told(tmp_path: Path, capsys: pyte
         open_study(open_collection(dataclasses.replace(settings, crop=0.5)))
 
 
+def test_a_mistake_stops_the_study_before_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "two.json").write_text(json.dumps(SPACES["strides"]))
+    base = RunSettings(space=str(tmp_path / "two.json"), images=2, out=tmp_path / "run", tuned_dir=tmp_path / "tuned")
+    for space, message in (("nonsense", "nonsense"), (str(tmp_path / "two.json"), None)):
+        settings = dataclasses.replace(base, study="fig6", efficiency_space=space)
+        if message is None:
+            assert open_study(open_collection(settings)).left_out == {}
+            continue
+        with pytest.raises(UserError, match=message):
+            open_study(open_collection(settings))
+    broken = tmp_path / "tuned" / "resnet50-slim-rof-two" / "weights.safetensors"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"not weights")
+    with pytest.raises(UserError, match=r"rof-two/weights.safetensors cannot be read"):
+        open_study(open_collection(dataclasses.replace(base, study="table2")))
+    save_file({"conv1.weight": torch.ones(1)}, broken)  # readable, but of no such network
+    with pytest.raises(UserError, match=r"weights.safetensors"):
+        open_study(open_collection(dataclasses.replace(base, study="fig2")))
+    assert not (tmp_path / "run" / "outcomes.zarr").exists()
+
+
+def test_what_does_not_apply_is_named_in_the_report(tmp_path: Path) -> None:
+    (tmp_path / "two.json").write_text(json.dumps(SPACES["strides"]))
+    weights = tmp_path / "resnet50-slim-rof-two" / "weights.safetensors"
+    weights.parent.mkdir()
+    save_file({"conv1.weight": torch.ones(1)}, weights, metadata={"start": "another digest"})
+    settings = RunSettings(
+        space=str(tmp_path / "two.json"), images=2, study="fig2", out=tmp_path / "run", tuned_dir=tmp_path
+    )
+    run(settings)
+    for name in ("report.html", "study.md"):
+        assert "was made of other weights than these" in (tmp_path / "run" / name).read_text()
+
+
+def test_too_little_memory_leaves_a_set_out(tmp_path: Path) -> None:
+    (tmp_path / "two.json").write_text(json.dumps(SPACES["strides"]))
+    base = RunSettings(space=str(tmp_path / "two.json"), images=2, study="fig5", out=tmp_path / "run")
+    row = open_collection(base).network.costs.row_bytes(open_collection(base).union, 96)
+    study = open_study(open_collection(dataclasses.replace(base, memory_gib=2.0 * row / 2**30)))
+    assert "resize-4" in study.left_out
+    assert {"main", "resize-0.5"} <= set(study.opened)
+
+
 def test_siblings_are_networks_of_the_same_kind() -> None:
     assert sibling_models(RunSettings(model="densenet121", weights="none")) == [
         "resnet50",
