@@ -87,8 +87,8 @@ def _describe(data: dict[str, Any], run: dict[str, Any]) -> Section:
         f"Best case with a single dynamic layer, %: {best}. The paper's are over 80 %.",
     ]
     if deeper:
-        told = tell("A deeper layer's volatility against layer A's", deeper, up="is higher", down="is lower")
-        notes.append(f"{told} In the paper deeper layers are less volatile.")
+        sentence = tell("A deeper layer's volatility against layer A's", deeper, up="is higher", down="is lower")
+        notes.append(f"{sentence} In the paper deeper layers are less volatile.")
     return Section(notes, ["space", "dynamic layers", "configurations", "best, %", "volatility, points"], rows)
 
 

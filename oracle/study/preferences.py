@@ -104,8 +104,8 @@ def trend(data: dict[str, Any], what: str) -> str:
     paired = all(shift["paired"] for shift in found.values() if shift)
     counts = ", ".join(f"{space} {shift['images']}" for space, shift in found.items() if shift)
     how = "paired on the same images" if paired else "on different images, two samples"
-    told = tell(f"From the smallest to the largest {what}, the mean preferred option", compared, how=how)
-    return f"{told} Images compared, solvable in both: {counts}."
+    sentence = tell(f"From the smallest to the largest {what}, the mean preferred option", compared, how=how)
+    return f"{sentence} Images compared, solvable in both: {counts}."
 
 
 def table(data: dict[str, list[tuple[str, dict[str, Any]]]]) -> list[list[str]]:

@@ -114,14 +114,14 @@ def explanations(data: dict[str, Any]) -> list[str]:
         if value["interval"]
     }
     if sides:
-        told = tell(
+        sentence = tell(
             "The preferred receptive field behind a layer",
             sides,
             up="grows with the object's true side",
             down="shrinks with the object's true side",
             how="rank correlation over the solvable images",
         )
-        notes.append(f"The last columns correlate the two. {told}")
+        notes.append(f"The last columns correlate the two. {sentence}")
     return notes
 
 

@@ -17,7 +17,7 @@ from oracle.data.sources import SPLITS
 from oracle.settings import RunSettings
 
 METHODS = ("rof", "distillation")
-"""Of :mod:`oracle.rof`."""
+"""Ways of fine-tuning that :mod:`oracle.rof` has."""
 
 SMALLEST_VIEW = 8
 """Pixels below which Figs. 5 and 7 leave a view out."""

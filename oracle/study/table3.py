@@ -95,6 +95,10 @@ def _best(outcomes: SpaceOutcomes) -> np.ndarray:
     return bounds.cases(outcomes.quality, outcomes.correct).best
 
 
+def _written(combination: str) -> str:
+    return combination.replace("x", " × ").replace("kernel_size", "size")
+
+
 def is_combining_better(data: dict[str, Any]) -> str:
     """Whether the highest best case of combinations differs from that of single attributes, on the same images.
 
@@ -102,17 +106,17 @@ def is_combining_better(data: dict[str, Any]) -> str:
     """
     ours, theirs = (max(data[kind], key=lambda name: data[kind][name]["best"]["value"]) for kind in ("combined", "single"))
     pairs = data["combined_minus_single"]
-    family = {f"{a} against {b}": difference for a, row in pairs.items() for b, difference in row.items()}
-    told = tell(
+    family = {f"{_written(a)} against {b}": difference for a, row in pairs.items() for b, difference in row.items()}
+    sentence = tell(
         "The best case",
         family,
         up="is higher when attributes are combined,",
         down="is lower when attributes are combined,",
-        only=[f"{ours} against {theirs}"],
+        only=[f"{_written(ours)} against {theirs}"],
     )
     return (
-        f"The highest best case of the combinations is {percent(data['combined'][ours]['best'])} % ({ours}), of single "
-        f"attributes {percent(data['single'][theirs]['best'])} % ({theirs}). {told}"
+        f"The highest best case of the combinations is {percent(data['combined'][ours]['best'])} % ({_written(ours)}), of single "
+        f"attributes {percent(data['single'][theirs]['best'])} % ({theirs}). {sentence}"
     )
 
 
@@ -125,7 +129,7 @@ def _describe(data: dict[str, Any], run: dict[str, Any]) -> Section:
             guess = space in paper.INFERRED and bool(theirs)
             inferred |= guess
             cell = paper.slashed(theirs, "worst", "median", "best") + ("*" if guess else "")
-            name = space.replace("x", " × ") if kind == "combined" else space
+            name = _written(space) if kind == "combined" else space
             rows.append([name, str(found["configurations"]), *(percent(found[case]) for case in CASES), cell])
     notes = [
         "Lists of 25 (two attributes) or 8 (three) configurations each, chosen greedily on the label split, combined freely."

@@ -167,7 +167,7 @@ def test_parts_are_planned_without_what_they_do_not_need(tmp_path: Path) -> None
         parse_parts("fig9")
 
 
-def test_sets_that_do_not_fit_are_left_out_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sets_that_do_not_fit_are_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "resnets.json").write_text('{"stride": [[1], [2], [2], [1, 2]]}')
     settings = RunSettings(space=str(tmp_path / "resnets.json"), images=2, study="table1", out=tmp_path / "run")
     study = open_study(open_collection(settings))
