@@ -115,8 +115,8 @@ def is_combining_better(data: dict[str, Any]) -> str:
         only=[f"{_written(ours)} against {theirs}"],
     )
     return (
-        f"The highest best case of the combinations is {percent(data['combined'][ours]['best'])} % ({_written(ours)}), of single "
-        f"attributes {percent(data['single'][theirs]['best'])} % ({theirs}). {sentence}"
+        f"The highest best case of the combinations is {percent(data['combined'][ours]['best'])} % ({_written(ours)}), "
+        f"of single attributes {percent(data['single'][theirs]['best'])} % ({theirs}). {sentence}"
     )
 
 
