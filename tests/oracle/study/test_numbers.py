@@ -18,7 +18,7 @@ from oracle.study.fig4 import subsets
 from oracle.study.fig5 import by_side
 from oracle.study.fig6 import efficiency
 from oracle.study.outcomes import SpaceOutcomes, gains
-from oracle.study.preferences import preferences
+from oracle.study.preferences import preferences, shifts
 from oracle.study.receptive_field import receptive_field_correlations
 from oracle.study.table3 import combine, greedy_list
 
@@ -144,3 +144,19 @@ def test_correlations_find_what_was_planted() -> None:
 def test_intervals_of_a_constant_are_the_constant() -> None:
     assert resampled(np.mean, np.ones(5))["interval"] in ([1.0, 1.0], None)
     assert resampled(np.mean, np.ones(1)) == {"value": 1.0, "interval": None}
+
+
+def test_shifts_pair_images_by_their_keys(three: Space) -> None:
+    """D's preferred strides are 1, 4 and none in the first view; 4, 4 and 2 in the last, where images come in another order."""
+    first = outcomes_of(three, [[1, 0, 0], [0, 0, 1], [0, 0, 0]], [1, 1, 1], [3, 2, 1])
+    last = outcomes_of(three, [[0, 1, 0], [0, 0, 1], [0, 0, 1]], [1, 1, 1], [3, 2, 1])
+    keyed = [dataclasses.replace(o, keys=np.array(k)) for o, k in ((first, ["a", "b", "c"]), (last, ["c", "b", "a"]))]
+    found = shifts(*keyed)
+    # Solvable in both: a (1 to 4) and b (4 to 4).
+    assert (found["paired"], found["images"]) == (True, 2)
+    assert found["layers"][3]["stride"]["value"] == 1.5
+    unknown = shifts(first, last)
+    assert (unknown["paired"], unknown["images"]) == (False, 2)
+    assert unknown["layers"][3]["stride"]["value"] == pytest.approx((4 + 4 + 2) / 3 - (1 + 4) / 2)
+    nothing = shifts(first.rows(np.array([2])), last)
+    assert nothing["layers"][3]["stride"] is None
