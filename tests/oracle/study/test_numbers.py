@@ -147,7 +147,7 @@ def test_intervals_of_a_constant_are_the_constant() -> None:
 
 
 def test_shifts_pair_images_by_their_keys(three: Space) -> None:
-    """D's preferred strides are 1, 4 and none in the first view; 4, 4 and 2 in the last, where images come in another order."""
+    """D prefers strides 1, 4, none in the first view; 4, 4, 2 in the last, whose images come in another order."""
     first = outcomes_of(three, [[1, 0, 0], [0, 0, 1], [0, 0, 0]], [1, 1, 1], [3, 2, 1])
     last = outcomes_of(three, [[0, 1, 0], [0, 0, 1], [0, 0, 1]], [1, 1, 1], [3, 2, 1])
     keyed = [dataclasses.replace(o, keys=np.array(k)) for o, k in ((first, ["a", "b", "c"]), (last, ["c", "b", "a"]))]
