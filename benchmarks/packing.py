@@ -14,7 +14,7 @@ import torch
 
 import dynamic
 from dynamic.command import keep_freed_memory, run_command
-from oracle.reporting.page import aligned
+from oracle.reporting.text import aligned
 
 
 @dataclass(frozen=True, kw_only=True)

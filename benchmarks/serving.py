@@ -35,7 +35,7 @@ from dynamic.errors import UserError
 from dynamic.files import write_whole
 from dynamic.scenes import FashionScenes
 from oracle.evaluation.bounds import interval
-from oracle.reporting.page import aligned
+from oracle.reporting.text import aligned
 from oracle.settings import RunSettings
 from selector.observation.images import LiveImages
 from selector.policies.running import run_policy

@@ -15,7 +15,10 @@ from dynamic.command import run_command
 from dynamic.models import LoadedNetwork, load
 from oracle.evaluation.collect import make_spaces
 from oracle.settings import RunSettings
-from oracle.study.plan import LISTS, METHODS, PARTS, plan
+from oracle.study.registry import parts
+from oracle.study.runner import plan
+from oracle.study.sets import METHODS
+from oracle.study.table3 import LISTS
 
 BYTES_AN_OUTCOME = 6
 """A class in two bytes and a probability in four, before compression."""
@@ -50,7 +53,7 @@ def main(settings: CostSettings) -> None:
     """Print a row for each set of outcomes."""
     base = RunSettings(model="resnet50", weights="none", dataset="imagenet", images=settings.images, study="all")
     network = _network("resnet50")
-    planned = plan(base, network, make_spaces(base.space, network), list(PARTS))
+    planned = plan(base, network, make_spaces(base.space, network), list(parts())).planned
     runs = {"main": (base, 2)} | {name: (item.settings, len(item.splits)) for name, item in planned.items()}
     for space in base.space.split(","):  # fine-tuned networks, for which there are no weights here
         runs[f"rof-{space}"] = replace(base, space=space), 2

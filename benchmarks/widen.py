@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dynamic.command import run_command
 from dynamic.files import make_writable
-from dynamic.models import loading as models
+from dynamic import models
 from dynamic.scenes import CLASSES
 from dynamic.training.checkpoint import write_weights
 

@@ -20,7 +20,8 @@ from typing import Any
 from dynamic.command import run_command
 from oracle.evaluation.exact_bounds import HEADER, bounds_rows
 from oracle.pipeline import exact_bounds, run
-from oracle.reporting.page import aligned, stand_ins, study_text, text_table
+from oracle.reporting.page import stand_ins, study_text, text_table
+from oracle.reporting.text import aligned
 from oracle.settings import RunSettings
 
 

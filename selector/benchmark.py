@@ -17,7 +17,7 @@ import json
 from typing import Any
 
 from dynamic.command import run_command
-from oracle.reporting.page import aligned
+from oracle.reporting.text import aligned
 from selector.scoring.benchmark import BenchmarkSettings, benchmark
 from selector.scoring.tables import HEADER, table_rows
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 
 from dynamic.command import run_command
-from oracle.reporting.page import aligned
+from oracle.reporting.text import aligned
 from oracle.runs import Run
 from selector.learning.training import TrainSettings, expected, train
 

@@ -28,12 +28,12 @@ from dynamic.network import DynamicNetwork
 from dynamic.walk import walkers
 from oracle.evaluation import bounds
 from oracle.evaluation.collect import Collection, store_identity, walk_size
+from oracle.evaluation.estimates import resampled, share
 from oracle.evaluation.evaluate import WalkSize, outcomes_of
 from oracle.evaluation.outcomes import compare_identity
 from oracle.reporting.page import template
+from oracle.reporting.text import percent
 from oracle.settings import DTYPES
-from oracle.study.sections import percent
-from oracle.study.statistics import resampled, share
 
 PILOT = 16
 """Images evaluated in full to learn the order; at most a tenth of all."""

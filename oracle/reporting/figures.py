@@ -2,22 +2,60 @@
 
 from __future__ import annotations
 
+import base64
+import io
+from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path as Curve
 
 from dynamic.configuration import Configuration
+from dynamic.files import write_whole
 
 BLUE, GREY, RED = "#2a6fbb", "#8a8a8a", "#c0392b"
-plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 110})
+
+
+def figure_and_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty figure with one panel, in inches; drawn without pyplot, so that nothing global is touched."""
+    figure, grid = grid_of_axes(1, 1, width, height)
+    return figure, grid[0, 0]
+
+
+def grid_of_axes(rows: int, columns: int, width: float, height: float, **shared: Any) -> tuple[Figure, np.ndarray]:
+    """An empty figure and its panels, an object array of shape (rows, columns).
+
+    Args:
+        rows, columns: of panels.
+        width, height: of the figure in inches.
+        shared: ``sharex`` and ``sharey``, as in matplotlib's ``subplots``.
+    """
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=110)
+    grid = figure.subplots(rows, columns, squeeze=False, **shared)
+    for axes in grid.flat:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, grid
+
+
+def row_of_axes(count: int, height: float) -> tuple[Figure, list[Axes]]:
+    """One row of panels with a common vertical axis."""
+    figure, grid = grid_of_axes(1, count, 3.2 * count + 0.6, height, sharey=True)
+    return figure, list(grid[0])
+
+
+def save_figure(figure: Figure, path: Path) -> str:
+    """Write a figure as ``path``.png and .svg; returns the PNG as a data address for a page."""
+    path.parent.mkdir(exist_ok=True)
+    for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
+        buffer = io.BytesIO()
+        with matplotlib.rc_context({"svg.hashsalt": path.name}):  # the same data, the same bytes
+            figure.savefig(buffer, format=kind, metadata=metadata)
+        write_whole(path.with_name(f"{path.name}.{kind}"), buffer.getvalue())
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def preference_flow(space: str, split: dict[str, Any], default: Configuration) -> Figure:
@@ -26,7 +64,7 @@ def preference_flow(space: str, split: dict[str, Any], default: Configuration) -
     options, flow, attributes = preferred["options"], preferred["flow"], preferred["attributes"]
     layers = len(options)
     images = max(sum(preferred["counts"][0].values()), 1)
-    figure, axes = plt.subplots(figsize=(7.5, 3.8), layout="constrained")
+    figure, axes = figure_and_axes(7.5, 3.8)
     gap = 0.04
     bases: list[dict[str, float]] = []
     for layer in range(layers):
@@ -94,7 +132,7 @@ def unique_predictions(spaces: dict[str, Any], split: str) -> Figure:
 
 def portfolio_curves(spaces: dict[str, Any], split: str) -> Figure:
     """Fig. 3: best case of the greedy portfolio of 1, 2, 4, ... configurations, chosen on the label split."""
-    figure, axes = plt.subplots(figsize=(6, 3.4), layout="constrained")
+    figure, axes = figure_and_axes(6, 3.4)
     for name, space in spaces.items():
         curve = space[split]["portfolio"]
         (line,) = axes.plot([p["size"] for p in curve], [100 * p["accuracy"] for p in curve], marker=".", label=name)
@@ -137,11 +175,3 @@ def cost_cloud(spaces: dict[str, Any], split: str) -> Figure:
     all_axes[0].set_ylabel("accuracy, %")
     figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
-
-
-def row_of_axes(count: int, height: float) -> tuple[Figure, list[Any]]:
-    """One row of panels with a common vertical axis."""
-    figure, axes = plt.subplots(
-        1, count, figsize=(3.2 * count + 0.6, height), layout="constrained", sharey=True, squeeze=False
-    )
-    return figure, list(axes[0])

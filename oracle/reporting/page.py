@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from dynamic.configuration import Configuration
 from dynamic.files import write_whole
 from oracle.reporting import figures
-from oracle.study import figures as study_figures
-from oracle.study.paper import CITATION, RESNET50_IMAGENET
-from oracle.study.sections import markdown, sections
+from oracle.reporting.figures import save_figure
+from oracle.reporting.text import aligned
+from oracle.study.paper import BEST_CASES, CITATION, pretrained
+from oracle.study.registry import markdown, parts, sections
 
 SPLIT = "test"
 """The split that tables and figures for people show."""
@@ -33,12 +31,12 @@ def write_report(summary: dict[str, Any], run: Path) -> None:
     drawn["portfolio"] = figures.portfolio_curves(spaces, SPLIT)
     drawn["cost_cloud"] = figures.cost_cloud(spaces, SPLIT)
     study = summary.get("study", {})
-    for part, draw in study_figures.DRAW.items():
-        if study.get(part):
-            drawn[part] = draw(study[part])
+    for name, part in parts().items():
+        if part.draw is not None and study.get(name):
+            drawn[name] = part.draw(study[name])
     written = sections(study, summary["run"])
     if written:
-        write_whole(run / "study.md", markdown(written).encode())
+        write_whole(run / "study.md", markdown(written, study.get("left_out", {})).encode())
     images = {name: save_figure(figure, run / "figures" / name) for name, figure in drawn.items()}
     page = template("report.html").render(
         run=summary["run"],
@@ -48,6 +46,7 @@ def write_report(summary: dict[str, Any], run: Path) -> None:
         rows=table_rows(summary),
         unreadable=summary["unreadable"],
         citation=CITATION,
+        best_cases=BEST_CASES,
         non_finite=summary["non_finite_share"],
         stand_ins=stand_ins(summary["run"]),
         sections=written,
@@ -64,25 +63,12 @@ def template(name: str) -> jinja2.Template:
     return environment.get_template(name)
 
 
-def save_figure(figure: Figure, path: Path) -> str:
-    """Write a figure as PNG and SVG; returns the PNG as a data address for the page."""
-    path.parent.mkdir(exist_ok=True)
-    for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-        buffer = io.BytesIO()
-        with plt.rc_context({"svg.hashsalt": path.name}):  # the same data, the same bytes
-            figure.savefig(buffer, format=kind, metadata=metadata)
-        write_whole(path.with_name(f"{path.name}.{kind}"), buffer.getvalue())
-    plt.close(figure)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
 def table_rows(summary: dict[str, Any]) -> list[list[str]]:
     """The main table as text: a row for each space and case, ours with its interval, the paper's beside it."""
     rows = []
-    is_papers_network = summary["run"]["model"].removesuffix("-slim") == "resnet50"
     for name, space in summary["spaces"].items():
         ours = space[SPLIT]
-        paper = RESNET50_IMAGENET.get(name, {}) if is_papers_network else {}
+        paper = pretrained(summary["run"]["model"], name)
         macs = ours["macs"]
         costs = {"static": macs["default"], "best": macs["oracle"], "single_best": macs["single_best"]}
         for case in ("static", "worst", "median", "best", "single_best"):
@@ -96,7 +82,7 @@ def table_rows(summary: dict[str, Any]) -> list[list[str]]:
                     f"{share:.1%}",
                     f"{low:.1%} – {high:.1%}",
                     f"{costs[case] / 1e6:.1f}" if case in costs else "",
-                    f"{paper[case]:.1%}" if case in paper else "—",
+                    f"{paper[case]:.1f}%" if case in paper else "—",
                 ]
             )
     return rows
@@ -110,7 +96,7 @@ def stand_ins(run: dict[str, Any]) -> list[str]:
     if run["stand_in"]:
         sentences.append("The images are fashion-scenes: Fashion-MNIST photographs among clutter at 96 x 96 pixels.")
     if sentences:
-        sentences.append("The paper's numbers are ResNet-50's on ImageNet at 224 x 224: compare the shape, not the numbers.")
+        sentences.append("The paper's are full networks on ImageNet at 224 x 224: compare the shape, not the numbers.")
     return sentences
 
 
@@ -127,16 +113,9 @@ def text_table(summary: dict[str, Any]) -> str:
 
 def study_text(summary: dict[str, Any]) -> str:
     """The study's short tables for a terminal; the report has them all."""
-    told = []
-    for section in sections(summary.get("study", {}), summary["run"]):
-        if 0 < len(section.rows) <= LONGEST_TABLE:
-            told.append(f"\n{section.title}\n\n{aligned(section.header, section.rows)}")
-    return "\n".join(told)
-
-
-def aligned(header: list[str], rows: list[list[str]]) -> str:
-    """A table for a terminal."""
-    table = [header, *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    written = sections(summary.get("study", {}), summary["run"])
+    return "\n".join(
+        f"\n{part.title}\n\n{aligned(section.header, section.rows)}"
+        for part, section in written.items()
+        if 0 < len(section.rows) <= LONGEST_TABLE
+    )

@@ -1,4 +1,4 @@
-"""The whole study: opens the sets of outcomes that the parts need, tells how long they take, evaluates what is missing.
+"""The whole study: opens the sets of outcomes that the parts need, says how long they take, evaluates what is missing.
 
 Every set of outcomes is a run of its own, in ``RUN/sets/NAME`` (the main one in ``RUN`` itself): evaluated once, resumed
 where it was interrupted, shared by all the parts that need it.
@@ -6,45 +6,65 @@ where it was interrupted, shared by all the parts that need it.
 
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import xarray as xr
 
-from dynamic.configuration import ATTRIBUTES
+from dynamic.configuration import Space
 from dynamic.errors import UserError
-from dynamic.files import write_whole
+from dynamic.models import LoadedNetwork
 from oracle.evaluation.collect import Collection, collect, estimate, open_collection, walk_size
-from oracle.study import statistics as experiments
-from oracle.study.parts import COMPUTE, Study
-from oracle.study.plan import LISTS, Planned, parse_parts, plan
-from oracle.study.statistics import SpaceOutcomes
+from oracle.settings import RunSettings
+from oracle.study.part import Study
+from oracle.study.registry import parse_parts, parts
+from oracle.study.sets import Planned, Planner
+
+
+class NotApplicable(Exception):  # noqa: N818 - no error: the study goes on without the set
+    """A set that cannot be had here although nobody made a mistake; the text says why."""
+
+
+def plan(
+    settings: RunSettings, network: LoadedNetwork, spaces: Sequence[Space], names: Sequence[str], own_network: bool = False
+) -> Planner:
+    """What some parts need beside the main run, before anything is evaluated.
+
+    Args:
+        settings, network, spaces: of the main run.
+        names: of the parts.
+        own_network: the network was given in Python: no other architectures or fine-tuned weights go with it.
+
+    Raises:
+        UserError: fine-tuned weights that cannot be read.
+    """
+    planner = Planner(settings, network, spaces, own_network)
+    known = parts()
+    for name in names:
+        known[name].needs(planner)
+    return planner
 
 
 def open_study(main: Collection) -> Study:
     """Plan a study and open its sets, before anything is evaluated.
 
-    A set that does not fit (an architecture without the space's default, no memory for it) is left out, and told.
+    A set that does not apply (an architecture that the spaces or weights are not for, too little memory) is left out, and
+    named in the report.
 
     Raises:
-        UserError: an unknown part, options that a study sets itself, or outcomes of another run where a set should be.
+        UserError: an unknown part, options that a study sets itself, outcomes of another run where a set should be, or
+            whatever is wrong with the settings of a set.
     """
     settings = main.settings
     if settings.recalibrate or settings.crop != 1 or settings.resize != 1:
         raise UserError("--study recalibrates, crops and resizes by itself: give it without --recalibrate, --crop, --resize")
     study = Study(settings, main.network, parse_parts(settings.study))
     study.opened["main"], study.seconds["main"] = main, estimate(main)
-    for name, item in plan(settings, main.network, main.spaces, study.parts, main.own_network).items():
-        same = (item.settings.model, item.settings.weights) == (settings.model, settings.weights)
-        try:
-            collection = open_collection(item.settings, main.network if same else None, item.splits)
-            walk_size(collection, collection.union)
-        except UserError as error:
-            study.left_out[name] = str(error)
-        else:
-            study.opened[name], study.seconds[name] = collection, estimate(collection)
+    planner = plan(settings, main.network, main.spaces, study.parts, main.own_network)
+    study.left_out |= planner.left_out
+    for name, item in planner.planned.items():
+        _open(study, name, item)
     _print_plan(study)
     return study
 
@@ -59,17 +79,44 @@ def run_study(study: Study, outcomes: xr.Dataset) -> dict[str, Any]:
     Returns:
         By part, JSON-ready data; under ``sets`` what each set of outcomes was; under ``left_out`` why a set is not there.
     """
+    known = parts()
     _keep(study, "main", study.opened["main"], outcomes)
-    if "table3" in study.parts:
-        for name, item in _combined(study).items():
-            study.opened[name] = open_collection(item.settings, study.network, item.splits)
+    for part in study.parts:
+        for name, item in known[part].needs_later(study).items():
+            _open(study, name, item)
     for name, collection in study.opened.items():
         if name != "main":
             print(f"\n{name}", file=sys.stderr)
             _keep(study, name, collection, collect(collection))
-    computed = {part: COMPUTE[part](study) for part in study.parts}
+    computed = {part: known[part].compute(study) for part in study.parts}
     described = {name: _described(data) for name, data in study.outcomes.items()}
     return computed | {"sets": described, "left_out": study.left_out}
+
+
+def _open(study: Study, name: str, item: Planned) -> None:
+    """Open a set, or note why it is left out."""
+    try:
+        study.opened[name] = _opened(study, item)
+    except NotApplicable as reason:
+        study.left_out[name] = str(reason)
+    else:
+        study.seconds[name] = estimate(study.opened[name])
+
+
+def _opened(study: Study, item: Planned) -> Collection:
+    sibling = item.settings.model != study.settings.model
+    same = not sibling and item.settings.weights == study.settings.weights
+    try:
+        collection = open_collection(item.settings, study.network if same else None, item.splits)
+    except UserError as error:
+        if sibling:  # the spaces and weights were right for the network that they were given for
+            raise NotApplicable(str(error)) from error
+        raise
+    try:
+        walk_size(collection, collection.union)
+    except UserError as error:  # it has one reason: not even one image fits the memory
+        raise NotApplicable(str(error)) from error
+    return collection
 
 
 def _keep(study: Study, name: str, collection: Collection, outcomes: xr.Dataset) -> None:
@@ -98,31 +145,3 @@ def _print_plan(study: Study) -> None:
     for name, reason in study.left_out.items():
         lines.append(f"  {name:<40} left out: {reason}")
     print(*["To evaluate for the study:", *lines, f"  about {total / 60:.0f} minutes in all"], sep="\n", file=sys.stderr)
-
-
-def _combined(study: Study) -> dict[str, Planned]:
-    """Table 3's spaces, of the lists that the main run's label split gives; stored as files that ``--space`` takes."""
-    by_attribute: dict[str, SpaceOutcomes] = {}
-    for name in study.names:
-        label = study.of("main", name, "label")
-        varied = [a for a in ATTRIBUTES if len({getattr(c, a) for c in label.space}) > 1]
-        if len(varied) == 1:
-            by_attribute[varied[0]] = label
-    folder = study.settings.out / "sets" / "combined"
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for attributes in _combinations(list(by_attribute)):
-        lists = [experiments.greedy_list(by_attribute[a], LISTS[len(attributes)]) for a in attributes]
-        space = experiments.combine("x".join(attributes), lists, study.network.default)
-        path = folder / f"{space.name}.json"
-        write_whole(path, json.dumps(space.ids).encode())
-        files.append(str(path))
-    if not files:
-        return {}
-    settings = replace(study.settings, study="", bounds_only=False, out=folder, space=",".join(files))
-    return {"combined": Planned(settings, ("test",))}
-
-
-def _combinations(attributes: list[str]) -> list[tuple[str, ...]]:
-    pairs: list[tuple[str, ...]] = [(a, b) for i, a in enumerate(attributes) for b in attributes[i + 1 :]]
-    return [*pairs, tuple(attributes)] if len(attributes) == 3 else pairs

@@ -9,7 +9,7 @@ import jinja2
 from matplotlib.figure import Figure
 
 from dynamic.files import write_whole
-from oracle.reporting.page import save_figure
+from oracle.reporting.figures import save_figure
 from selector.scoring import figures
 from selector.scoring.tables import HEADER, STATIC, gap_text, markdown_table, table_rows
 

@@ -19,8 +19,8 @@ from oracle.evaluation.exact_bounds import Order, find_bounds, greedy_order
 from oracle.evaluation.outcomes import read_outcomes
 from oracle.pipeline import exact_bounds, run
 from oracle.settings import RunSettings
-from oracle.study import statistics as experiments
-from oracle.study.statistics import SpaceOutcomes
+from oracle.study.fig6 import efficiency
+from oracle.study.outcomes import SpaceOutcomes
 from tests.conftest import settled
 from tests.oracle.conftest import run_command
 
@@ -87,7 +87,7 @@ def test_random_networks_have_the_bounds_of_their_full_run(tmp_path: Path, name:
         reached = bounds.cases(ours.quality, ours.correct)
         assert np.array_equal(mine["best"], reached.best)
         assert np.array_equal(mine["worst"], reached.worst)
-        expected = experiments.efficiency(ours)
+        expected = efficiency(ours)
         for key, column in (("same_as_default", "as_default_macs"), ("same_as_best", "as_best_macs")):
             assert mine[column].mean() == pytest.approx(expected[key]["macs"]["value"])
             assert result["spaces"][space][column]["value"] == pytest.approx(mine[column].mean())

@@ -20,9 +20,9 @@ from oracle.evaluation.collect import open_collection
 from oracle.evaluation.outcomes import read_outcomes
 from oracle.pipeline import run
 from oracle.settings import RunSettings
-from oracle.study.figures import DRAW
-from oracle.study.plan import PARTS, parse_parts, plan, sibling_models
-from oracle.study.runner import open_study
+from oracle.study.registry import parse_parts, parts
+from oracle.study.runner import open_study, plan
+from oracle.study.sets import sibling_models
 from tests.image_folders import fill
 from tests.oracle.conftest import all_bytes, command, environment, run_command
 
@@ -45,14 +45,15 @@ def check_parts(out: Path, tuned: bool) -> dict[str, object]:
     """Every part has data, a section in the report, and where it has a figure, PNG and SVG."""
     summary = json.loads((out / "summary.json").read_text())
     study = summary["study"]
-    assert [name for name in study if name not in ("sets", "left_out")] == list(PARTS)
+    assert [name for name in study if name not in ("sets", "left_out")] == list(parts())
     assert study["left_out"] == {}
     page = (out / "report.html").read_text()
-    for part in PARTS:
+    for part, found in parts().items():
         assert study[part], part
-        assert PARTS[part].split(",")[0] in page
-        assert PARTS[part] in (out / "study.md").read_text()
-    for part in DRAW:
+        assert found.what.split(",")[0] in page
+        assert found.title in (out / "study.md").read_text()
+        if found.draw is None:
+            continue
         assert (out / "figures" / f"{part}.png").read_bytes().startswith(b"\x89PNG")
         assert b"</svg>" in (out / "figures" / f"{part}.svg").read_bytes()
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
@@ -146,22 +147,22 @@ def test_parts_are_planned_without_what_they_do_not_need(tmp_path: Path) -> None
     network = dynamic.load("resnet50-slim")
     spaces = [dynamic.space("stride", network)]
     settings = RunSettings(space="stride", out=tmp_path)
-    assert set(plan(settings, network, spaces, ["fig4"])) == set()
-    assert set(plan(settings, network, spaces, ["fig7"])) == {"crop-50", "crop-100", "crop-150", "crop-200"}
+    assert set(plan(settings, network, spaces, ["fig4"]).planned) == set()
+    assert set(plan(settings, network, spaces, ["fig7"]).planned) == {"crop-50", "crop-100", "crop-150", "crop-200"}
     attributes = {"recalibrated", "rof-stride", "rof-recalibrated-stride"}
     treated = ("", "-recalibrated", "-rof", "-rof-recalibrated", "-distillation-recalibrated")
     cheap = {f"efficiency{name}" for name in treated}
-    assert set(plan(settings, network, spaces, ["table2"])) == attributes | cheap
+    assert set(plan(settings, network, spaces, ["table2"]).planned) == attributes | cheap
     own = plan(settings, network, spaces, ["table2"], own_network=True)
-    assert set(own) == {"recalibrated", "efficiency", "efficiency-recalibrated"}
-    assert set(plan(settings, network, spaces, ["fig2", "fig3"])) == {"rof-stride"}
+    assert set(own.planned) == {"recalibrated", "efficiency", "efficiency-recalibrated"}
+    assert set(plan(settings, network, spaces, ["fig2", "fig3"]).planned) == {"rof-stride"}
     assert parse_parts("fig6, table1") == ["table1", "fig6"]
-    assert parse_parts("all") == list(PARTS)
+    assert parse_parts("all") == list(parts())
     with pytest.raises(UserError, match=r"--study 'fig9': choose all, or from table1: worst, median"):
         parse_parts("fig9")
 
 
-def test_sets_that_do_not_fit_are_left_out_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sets_that_do_not_fit_are_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "resnets.json").write_text('{"stride": [[1], [2], [2], [1, 2]]}')
     settings = RunSettings(space=str(tmp_path / "resnets.json"), images=2, study="table1", out=tmp_path / "run")
     study = open_study(open_collection(settings))
@@ -176,6 +177,49 @@ def test_sets_that_do_not_fit_are_left_out_and_told(tmp_path: Path, capsys: pyte
         open_study(open_collection(dataclasses.replace(settings, seed=1)))
     with pytest.raises(UserError, match=r"give it without --recalibrate, --crop, --resize"):
         open_study(open_collection(dataclasses.replace(settings, crop=0.5)))
+
+
+def test_a_mistake_stops_the_study_before_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "two.json").write_text(json.dumps(SPACES["strides"]))
+    base = RunSettings(space=str(tmp_path / "two.json"), images=2, out=tmp_path / "run", tuned_dir=tmp_path / "tuned")
+    for space, message in (("nonsense", "nonsense"), (str(tmp_path / "two.json"), None)):
+        settings = dataclasses.replace(base, study="fig6", efficiency_space=space)
+        if message is None:
+            assert open_study(open_collection(settings)).left_out == {}
+            continue
+        with pytest.raises(UserError, match=message):
+            open_study(open_collection(settings))
+    broken = tmp_path / "tuned" / "resnet50-slim-rof-two" / "weights.safetensors"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"not weights")
+    with pytest.raises(UserError, match=r"rof-two/weights.safetensors cannot be read"):
+        open_study(open_collection(dataclasses.replace(base, study="table2")))
+    save_file({"conv1.weight": torch.ones(1)}, broken)  # readable, but of no such network
+    with pytest.raises(UserError, match=r"weights.safetensors"):
+        open_study(open_collection(dataclasses.replace(base, study="fig2")))
+    assert not (tmp_path / "run" / "outcomes.zarr").exists()
+
+
+def test_what_does_not_apply_is_named_in_the_report(tmp_path: Path) -> None:
+    (tmp_path / "two.json").write_text(json.dumps(SPACES["strides"]))
+    weights = tmp_path / "resnet50-slim-rof-two" / "weights.safetensors"
+    weights.parent.mkdir()
+    save_file({"conv1.weight": torch.ones(1)}, weights, metadata={"start": "another digest"})
+    settings = RunSettings(
+        space=str(tmp_path / "two.json"), images=2, study="fig2", out=tmp_path / "run", tuned_dir=tmp_path
+    )
+    run(settings)
+    for name in ("report.html", "study.md"):
+        assert "was made of other weights than these" in (tmp_path / "run" / name).read_text()
+
+
+def test_too_little_memory_leaves_a_set_out(tmp_path: Path) -> None:
+    (tmp_path / "two.json").write_text(json.dumps(SPACES["strides"]))
+    base = RunSettings(space=str(tmp_path / "two.json"), images=2, study="fig5", out=tmp_path / "run")
+    row = open_collection(base).network.costs.row_bytes(open_collection(base).union, 96)
+    study = open_study(open_collection(dataclasses.replace(base, memory_gib=2.0 * row / 2**30)))
+    assert "resize-4" in study.left_out
+    assert {"main", "resize-0.5"} <= set(study.opened)
 
 
 def test_siblings_are_networks_of_the_same_kind() -> None:

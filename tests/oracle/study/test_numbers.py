@@ -10,11 +10,17 @@ import pytest
 
 import dynamic
 from dynamic import Configuration, Space
+from oracle.evaluation.estimates import resampled
 from oracle.evaluation.outcomes import read_outcomes
 from oracle.pipeline import run
 from oracle.settings import RunSettings
-from oracle.study import statistics as experiments
-from oracle.study.statistics import SpaceOutcomes
+from oracle.study.fig4 import subsets
+from oracle.study.fig5 import by_side
+from oracle.study.fig6 import efficiency
+from oracle.study.outcomes import SpaceOutcomes, gains
+from oracle.study.preferences import preferences, shifts
+from oracle.study.receptive_field import receptive_field_correlations
+from oracle.study.table3 import combine, greedy_list
 
 FIXED = ((1, 1, 1, 1), (3, 3, 3, 3))
 DEFAULT = Configuration((1, 2, 2, 2), *FIXED)
@@ -49,7 +55,7 @@ def test_efficiency_by_hand(three: Space) -> None:
         [1, 1, 1, 1],
         [40, 20, 10],
     )
-    found = experiments.efficiency(outcomes)
+    found = efficiency(outcomes)
     assert found["default_macs"] == 20
     assert found["static"]["value"] == 0.25
     assert found["same_as_default"]["macs"]["value"] == (10 + 20 + 20 + 20) / 4
@@ -68,7 +74,7 @@ def test_subset_bounds_equal_fresh_runs_of_the_subset_spaces(tmp_path: Path) -> 
     full = RunSettings(space=str(tmp_path / "full.json"), images=6, out=tmp_path / "full")
     run(full)
     space = dynamic.space(full.space, network)
-    derived = experiments.subsets(SpaceOutcomes.of(read_outcomes(full.out), space, network.default), network.default)
+    derived = subsets(SpaceOutcomes.of(read_outcomes(full.out), space, network.default), network.default)
     assert [row["layers"] for row in derived] == [
         "".join(layers) for size in (1, 2, 3, 4) for layers in itertools.combinations("ABCD", size)
     ]
@@ -86,10 +92,10 @@ def test_subset_bounds_equal_fresh_runs_of_the_subset_spaces(tmp_path: Path) -> 
 def test_greedy_lists_are_filled_and_combined(three: Space) -> None:
     label = outcomes_of(three, [[1, 1, 0], [1, 1, 0], [0, 0, 1]], [1, 1, 1], [40, 20, 10])
     # The default covers two for less than the first; the last covers the third image; the first fills the list.
-    assert [c.stride[3] for c in experiments.greedy_list(label, 3)] == [2, 4, 1]
-    assert len(experiments.greedy_list(label, 2)) == 2
+    assert [c.stride[3] for c in greedy_list(label, 3)] == [2, 4, 1]
+    assert len(greedy_list(label, 2)) == 2
     dilated = [dataclasses.replace(DEFAULT, dilation=(1, 1, 1, d)) for d in (1, 3)]
-    combined = experiments.combine("both", [list(three)[1:], dilated], DEFAULT)
+    combined = combine("both", [list(three)[1:], dilated], DEFAULT)
     assert {(c.stride[3], c.dilation[3]) for c in combined} == {(2, 1), (2, 3), (4, 1), (4, 3)}
     assert DEFAULT in combined
 
@@ -97,7 +103,7 @@ def test_greedy_lists_are_filled_and_combined(three: Space) -> None:
 def test_gains_are_paired(three: Space) -> None:
     before = outcomes_of(three, [[0, 1, 0], [0, 0, 0], [1, 1, 1]], [1, 1, 1], [3, 2, 1])
     after = outcomes_of(three, [[1, 1, 1], [0, 1, 0], [1, 1, 1]], [1, 1, 1], [3, 2, 1])
-    found = experiments.gains(before, after)
+    found = gains(before, after)
     assert found["worst"]["value"] == pytest.approx(1 / 3)
     assert found["best"]["value"] == pytest.approx(1 / 3)
     assert found["mean"]["value"] == pytest.approx((2 / 3 + 1 / 3) / 3)
@@ -106,13 +112,13 @@ def test_gains_are_paired(three: Space) -> None:
 
 def test_preferences_count_solvable_images_only(three: Space) -> None:
     outcomes = outcomes_of(three, [[1, 0, 0], [0, 0, 1], [0, 0, 0]], [1, 1, 1], [3, 2, 1])
-    found = experiments.preferences(outcomes)
+    found = preferences(outcomes)
     assert (found["solvable"], found["images"]) == (2, 3)
     assert found["layers"][3]["stride"]["shares"] == {"1": 0.5, "4": 0.5}
     assert found["layers"][3]["stride"]["mean"]["value"] == 2.5
     assert list(found["layers"][0]) == ["stride"]
     sides = np.array([10.0, 80.0, 40.0])
-    bins = experiments.by_side(dataclasses.replace(outcomes, sides=sides), bins=3)
+    bins = by_side(dataclasses.replace(outcomes, sides=sides), bins=3)
     assert [b["sides"] for b in bins] == [[10, 10], [40, 40], [80, 80]]
     assert [b["solvable"] for b in bins] == [1, 0, 1]
 
@@ -129,12 +135,28 @@ def test_correlations_find_what_was_planted() -> None:
         outcomes_of(space, np.ones((50, len(space)), int).tolist(), [1] * 50, [1] * len(space), sides=sides),
         quality=quality.astype(np.float32),
     )
-    found = experiments.receptive_field_correlations(outcomes, curve)["configurations"]
+    found = receptive_field_correlations(outcomes, curve)["configurations"]
     assert found["growth"]["value"] > 0.95
     assert found["scalar"]["value"] < found["growth"]["value"]
     assert found["growth_minus_scalar"]["interval"][0] > 0
 
 
 def test_intervals_of_a_constant_are_the_constant() -> None:
-    assert experiments.resampled(np.mean, np.ones(5))["interval"] in ([1.0, 1.0], None)
-    assert experiments.resampled(np.mean, np.ones(1)) == {"value": 1.0, "interval": None}
+    assert resampled(np.mean, np.ones(5))["interval"] in ([1.0, 1.0], None)
+    assert resampled(np.mean, np.ones(1)) == {"value": 1.0, "interval": None}
+
+
+def test_shifts_pair_images_by_their_keys(three: Space) -> None:
+    """D prefers strides 1, 4, none in the first view; 4, 4, 2 in the last, whose images come in another order."""
+    first = outcomes_of(three, [[1, 0, 0], [0, 0, 1], [0, 0, 0]], [1, 1, 1], [3, 2, 1])
+    last = outcomes_of(three, [[0, 1, 0], [0, 0, 1], [0, 0, 1]], [1, 1, 1], [3, 2, 1])
+    keyed = [dataclasses.replace(o, keys=np.array(k)) for o, k in ((first, ["a", "b", "c"]), (last, ["c", "b", "a"]))]
+    found = shifts(*keyed)
+    # Solvable in both: a (1 to 4) and b (4 to 4).
+    assert (found["paired"], found["images"]) == (True, 2)
+    assert found["layers"][3]["stride"]["value"] == 1.5
+    unknown = shifts(first, last)
+    assert (unknown["paired"], unknown["images"]) == (False, 2)
+    assert unknown["layers"][3]["stride"]["value"] == pytest.approx((4 + 4 + 2) / 3 - (1 + 4) / 2)
+    nothing = shifts(first.rows(np.array([2])), last)
+    assert nothing["layers"][3]["stride"] is None
