@@ -39,9 +39,12 @@ from oracle.reporting.page import aligned
 from oracle.settings import RunSettings
 from selector.learning.fitting import play
 from selector.observation.images import Live
-from serving.inference.deployment import FORCED, Plan, Served, open_served
+from serving.inference.budget import plan_request
+from serving.inference.deployment import Deployment
 from serving.inference.engine import answer
-from serving.settings import ServingSettings, folder_of
+from serving.inference.opening import folder_of, open_deployment
+from serving.inference.plans import FORCED, Plan
+from serving.settings import ServingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +75,7 @@ class ServingBenchmarkSettings:
     """Print one JSON object as the last line of stdout."""
 
 
-def scene_files(served: Served, settings: ServingBenchmarkSettings) -> tuple[list[bytes], Tensor, np.ndarray]:
+def scene_files(deployment: Deployment, settings: ServingBenchmarkSettings) -> tuple[list[bytes], Tensor, np.ndarray]:
     """Scenes of the run's regime as PNG files; the same as the network reads them; their classes."""
     folder = folder_of(ServingSettings(network=settings.network))
     if folder is None:
@@ -89,16 +92,20 @@ def scene_files(served: Served, settings: ServingBenchmarkSettings) -> tuple[lis
             buffer = io.BytesIO()
             Image.fromarray(image).save(buffer, "PNG")
             files.append(buffer.getvalue())
-            tensors.append(served.transform(Image.fromarray(image)))
+            tensors.append(deployment.transform(Image.fromarray(image)))
     return files, torch.stack(tensors), scenes.labels
 
 
-def offline(served: Served, images: Tensor, plan: Plan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def offline(deployment: Deployment, images: Tensor, plan: Plan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(columns, predicted, MACs) as ``selector.benchmark`` plays a policy, on the same pixels."""
     parts = []
     for start in tqdm(range(0, len(images), 250), desc=f"{plan.policy}, offline", unit="batch", leave=False):
         some = images[start : start + 250].contiguous(memory_format=torch.channels_last)
-        played = play(served.policies[plan.policy], Live(served.network, some, served.portfolio, served.costs), plan.dial)
+        played = play(
+            deployment.policies[plan.policy],
+            Live(deployment.network, some, deployment.portfolio, deployment.costs),
+            plan.dial,
+        )
         parts.append((played.columns, played.predicted, played.macs))
     columns, predicted, macs = (np.concatenate(part) for part in zip(*parts, strict=True))
     return columns, predicted, macs
@@ -120,10 +127,10 @@ def through_http(address: str, files: Sequence[bytes], policy: str, batch: int) 
 
 
 def compared(
-    served: Served, images: Tensor, labels: np.ndarray, answers: list[dict[str, Any]], policy: str
+    deployment: Deployment, images: Tensor, labels: np.ndarray, answers: list[dict[str, Any]], policy: str
 ) -> dict[str, Any]:
     """Accuracy and cost through HTTP, and on how many images they are not those computed offline."""
-    columns, predicted, macs = offline(served, images, served.plan(policy=policy)[0])
+    columns, predicted, macs = offline(deployment, images, plan_request(deployment, policy=policy)[0])
     theirs = np.array([a["predictions"][0]["index"] if a["predictions"] else -1 for a in answers])
     configurations = np.array([a["configuration"]["id"] for a in answers])
     spent = np.array([a["gmacs"] for a in answers])
@@ -135,17 +142,17 @@ def compared(
         "gmacs": float(spent.mean()),
         "accuracy_offline": float((predicted == labels).mean()),
         "gmacs_offline": float(macs.mean() / 1e9),
-        "recorded": _recorded(served, policy),
+        "recorded": _recorded(deployment, policy),
         "other_prediction": int((theirs != predicted).sum()),
-        "other_configuration": int((configurations != np.array([served.portfolio[c].id for c in columns])).sum()),
+        "other_configuration": int((configurations != np.array([deployment.portfolio[c].id for c in columns])).sum()),
         "other_gmacs": int((~np.isclose(spent, macs / 1e9, rtol=1e-6)).sum()),
     }
 
 
-def _recorded(served: Served, policy: str) -> dict[str, float] | None:
+def _recorded(deployment: Deployment, policy: str) -> dict[str, float] | None:
     """What selector.benchmark found on the scenes themselves, before they were rounded to 8 bits."""
-    plan = served.plan(policy=policy)[0]
-    rows = served.results["policies"] if served.results else []
+    plan = plan_request(deployment, policy=policy)[0]
+    rows = deployment.results["policies"] if deployment.results else []
     row = next((r for r in rows if r["policy"] == policy and plan.dial in (None, r["dial"])), None)
     return row and {"accuracy": row["accuracy"], "gmacs": row["gmacs"]}
 
@@ -184,30 +191,30 @@ def mixing(network: str = "resnet50-slim", batch: int = 16, rounds: int = 30) ->
 
     The expected time without any price is the mean of the uniform batches' times, weighted by images.
     """
-    served = open_served(ServingSettings(network=network, device="cpu"))
-    limit = served.macs(served.default)
-    affordable = sorted((c for c in served.configurations if served.macs(c) <= limit), key=served.macs)
+    deployment = open_deployment(ServingSettings(network=network, device="cpu"))
+    limit = deployment.macs(deployment.default)
+    affordable = sorted((c for c in deployment.configurations if deployment.macs(c) <= limit), key=deployment.macs)
     chosen = [affordable[i] for i in np.linspace(0, len(affordable) - 1, 16).round().astype(int)]
-    images = torch.randn(batch, 3, served.resolution, served.resolution, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(batch, 3, deployment.resolution, deployment.resolution, generator=torch.Generator().manual_seed(0))
 
     def seconds(plans: list[Plan]) -> float:
         times = []
         for _ in range(rounds + 3):
             began = time.perf_counter()
-            answer(served, images, plans)
+            answer(deployment, images, plans)
             times.append(time.perf_counter() - began)
         return float(np.median(times[3:]))
 
-    uniform = {c: seconds([Plan(FORCED, None, c)] * batch) for c in chosen}
-    alone = {c: served.macs(c) for c in chosen}
+    uniform = {c: seconds([Plan(policy=FORCED, configuration=c)] * batch) for c in chosen}
+    alone = {c: deployment.macs(c) for c in chosen}
     found = []
     for count in (1, 4, 16):
         some = [chosen[i] for i in np.linspace(0, 15, count).round().astype(int)] if count > 1 else [chosen[-1]]
         dealt = [some[row % count] for row in range(batch)]
-        plans = [Plan(FORCED, None, c) for c in dealt]
+        plans = [Plan(policy=FORCED, configuration=c) for c in dealt]
         mixed = seconds(plans)
         expected = float(np.mean([uniform[c] for c in dealt]))
-        run = sum(a.macs for a in answer(served, images, plans))
+        run = sum(a.macs for a in answer(deployment, images, plans))
         found.append(
             {
                 "configurations": count,
@@ -222,21 +229,21 @@ def mixing(network: str = "resnet50-slim", batch: int = 16, rounds: int = 30) ->
     return found
 
 
-def selecting(served: Served, images: Tensor, policies: Sequence[str], batch: int = 128) -> list[dict[str, Any]]:
+def selecting(deployment: Deployment, images: Tensor, policies: Sequence[str], batch: int = 128) -> list[dict[str, Any]]:
     """Share of a batch's time that goes into choosing: the policy's time less that of running what it chose, unasked."""
     rows = []
     for policy in policies:
-        plan = served.plan(policy=policy)[0]
+        plan = plan_request(deployment, policy=policy)[0]
         with_policy, without, macs = [], [], []
         for start in range(0, min(len(images), 8 * batch) - batch + 1, batch):
             some = images[start : start + batch]
             began = time.perf_counter()
-            answers = answer(served, some, [plan] * batch)
+            answers = answer(deployment, some, [plan] * batch)
             with_policy.append(time.perf_counter() - began)
             began = time.perf_counter()
-            answer(served, some, [Plan(FORCED, None, a.configuration) for a in answers])
+            answer(deployment, some, [Plan(policy=FORCED, configuration=a.configuration) for a in answers])
             without.append(time.perf_counter() - began)
-            macs.append(sum(a.selecting for a in answers) / sum(a.macs for a in answers))
+            macs.append(sum(a.selector_macs for a in answers) / sum(a.macs for a in answers))
         whole, bare = float(np.median(with_policy)), float(np.median(without))
         share = {"time_share": max(0.0, 1 - bare / whole), "gmacs_share": float(np.mean(macs))}
         rows.append({"policy": policy, "batch": batch, "milliseconds_an_image": 1000 * whole / batch} | share)
@@ -248,25 +255,25 @@ def benchmark(settings: ServingBenchmarkSettings) -> dict[str, Any]:
     if shutil.which("wrk") is None:
         raise UserError("wrk is not installed: apt-get install wrk")
     keep_freed_memory()
-    served = open_served(ServingSettings(network=settings.network, device="cpu"))
-    files, images, labels = scene_files(served, settings)
+    deployment = open_deployment(ServingSettings(network=settings.network, device="cpu"))
+    files, images, labels = scene_files(deployment, settings)
     named = [name.strip() for name in settings.policies.split(",") if name.strip()]
     if named == ["all"]:
-        named = list(served.policies)
-    chosen = [name for name in named if name in served.policies and name not in ("default", "cheapest", "oracle")]
+        named = list(deployment.policies)
+    chosen = [name for name in named if name in deployment.policies and name not in ("default", "cheapest", "oracle")]
     policies = ["default", *chosen, "cheapest"]
     with server(settings.network, settings.workers) as address:
         answers = {policy: through_http(address, files, policy, settings.batch) for policy in policies}
         under_load = loads(settings, address, files, policies)
     torch.set_num_threads(2)
-    accuracy = {policy: compared(served, images, labels, answers[policy], policy) for policy in policies}
+    accuracy = {policy: compared(deployment, images, labels, answers[policy], policy) for policy in policies}
     torch.set_num_threads(1)
     result: dict[str, Any] = {
         "network": settings.network,
-        "default_gmacs": served.macs(served.default) / 1e9,
+        "default_gmacs": deployment.macs(deployment.default) / 1e9,
         "settings": {k: getattr(settings, k) for k in ("images", "batch", "seconds", "rounds", "connections", "workers")},
         "policies": [{"policy": p} | accuracy[p] | {"load": under_load[p]} for p in policies],
-        "selecting": selecting(served, images, policies),
+        "selecting": selecting(deployment, images, policies),
         "mixing": mixing(),
         "batchable": batchable(settings, files) if settings.batchable else None,
     }

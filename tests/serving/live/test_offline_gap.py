@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from selector.shipped import SHIPPED
-from serving.inference.deployment import Served, open_served
-from serving.live.gap import offline_gap
+from serving.inference.deployment import Deployment
+from serving.inference.opening import open_deployment
+from serving.live.offline_gap import offline_gap
 from serving.settings import ServingSettings
 
 
@@ -23,8 +24,8 @@ def as_own_run(shipped: Path, folder: Path) -> Path:
 
 @pytest.mark.parametrize("name", list(SHIPPED))
 def test_the_gap_of_every_shipped_run_is_what_its_benchmark_measured(name: str) -> None:
-    served = open_served(ServingSettings(network=name, device="cpu"))
-    gap = offline_gap(served)
+    deployment = open_deployment(ServingSettings(network=name, device="cpu"))
+    gap = offline_gap(deployment)
     folder = SHIPPED[name]
     rows = {row["name"]: row for row in json.loads((folder / "results.json").read_text())["policies"]}
     assert gap["available"]
@@ -41,25 +42,25 @@ def test_the_gap_of_every_shipped_run_is_what_its_benchmark_measured(name: str) 
 
 
 def test_the_default_service_stays_within_half_a_point_of_its_default_at_less_than_two_thirds_of_its_cost(
-    served: Served,
+    deployment: Deployment,
 ) -> None:
-    gap = offline_gap(served)
+    gap = offline_gap(deployment)
     assert gap["active"]["accuracy"] > gap["default"]["accuracy"] - 0.005
     assert gap["active"]["gmacs"] < 0.6 * gap["default"]["gmacs"]
 
 
 def test_a_users_run_is_served_from_its_folder(tmp_path: Path) -> None:
     folder = as_own_run(SHIPPED["matched"], tmp_path / "mine")
-    served = open_served(ServingSettings(network=str(folder), device="cpu", policy="correctness"))
-    assert served.name == "mine"
-    assert offline_gap(served)["active"]["policy"] == "correctness"
+    deployment = open_deployment(ServingSettings(network=str(folder), device="cpu", policy="correctness"))
+    assert deployment.name == "mine"
+    assert offline_gap(deployment)["active"]["policy"] == "correctness"
 
 
 def test_results_of_policies_that_were_trained_again_are_not_shown(tmp_path: Path) -> None:
     folder = as_own_run(SHIPPED["matched"], tmp_path / "mine")
     policy = folder / "selector" / "policies" / "default" / "policy.json"
     policy.write_text(policy.read_text() + "\n")
-    gap = offline_gap(open_served(ServingSettings(network=str(folder), device="cpu")))
+    gap = offline_gap(open_deployment(ServingSettings(network=str(folder), device="cpu")))
     assert not gap["available"]
     assert "trained again" in gap["reason"]
 
@@ -67,5 +68,5 @@ def test_results_of_policies_that_were_trained_again_are_not_shown(tmp_path: Pat
 def test_a_run_that_was_not_benchmarked_says_how(tmp_path: Path) -> None:
     folder = as_own_run(SHIPPED["matched"], tmp_path / "mine")
     (folder / "selector" / "results.json").unlink()
-    gap = offline_gap(open_served(ServingSettings(network=str(folder), device="cpu")))
+    gap = offline_gap(open_deployment(ServingSettings(network=str(folder), device="cpu")))
     assert "python -m selector.benchmark" in gap["reason"]
