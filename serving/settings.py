@@ -17,11 +17,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from dynamic.command import check_device
 from dynamic.errors import UserError
+from dynamic.resources import cpu_count
 from selector.policies.base import Objective
 
 PREFIX = "SERVING_"
 
-_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_CORES = cpu_count()
 
 
 class ServingSettings(BaseSettings):
