@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +17,8 @@ from serving.operation import metrics
 from serving.settings import ServingSettings
 
 
+@pytest.mark.slow
+@pytest.mark.server
 def test_the_server_stops_at_once_and_says_why(tmp_path: Path) -> None:
     environment = os.environ | {"SERVING_WORKERS": "0", "BENTOML_HOME": str(tmp_path), "BENTOML_DO_NOT_TRACK": "true"}
     done = subprocess.run(
@@ -55,3 +59,9 @@ def test_a_database_that_comes_back_is_found(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(service, "Classifier", Opening)
     asyncio.run(start())
     assert len(opened) == 2
+
+
+def test_a_bento_asks_for_what_the_project_asks_for() -> None:
+    root = Path(__file__).parents[2]
+    listed = re.findall(r'^    - "(.+)"$', (root / "bentofile.yaml").read_text(), re.MULTILINE)
+    assert listed == tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,25 +27,33 @@ from tests.serving.live.records import labelled
 LESS, MORE = 3, 7
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> ServingSettings:
-    url = f"sqlite:///{tmp_path}/serving.db"
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> ServingSettings:
+    url = f"sqlite:///{tmp_path_factory.mktemp('classifier')}/serving.db"
     return ServingSettings(network="resnet50-slim", static=True, device="cpu", threads=1, database=url)
 
 
+@pytest.fixture(scope="module")
+def opened(settings: ServingSettings) -> Deployment:
+    return open_deployment(settings)
+
+
 @pytest.fixture
-def deployment(settings: ServingSettings) -> Deployment:
+def deployment(opened: Deployment) -> Deployment:
     """A network that answers every picture with the same logits."""
-    opened = open_deployment(settings)
     logits = torch.zeros(10)
     logits[LESS], logits[MORE] = 2.0, 2.0001
-    heads = [module for module in opened.network.modules() if isinstance(module, torch.nn.Linear)]
-    assert heads
-    with torch.no_grad():
-        for head in heads:
+    for head in heads(opened):
+        with torch.no_grad():
             head.weight.zero_()
             head.bias.copy_(logits)
     return opened
+
+
+def heads(deployment: Deployment) -> list[torch.nn.Linear]:
+    found = [module for module in deployment.network.modules() if isinstance(module, torch.nn.Linear)]
+    assert found
+    return found
 
 
 def picture() -> bytes:
@@ -92,10 +99,9 @@ def test_probabilities_are_unrounded_and_zero_where_a_logit_is_not_finite() -> N
 
 
 def test_a_network_whose_answer_is_not_finite_predicts_nothing(deployment: Deployment, settings: ServingSettings) -> None:
-    with torch.no_grad():
-        for module in deployment.network.modules():
-            if isinstance(module, torch.nn.Linear):
-                module.bias[0] = float("nan")
+    for head in heads(deployment):
+        with torch.no_grad():
+            head.bias[0] = float("nan")
 
     async def main() -> None:
         classifier = Classifier(settings, deployment, Store(settings.database))

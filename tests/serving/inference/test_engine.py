@@ -23,6 +23,7 @@ def forced(configuration: Configuration) -> Plan:
     return Plan(policy=FORCED, configuration=configuration)
 
 
+@pytest.mark.slow
 def test_every_image_of_a_mixed_batch_gets_what_a_plain_static_network_says() -> None:
     """No recalibration: the reference is the original module with its strides set by hand."""
     settings = ServingSettings(network="resnet50-slim", device="cpu")
@@ -78,6 +79,7 @@ def test_work_is_shared_and_counted_once(deployment: Deployment, images: Tensor)
         assert each.macs < 2 * deployment.macs(deployment.default) + 2e6
 
 
+@pytest.mark.slow
 def test_a_network_without_a_run_answers_with_constants_only() -> None:
     deployment = open_deployment(ServingSettings(network="mobilenet_v2-slim", device="cpu"))
     assert set(deployment.policies) == {"default", "cheapest"}

@@ -43,6 +43,7 @@ def test_a_run_without_policies_says_how_to_learn_them(tmp_path: Path) -> None:
         check_before_start(ServingSettings(network=str(tmp_path)))
 
 
+@pytest.mark.slow
 def test_the_full_network_is_one_setting_away() -> None:
     deployment = open_deployment(ServingSettings(network="resnet50", weights="none", device="cpu"))
     assert deployment.resolution == 224
