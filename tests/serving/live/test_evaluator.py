@@ -49,7 +49,7 @@ def test_labelled_images_are_evaluated_when_the_service_rests_and_the_live_gap_c
         store.add_label(id_, deployment.key, int(label))
     busy = True
     evaluator = Evaluator(deployment, store, ServingSettings(evaluate_per_hour=10), lambda: not busy)
-    time.sleep(1.2)
+    time.sleep(0.7)
     assert store.evaluations(deployment.key, 100) == [], "it waits while the service works"
     busy = False
     until(lambda: len(store.evaluations(deployment.key, 100)) >= 10)
