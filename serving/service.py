@@ -44,7 +44,7 @@ from serving.http.schema import (
     Options,
 )
 from serving.inference.classifier import Classifier
-from serving.inference.deployment import check_named
+from serving.inference.opening import check_before_start
 from serving.operation import logs, metrics
 from serving.settings import ServingSettings, read_settings
 
@@ -55,7 +55,7 @@ T = TypeVar("T")
 def _settings() -> ServingSettings:
     try:
         settings = read_settings()
-        check_named(settings)
+        check_before_start(settings)
     except UserError as error:
         raise SystemExit(f"error: {error}") from error
     return settings
@@ -129,9 +129,9 @@ class DynamicClassifier:
             gc.collect()
             gc.freeze()
             metrics.READY.set(1)
-            served = self._classifier.served
-            active = {"policy": served.active.policy, "dial": served.active.dial}
-            logs.event("ready", facts={"network": served.name, "seconds": round(time.monotonic() - began, 1)} | active)
+            deployment = self._classifier.deployment
+            active = {"policy": deployment.active.policy, "dial": deployment.active.dial}
+            logs.event("ready", facts={"network": deployment.name, "seconds": round(time.monotonic() - began, 1)} | active)
 
     @bentoml.on_shutdown
     async def stop(self) -> None:

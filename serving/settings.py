@@ -1,4 +1,4 @@
-"""What the service can be told, by environment variables.
+"""The settings of the service: environment variables.
 
 SERVING_NETWORK=runs/mine SERVING_WORKERS=2 bentoml serve
 python -m serving.settings                    # lists them all
@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import os
 import textwrap
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import torch
@@ -18,11 +17,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from dynamic.command import check_device
 from dynamic.errors import UserError
+from dynamic.resources import cpu_count
 from selector.policies.base import Objective
 
 PREFIX = "SERVING_"
 
-_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_CORES = cpu_count()
 
 
 class ServingSettings(BaseSettings):
@@ -41,6 +41,9 @@ class ServingSettings(BaseSettings):
     """Which policy chooses unless a request says; cascade where there is one, else default."""
     objective: Objective = "efficiency"
     """Its operating point: accuracy, default_cost or efficiency."""
+    static: bool = False
+    """Serve the default configuration alone, with the network's own batch norms folded into its convolutions: what one would
+    deploy without policies, and so the baseline of python -m benchmarks.serving."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Where the network runs."""
     workers: Annotated[int, Field(ge=1, le=64)] = min(_CORES, 4)
@@ -120,14 +123,6 @@ def read_settings() -> ServingSettings:
     except UserError as error:
         raise UserError(f"wrong settings: {str(error).replace('--device ', f'{PREFIX}DEVICE=')}") from error
     return settings
-
-
-def folder_of(settings: ServingSettings) -> Path | None:
-    """The run that is served; None for a network given by its name."""
-    from selector.shipped import SHIPPED
-
-    path = SHIPPED.get(settings.network, Path(settings.network))
-    return path if path.is_dir() else None
 
 
 def main() -> None:
