@@ -28,11 +28,13 @@ from starlette.responses import Response
 
 from dynamic.command import keep_freed_memory
 from dynamic.errors import UserError
+from serving.classifier import Classifier
 from serving.errors import Rejected
 from serving.http.connections import accept_one_at_a_time
 from serving.http.front import ANSWER_SECONDS, FrontDoor
 from serving.http.pages import PAGES
-from serving.http.schema import (
+from serving.operation import logs, metrics
+from serving.schema import (
     Answer,
     BatchAnswer,
     BatchInput,
@@ -43,10 +45,8 @@ from serving.http.schema import (
     Item,
     Options,
 )
-from serving.inference.classifier import Classifier
-from serving.inference.opening import check_before_start
-from serving.operation import logs, metrics
 from serving.settings import ServingSettings, read_settings
+from serving.startup import check_before_start
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -19,10 +19,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import Rejected, rejection_for
-from serving.http.schema import INPUT
-from serving.live.store import new_id
+from serving.ids import new_id
 from serving.operation import metrics
 from serving.operation.logs import LOGGER, REQUEST, Notes, event
+from serving.schema import INPUT
 from serving.settings import ServingSettings
 
 REQUEST_ID = "serving.id"

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from serving.errors import CODES
-from serving.http.schema import Answer, BatchAnswer, Failure, Feedback, FeedbackAnswer, Options
+from serving.schema import Answer, BatchAnswer, Failure, Feedback, FeedbackAnswer, Options
 
 _REF = "#/components/schemas/{model}"
 _BODY = ("malformed", "timeout", "too_large", "unsupported_media_type", "bad_image", "invalid", "overloaded", "starting")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from dynamic.configuration import Configuration
-from serving.http.schema import Layer, RunConfiguration
 from serving.inference.deployment import Deployment
+from serving.schema import Layer, RunConfiguration
 from serving.settings import ServingSettings
 
 

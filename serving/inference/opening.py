@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from PIL import Image
 from torch import Tensor
 
 import dynamic
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
-from dynamic.models import SLIM, class_names, embedded_weights, load
+from dynamic.models import class_names, load
 from oracle.data.views import View
 from oracle.runs import Run
 from oracle.settings import DTYPES
@@ -28,7 +26,6 @@ from selector.scoring.benchmark import read_results
 from selector.shipped import SHIPPED
 from serving.inference.deployment import Deployment
 from serving.inference.plans import Plan, operating_plan
-from serving.live.store import check_url
 from serving.settings import ServingSettings
 
 
@@ -38,53 +35,10 @@ def folder_of(settings: ServingSettings) -> Path | None:
     return path if path.is_dir() else None
 
 
-def check_before_start(settings: ServingSettings) -> None:
-    """Find out cheaply, before any worker starts, whether the network, policy and database of the settings can be.
-
-    Raises:
-        UserError: naming the setting that is wrong and what would be right.
-    """
-    check_url(settings.database)
-    folder = folder_of(settings)
-    if folder is None:
-        _check_network(settings.network, settings.weights)
-        names = ["default", "cheapest"]
-    else:
-        run = Run(folder)
-        if not run.record_file.exists() or not (settings.static or run.policies.is_dir()):
-            raise UserError(
-                f"SERVING_NETWORK={settings.network} holds no run with policies: python -m oracle.run --out {folder}, "
-                f"python -m selector.train {folder}"
-            )
-        _ = Run.open(folder).record
-        names = sorted(path.name for path in run.policies.iterdir() if path.is_dir()) if run.policies.is_dir() else []
-    _check_policy(settings, ["default"] if settings.static else names)
-
-
-def _check_policy(settings: ServingSettings, names: Sequence[str]) -> None:
+def check_policy(settings: ServingSettings, names: Sequence[str]) -> None:
+    """Raise UserError where the settings name a policy that is not among ``names``."""
     if settings.policy is not None and settings.policy not in names:
         raise UserError(f"SERVING_POLICY={settings.policy}: {settings.network} has {', '.join(names)}")
-
-
-def _check_network(name: str, weights: str) -> None:
-    known = {*SLIM, *torchvision.models.list_models(module=torchvision.models)}
-    if name not in known and not name.startswith("timm/"):
-        runs = ", ".join(SHIPPED)
-        near = difflib.get_close_matches(name, [*known, *SHIPPED], 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(
-            f"SERVING_NETWORK={name} is neither a run ({runs}, or a folder that exists) nor a network of torchvision{hint}"
-        )
-    if name in known:
-        _check_weights(name, weights)
-
-
-def _check_weights(name: str, weights: str) -> None:
-    known = [] if name in SLIM else [entry.name for entry in torchvision.models.get_model_weights(name)]
-    if not (weights in ("default", "none", *known) or Path(weights).is_file() or embedded_weights(name, weights)):
-        raise UserError(
-            f"SERVING_WEIGHTS={weights} is neither a file nor of default, none{''.join(f', {k}' for k in known)}"
-        )
 
 
 def open_deployment(settings: ServingSettings) -> Deployment:
@@ -184,7 +138,7 @@ def _from_name(settings: ServingSettings) -> Deployment:
 
 
 def _active(settings: ServingSettings, policies: Mapping[str, Policy]) -> Plan:
-    _check_policy(settings, list(policies))
+    check_policy(settings, list(policies))
     chosen = settings.policy or ("cascade" if "cascade" in policies else "default")
     return operating_plan(policies, chosen, settings.objective)[0]
 

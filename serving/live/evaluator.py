@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from oracle.evaluation import bounds
+from selector.observation.observe import probabilities_of
 from serving.errors import Rejected
 from serving.inference.decoding import decode, open_picture
 from serving.inference.deployment import Deployment
-from serving.inference.engine import probabilities_of
 from serving.live.live_gap import live_gap, publish
 from serving.live.store import Evaluation, LabelledAnswer, Store
 from serving.operation import metrics

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 
 from serving.errors import Rejected
-from serving.http.schema import Feedback, FeedbackAnswer, rejected
 from serving.inference.deployment import Deployment
 from serving.live.store import Store, in_database
 from serving.operation import metrics
+from serving.schema import Feedback, FeedbackAnswer, rejected
 
 _RETRIES = 5
 _RECENT = 30.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -21,11 +20,6 @@ from serving.live.tables import ANSWERS, EVALUATIONS, IMAGES, LABELS, METADATA
 from serving.operation.logs import LOGGER
 
 T = TypeVar("T")
-
-
-def new_id() -> str:
-    """A new request id: the moment in milliseconds since 1970 and 64 random bits, hexadecimal."""
-    return f"{int(time.time() * 1000):011x}{secrets.token_hex(8)}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from serving.errors import CODES
+from serving.ids import new_id
 from serving.inference.decoding import decode
-from serving.live.store import new_id
 from serving.settings import ServingSettings
 from tests.serving.bad_inputs import bad_requests, picture, png_of
 

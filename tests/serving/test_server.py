@@ -56,7 +56,7 @@ def workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 
 def test_a_picture_gets_a_typed_answer(http: httpx.Client, scenes: Scenes) -> None:
-    from serving.http.schema import Answer
+    from serving.schema import Answer
 
     response = http.post("/v1/classify", files={"image": ("cat.png", scenes[0][0])}, data={"top_k": "3"})
     assert response.status_code == 200

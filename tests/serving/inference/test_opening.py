@@ -10,9 +10,10 @@ from torch import Tensor
 from dynamic.errors import UserError
 from serving.inference.deployment import Deployment
 from serving.inference.engine import answer
-from serving.inference.opening import check_before_start, open_deployment
+from serving.inference.opening import open_deployment
 from serving.inference.plans import Plan
 from serving.settings import ServingSettings
+from serving.startup import check_before_start
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 from dynamic.models import load
+from serving.ids import new_id
 from serving.inference.deployment import Deployment
 from serving.live.evaluator import Evaluator, evaluate
 from serving.live.live_gap import live_gap
-from serving.live.store import Store, new_id
+from serving.live.store import Store
 from serving.settings import ServingSettings
 from tests.plain_loop import plain_loop
 from tests.serving.live.records import kept, labelled, stored, until

@@ -6,8 +6,9 @@ import time
 import numpy as np
 import pytest
 
+from serving.ids import new_id
 from serving.live.recorder import Recorder, sampled
-from serving.live.store import Store, new_id
+from serving.live.store import Store
 from serving.settings import ServingSettings
 from tests.serving.live.records import kept, stored, until
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from selector.policies.base import OperatingPoint
 from serving.errors import Rejected
-from serving.http.schema import Answer, Expected, FeedbackAnswer, Options, Prediction
+from serving.ids import new_id
 from serving.inference.batcher import BatchedResult, Batcher
 from serving.inference.budget import plan_request
 from serving.inference.deployment import Deployment
@@ -28,8 +28,9 @@ from serving.live.feedback import take_label
 from serving.live.live_gap import live_gap, publish
 from serving.live.offline_gap import offline_gap
 from serving.live.recorder import Recorder
-from serving.live.store import Store, StoredAnswer, in_database, new_id
+from serving.live.store import Store, StoredAnswer, in_database
 from serving.operation import logs, metrics
+from serving.schema import Answer, Expected, FeedbackAnswer, Options, Prediction
 from serving.settings import ServingSettings
 
 _GAP_SECONDS = 2.0

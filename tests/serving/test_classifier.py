@@ -11,16 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
+from selector.observation.observe import probabilities_of
+from serving.classifier import Classifier
 from serving.errors import Rejected
-from serving.http.schema import Options
-from serving.inference.classifier import Classifier
 from serving.inference.decoding import open_picture
 from serving.inference.deployment import Deployment
-from serving.inference.engine import answer, probabilities_of
+from serving.inference.engine import answer
 from serving.inference.opening import open_deployment
 from serving.inference.plans import Plan
 from serving.live.evaluator import evaluate
 from serving.live.store import Store
+from serving.schema import Options
 from serving.settings import ServingSettings
 from tests.serving.live.records import labelled
 
