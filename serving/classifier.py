@@ -13,7 +13,7 @@ from starlette.datastructures import UploadFile
 from torch import Tensor
 
 from selector.policies.base import OperatingPoint
-from serving.errors import Rejected
+from serving.errors import Rejection
 from serving.ids import new_id
 from serving.inference.batcher import BatchedResult, Batcher
 from serving.inference.budget import plan_request
@@ -87,25 +87,25 @@ class Classifier:
         self.store.close()
         self.preparation.close()
 
-    async def answer(self, uploads: Sequence[Upload], options: Options) -> list[Answer | Rejected]:
+    async def answer(self, uploads: Sequence[Upload], options: Options) -> list[Answer | Rejection]:
         """Each image's own answer, or why it has none.
 
         Raises:
-            Rejected: options that cannot be had, or a full queue: none is answered.
+            Rejection: options that cannot be had, or a full queue: none is answered.
         """
         plan, point = plan_request(self.deployment, options.policy, options.max_gmacs, options.configuration)
         self.check_room(len(uploads))
         inputs = await self.preparation.prepare(uploads)
         good = {position: image for position, image in enumerate(inputs) if isinstance(image, Tensor)}
         results = await self.batcher.submit(list(good.values()), plan) if good else []
-        answers: list[Answer | Rejected] = [i if isinstance(i, Rejected) else Rejected("internal", "") for i in inputs]
+        answers: list[Answer | Rejection] = [i if isinstance(i, Rejection) else Rejection("internal", "") for i in inputs]
         notes = logs.REQUEST.get()
         first = notes.id if notes else new_id()
         ids = [first if len(uploads) == 1 else f"{first}-{position}" for position in range(len(uploads))]
         for position, result in zip(good, results, strict=True):
             if isinstance(result, Exception):
                 logs.LOGGER.error("an image failed", exc_info=result, extra={"facts": {"id": ids[position]}})
-                answers[position] = Rejected("internal", "an unexpected error; the server's log has it")
+                answers[position] = Rejection("internal", "an unexpected error; the server's log has it")
             else:
                 kept = self._record(ids[position], uploads[position], result.result, plan, options.keep)
                 answers[position] = self._answer(ids[position], result, plan, point, options.top_k, kept)
@@ -167,7 +167,7 @@ class Classifier:
         """The gap to the oracle, offline and live, JSON-ready; the live one computed anew every few seconds at most.
 
         Raises:
-            Rejected: the database cannot be reached.
+            Rejection: the database cannot be reached.
         """
         async with self._counting:
             now = time.monotonic()
@@ -178,7 +178,7 @@ class Classifier:
         return {"network": self.deployment.name, "offline": offline_gap(self.deployment), "live": self._live[1]}
 
     def check_room(self, images: int = 1) -> None:
-        """Raise Rejected (overloaded) where so many more images would not fit behind those that are decoded and wait."""
+        """Raise Rejection (overloaded) where so many more images would not fit behind those that are decoded and wait."""
         self.batcher.check_room(images + self.preparation.pending)
 
     def describe(self) -> dict[str, Any]:

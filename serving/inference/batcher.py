@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from serving.errors import Rejected
+from serving.errors import Rejection
 from serving.inference.engine import ImageResult
 from serving.inference.plans import Plan
 
@@ -98,12 +98,12 @@ class Batcher:
         return bool(self._waiting) or self._running > 0
 
     def check_room(self, images: int = 1) -> None:
-        """Raise Rejected (overloaded) where so many more images would not fit into the queue."""
+        """Raise Rejection (overloaded) where so many more images would not fit into the queue."""
         if self._closing:
-            raise Rejected("starting", "the server is shutting down: try again", retry_after=1)
+            raise Rejection("starting", "the server is shutting down: try again", retry_after=1)
         if self.depth + images > self._max_queue:
             seconds = max(1, math.ceil(self.depth * self._seconds_an_image))
-            raise Rejected("overloaded", f"{self.depth} images wait already: try again in {seconds} s", retry_after=seconds)
+            raise Rejection("overloaded", f"{self.depth} images wait already: try again in {seconds} s", retry_after=seconds)
 
     async def submit(self, images: Sequence[Tensor], plan: Plan) -> list[BatchedResult | Exception]:
         """Answer some images of one request.
@@ -116,7 +116,7 @@ class Batcher:
             For each image its result, or the exception that it alone caused.
 
         Raises:
-            Rejected: the queue is full.
+            Rejection: the queue is full.
         """
         self.check_room(len(images))
         loop = asyncio.get_running_loop()

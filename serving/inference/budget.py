@@ -8,7 +8,7 @@ import numpy as np
 
 from selector.policies.base import OperatingPoint
 from selector.policies.constant import Cheapest, Default
-from serving.errors import Rejected
+from serving.errors import Rejection
 from serving.inference.deployment import Deployment
 from serving.inference.plans import FORCED, Plan, operating_plan
 
@@ -32,14 +32,14 @@ def plan_request(
         The plan, and the accuracy and MACs expected of it; None where nobody measured them.
 
     Raises:
-        Rejected: an unknown name, a budget below the smallest possible, or two wishes that exclude each other.
+        Rejection: an unknown name, a budget below the smallest possible, or two wishes that exclude each other.
     """
     if configuration is not None:
         if policy is not None or max_gmacs is not None:
-            raise Rejected("invalid", "configuration is forced: give it alone, without policy and max_gmacs")
+            raise Rejection("invalid", "configuration is forced: give it alone, without policy and max_gmacs")
         return _forced(deployment, configuration), None
     if policy is not None and policy not in deployment.policies:
-        raise Rejected("invalid", f"policy must be one of {', '.join(deployment.policies)}, not {policy[:80]!r}")
+        raise Rejection("invalid", f"policy must be one of {', '.join(deployment.policies)}, not {policy[:80]!r}")
     if max_gmacs is not None:
         return _within(deployment, max_gmacs, policy)
     if policy is None:
@@ -51,7 +51,7 @@ def _forced(deployment: Deployment, configuration: str) -> Plan:
     known = {c.id: c for c in deployment.configurations}
     if configuration not in known:
         few = f"one of {', '.join(known)}" if len(known) <= 32 else f"such as {deployment.default.id}, one of {len(known)}"
-        raise Rejected("invalid", f"configuration must be {few}, not {configuration[:80]!r}")
+        raise Rejection("invalid", f"configuration must be {few}, not {configuration[:80]!r}")
     return Plan(policy=FORCED, configuration=known[configuration])
 
 
@@ -62,7 +62,7 @@ def _within(deployment: Deployment, max_gmacs: float, policy: str | None) -> tup
     if not affordable:
         least = min(point.macs for _, point in points) / 1e9
         whose = "" if policy is None else f" of {policy}"
-        raise Rejected(
+        raise Rejection(
             "invalid", f"max_gmacs={max_gmacs:g} is too small: the smallest possible{whose} is {round_up(least):g}"
         )
     name, point = max(affordable, key=lambda candidate: (candidate[1].accuracy, -candidate[1].macs))
@@ -86,8 +86,8 @@ def _point(deployment: Deployment, plan: Plan) -> OperatingPoint | None:
 def round_up(gmacs: float) -> float:
     """The least number of four digits that is not below ``gmacs``, so that whoever asks for it gets it.
 
-    >>> round_up(0.0123456)
-    0.01235
+    >>> f"{round_up(0.0123456):g}"
+    '0.01235'
     """
     if gmacs <= 0:
         return 0.0

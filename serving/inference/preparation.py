@@ -12,7 +12,7 @@ import torch
 from starlette.datastructures import UploadFile
 from torch import Tensor
 
-from serving.errors import Rejected
+from serving.errors import Rejection
 from serving.inference.decoding import decode, open_picture, webp_pixels
 from serving.operation import logs
 
@@ -24,7 +24,7 @@ _REQUEST = 4
 """How many times the pixels of one picture all pictures of a request may have together."""
 _SMALL = 100_000
 """Pixels of all pictures of a request that are decoded in a millisecond or so."""
-_TAKEN = Rejected("internal", "")
+_TAKEN = Rejection("internal", "")
 """Stands in a list for a picture that was taken out of it."""
 
 Upload = UploadFile | PIL.Image.Image
@@ -50,14 +50,14 @@ class Preparation:
         """How many pictures are being prepared."""
         return self._pending
 
-    async def prepare(self, uploads: Sequence[Upload]) -> list[Tensor | Rejected]:
+    async def prepare(self, uploads: Sequence[Upload]) -> list[Tensor | Rejection]:
         """Decode and transform the pictures of one request.
 
         Returns:
             For each picture (3, H, W) float32, or why it is refused.
 
         Raises:
-            Rejected: the pictures have too many pixels together.
+            Rejection: the pictures have too many pixels together.
         """
         self._pending += len(uploads)
         # Opening a WebP allocates its canvas, unlike other formats: few requests may hold large ones at a time.
@@ -68,15 +68,15 @@ class Preparation:
         finally:
             self._pending -= len(uploads)
 
-    async def _prepare(self, uploads: Sequence[Upload]) -> list[Tensor | Rejected]:
-        opened: list[PIL.Image.Image | Rejected] = []
+    async def _prepare(self, uploads: Sequence[Upload]) -> list[Tensor | Rejection]:
+        opened: list[PIL.Image.Image | Rejection] = []
         pixels = 0
         for upload in uploads:
             opened.append(_open(upload, self._max_megapixels))
             pixels += _pixels_of(opened[-1])
             if pixels > _REQUEST * self._max_megapixels * 1e6:
                 message = f"the pictures have more than {_REQUEST * self._max_megapixels:g} megapixels together"
-                raise Rejected("too_large", message)
+                raise Rejection("too_large", message)
         if pixels <= _SMALL:  # quicker than handing them to a thread
             return self._tensors(opened)
         loop = asyncio.get_running_loop()
@@ -85,37 +85,37 @@ class Preparation:
         made = await asyncio.gather(*(loop.run_in_executor(self._decoders, self._tensors, part) for part in parts))
         return [prepared for part in made for prepared in part]
 
-    def _tensors(self, opened: list[PIL.Image.Image | Rejected]) -> list[Tensor | Rejected]:
+    def _tensors(self, opened: list[PIL.Image.Image | Rejection]) -> list[Tensor | Rejection]:
         """Of each picture; ``opened`` is emptied, since a decoded picture is held no longer than it takes."""
         made = []
         for position, picture in enumerate(opened):
             opened[position] = _TAKEN
-            made.append(picture if isinstance(picture, Rejected) else self._tensor(picture))
+            made.append(picture if isinstance(picture, Rejection) else self._tensor(picture))
             del picture
         return made
 
-    def _tensor(self, picture: PIL.Image.Image) -> Tensor | Rejected:
+    def _tensor(self, picture: PIL.Image.Image) -> Tensor | Rejection:
         try:
             return self._transform(decode(picture))
-        except Rejected as rejection:
+        except Rejection as rejection:
             return rejection.with_traceback(None)
         except Exception:
             logs.LOGGER.exception("a picture could not be prepared")
-            return Rejected("bad_image", "the picture cannot be prepared")
+            return Rejection("bad_image", "the picture cannot be prepared")
 
     def close(self) -> None:
         """End the threads."""
         self._decoders.shutdown()
 
 
-def _open(upload: Upload, max_megapixels: float) -> PIL.Image.Image | Rejected:
+def _open(upload: Upload, max_megapixels: float) -> PIL.Image.Image | Rejection:
     if not isinstance(upload, UploadFile):
         return upload
     try:
         return open_picture(upload.file, max_megapixels)
-    except Rejected as rejection:
+    except Rejection as rejection:
         return rejection.with_traceback(None)  # which would hold the picture
 
 
-def _pixels_of(picture: PIL.Image.Image | Rejected) -> int:
-    return 0 if isinstance(picture, Rejected) else picture.width * picture.height
+def _pixels_of(picture: PIL.Image.Image | Rejection) -> int:
+    return 0 if isinstance(picture, Rejection) else picture.width * picture.height

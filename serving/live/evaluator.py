@@ -13,7 +13,7 @@ import torch
 
 from oracle.evaluation import bounds
 from selector.observation.observe import probabilities_of
-from serving.errors import Rejected
+from serving.errors import Rejection
 from serving.inference.decoding import decode, open_picture
 from serving.inference.deployment import Deployment
 from serving.live.live_gap import live_gap, publish
@@ -82,7 +82,7 @@ class Evaluator:
         labelled, data = claimed
         try:
             evaluation = evaluate(self._deployment, labelled, data, self._settings.max_megapixels, self._stopped)
-        except Rejected:
+        except Rejection:
             self._store.drop_image(labelled.id)
             return True
         if evaluation is None:
@@ -90,7 +90,7 @@ class Evaluator:
             return True
         if not self._store.add_evaluation(self._deployment.key, evaluation, labelled.label):
             return True
-        metrics.EVALUATED.inc()
+        metrics.EVALUATIONS.inc()
         event("evaluated", facts={"id": labelled.id, "policy": labelled.policy})
         return True
 
@@ -116,7 +116,7 @@ def evaluate(
         Which configurations are right, and what the oracle's choice costs; None where ``stopped`` was set.
 
     Raises:
-        Rejected: the picture cannot be decoded.
+        Rejection: the picture cannot be decoded.
     """
     image = deployment.transform(decode(open_picture(data, max_megapixels)))[None]
     image = image.to(deployment.device, deployment.dtype, memory_format=torch.channels_last)

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from serving.errors import Rejected
+from serving.errors import Rejection
 from serving.inference.deployment import Deployment
 from serving.live.store import Store, in_database
 from serving.operation import metrics
-from serving.schema import Feedback, FeedbackAnswer, rejected
+from serving.schema import Feedback, FeedbackAnswer, rejection_of
 
 _RETRIES = 5
 _RECENT = 30.0
@@ -34,12 +34,12 @@ async def take_label(
         remember_hours: how long labels may come; for the message.
 
     Raises:
-        Rejected: no such answer, or not recorded yet; no such class; the database cannot be reached.
+        Rejection: no such answer, or not recorded yet; no such class; the database cannot be reached.
     """
     try:
         given = Feedback(id=id_, label=label)
     except ValidationError as error:
-        raise rejected(error) from None
+        raise rejection_of(error) from None
     index = class_index(deployment.classes, given.label)
     labelled = None
     for _ in range(_RETRIES if _ID.fullmatch(given.id) else 0):
@@ -49,9 +49,9 @@ async def take_label(
             break
         await asyncio.sleep(0.1)
     if labelled is None and _ID.fullmatch(given.id) and _recent(given.id):
-        raise Rejected("unavailable", f"no answer {given.id!r} is recorded yet: try again", retry_after=1)
+        raise Rejection("unavailable", f"no answer {given.id!r} is recorded yet: try again", retry_after=1)
     if labelled is None:
-        raise Rejected("not_found", f"no answer {given.id!r} in the last {remember_hours:g} hours")
+        raise Rejection("not_found", f"no answer {given.id!r} in the last {remember_hours:g} hours")
     metrics.LABELS.inc()
     return FeedbackAnswer(id=given.id, label=deployment.classes[index], index=index, right=labelled.predicted == index)
 
@@ -60,7 +60,7 @@ def class_index(classes: Sequence[str], label: str | int) -> int:
     """The class that a label means: a number is an index; text is a class's name or, where there is none, an index.
 
     Raises:
-        Rejected: neither.
+        Rejection: neither.
 
     >>> class_index(("cat", "7", "dog"), "7"), class_index(("cat", "7", "dog"), "2")
     (1, 2)
@@ -71,7 +71,7 @@ def class_index(classes: Sequence[str], label: str | int) -> int:
     if digits.isascii() and digits.isdigit() and int(digits) < len(classes):
         return int(digits)
     few = f"one of {', '.join(classes)}" if len(classes) <= 20 else f"such as {classes[0]!r}"
-    raise Rejected("invalid", f"label must be the name of a class ({few}) or an index below {len(classes)}")
+    raise Rejection("invalid", f"label must be the name of a class ({few}) or an index below {len(classes)}")
 
 
 def _recent(id_: str) -> bool:

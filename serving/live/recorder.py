@@ -55,7 +55,7 @@ class Recorder:
         try:
             self._pending.put_nowait((answer, image))
         except queue.Full:
-            metrics.FORGOTTEN.inc()
+            metrics.UNRECORDED_ANSWERS.inc()
             return False
         if image is not None:
             with self._lock:
@@ -87,9 +87,9 @@ class Recorder:
                     LOGGER.exception("could not record %d answers", len(rows))
                     time.sleep(0 if ended else 2**attempt / 4)
             else:
-                metrics.FORGOTTEN.inc(len(rows))
+                metrics.UNRECORDED_ANSWERS.inc(len(rows))
                 images.clear()
-            metrics.KEPT.inc(len(images))
+            metrics.KEPT_IMAGES.inc(len(images))
             kept = self._kept + sum(len(image) for _, image in images)
             with suppress(Exception):
                 kept = self._store.kept_bytes() if kept else 0

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine, make_url
 
 from dynamic.errors import UserError
-from serving.errors import Rejected
+from serving.errors import Rejection
 from serving.live.tables import ANSWERS, EVALUATIONS, IMAGES, LABELS, METADATA
 from serving.operation.logs import LOGGER
 
@@ -188,7 +188,7 @@ class Store:
         return None
 
     def add_evaluation(self, network: str, evaluation: Evaluation, label: int) -> bool:
-        """Store what came of an image and delete the picture; false where its label is no longer the one it was given."""
+        """Store the evaluation of an image and delete its picture; false where its label is no longer ``label``."""
         row = asdict(evaluation) | {"right": json.dumps(evaluation.right), "created": time.time(), "network": network}
         with self._engine.begin() as connection:
             # Deleting first locks SQLite's file, and other databases the label's row: it cannot change until this is stored.
@@ -270,12 +270,12 @@ def _labelled(row: Mapping[Any, Any], label: int) -> LabelledAnswer:
 
 
 async def in_database(work: Callable[..., T], *arguments: Any) -> T:
-    """Run what asks the database in a thread. Raises Rejected (unavailable) where the database fails."""
+    """Run what asks the database in a thread. Raises Rejection (unavailable) where the database fails."""
     try:
         return await asyncio.to_thread(work, *arguments)
     except sa.exc.SQLAlchemyError:
         LOGGER.exception("the database failed")
-        raise Rejected("unavailable", "the database cannot be reached: try again", retry_after=5) from None
+        raise Rejection("unavailable", "the database cannot be reached: try again", retry_after=5) from None
 
 
 def check_url(url: str) -> sa.URL:

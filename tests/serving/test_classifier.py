@@ -13,7 +13,7 @@ from PIL import Image
 
 from selector.observation.observe import probabilities_of
 from serving.classifier import Classifier
-from serving.errors import Rejected
+from serving.errors import Rejection
 from serving.inference.decoding import open_picture
 from serving.inference.deployment import Deployment
 from serving.inference.engine import answer
@@ -76,7 +76,7 @@ def test_the_service_names_the_larger_and_stores_it(deployment: Deployment, sett
         classifier = Classifier(settings, deployment, store)
         try:
             found = (await classifier.answer([open_picture(picture(), 25)], Options(top_k=2)))[0]
-            assert not isinstance(found, Rejected)
+            assert not isinstance(found, Rejection)
             assert [prediction.index for prediction in found.predictions] == [MORE, LESS]
             assert (await classifier.feedback(found.id, MORE)).right
         finally:
@@ -108,7 +108,7 @@ def test_a_network_whose_answer_is_not_finite_predicts_nothing(deployment: Deplo
         classifier = Classifier(settings, deployment, Store(settings.database))
         try:
             found = (await classifier.answer([open_picture(picture(), 25)], Options()))[0]
-            assert not isinstance(found, Rejected)
+            assert not isinstance(found, Rejection)
             assert found.predictions == []
             assert not (await classifier.feedback(found.id, 0)).right
         finally:

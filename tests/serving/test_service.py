@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from dynamic.errors import UserError
-from serving.errors import Rejected
+from serving.errors import Rejection
 from serving.operation import metrics
 from serving.settings import ServingSettings
 
@@ -49,7 +49,7 @@ def test_a_database_that_comes_back_is_found(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(service, "accept_one_at_a_time", lambda loop: None)
         await worker.start()
         await worker._tried.wait()
-        with pytest.raises(Rejected, match="tries again"):
+        with pytest.raises(Rejection, match="tries again"):
             _ = worker.classifier
         assert not await worker.__is_ready__()
         await asyncio.wait_for(worker._loading, 20)

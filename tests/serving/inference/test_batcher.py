@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dynamic.configuration import Configuration
-from serving.errors import Rejected
+from serving.errors import Rejection
 from serving.inference.batcher import BatchedResult, Batcher
 from serving.inference.engine import ImageResult
 from serving.inference.plans import Plan
@@ -100,7 +100,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
         waiting = asyncio.create_task(batcher.submit([image(n) for n in range(32)], PLAN))
         await asyncio.sleep(0.05)
         assert batcher.depth == 32
-        with pytest.raises(Rejected) as refused:
+        with pytest.raises(Rejection) as refused:
             await batcher.submit([image(9)], PLAN)
         assert refused.value.status == 503
         assert (refused.value.retry_after or 0) >= 1
@@ -138,7 +138,7 @@ def test_closing_answers_what_was_accepted_and_refuses_the_rest() -> None:
         await asyncio.sleep(0.02)
         closing = asyncio.create_task(batcher.close())
         await asyncio.sleep(0)
-        with pytest.raises(Rejected):
+        with pytest.raises(Rejection):
             await batcher.submit([image(0)], PLAN)
         assert values(await accepted) == [float(n) for n in range(20)]
         await closing

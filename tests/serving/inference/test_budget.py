@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from serving.errors import Rejected
+from serving.errors import Rejection
 from serving.inference.budget import plan_request
 from serving.inference.deployment import Deployment
 from serving.inference.plans import FORCED, Plan
@@ -20,18 +20,18 @@ def test_a_budget_takes_the_most_accurate_operating_point_under_it(deployment: D
 
 
 def test_a_budget_that_is_too_small_names_one_that_works(deployment: Deployment) -> None:
-    with pytest.raises(Rejected, match="the smallest possible is ") as refused:
+    with pytest.raises(Rejection, match="the smallest possible is ") as refused:
         plan_request(deployment, max_gmacs=1e-4)
     smallest = float(refused.value.message.rsplit(" ", 1)[1])
     assert plan_request(deployment, max_gmacs=smallest)[1] is not None
 
 
 def test_an_unknown_policy_or_configuration_is_refused_with_those_there_are(deployment: Deployment) -> None:
-    with pytest.raises(Rejected, match="policy must be one of default"):
+    with pytest.raises(Rejection, match="policy must be one of default"):
         plan_request(deployment, policy="best")
-    with pytest.raises(Rejected, match="configuration must be one of s1-2-2-2"):
+    with pytest.raises(Rejection, match="configuration must be one of s1-2-2-2"):
         plan_request(deployment, configuration="s1")
-    with pytest.raises(Rejected, match="without policy"):
+    with pytest.raises(Rejection, match="without policy"):
         plan_request(deployment, policy="default", configuration=deployment.default.id)
 
 

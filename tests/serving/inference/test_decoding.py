@@ -10,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from serving.errors import Rejected
+from serving.errors import Rejection
 from serving.inference.decoding import decode, open_picture, webp_pixels
 from tests.serving.bad_inputs import bad_pictures, picture, png_of
 
@@ -38,7 +38,7 @@ from tests.serving.bad_inputs import bad_pictures, picture, png_of
 )
 def test_each_kind_of_bad_picture_says_what_is_wrong(name: str, code: str) -> None:
     data = dict(bad_pictures())[name]
-    with pytest.raises(Rejected) as refused:
+    with pytest.raises(Rejection) as refused:
         decode(open_picture(data, 25))
     assert refused.value.code == code
 
@@ -70,7 +70,7 @@ def test_a_broken_exif_block_does_not_spoil_a_good_picture() -> None:
 
 def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
-    with pytest.raises(Rejected):
+    with pytest.raises(Rejection):
         open_picture(png_of(12_000, 12_000, data=bytes(12_000 * 12_001)), 25)
 
 
@@ -83,7 +83,7 @@ def test_whatever_bytes_change_a_picture_is_decoded_or_refused(kind: str, flips:
     data = bytearray(picture(kind))
     for place, value in flips:
         data[int(place * len(data))] = value
-    with suppress(Rejected):
+    with suppress(Rejection):
         assert decode(open_picture(bytes(data), 25)).mode == "RGB"
 
 
@@ -93,7 +93,7 @@ def test_a_webp_s_size_is_read_without_opening_it(lossless: bool, mode: str, mon
     data = picture("WEBP", (70, 50), mode, lossless=lossless)
     assert webp_pixels(io.BytesIO(data)) == 3500
     monkeypatch.setattr(Image, "open", lambda *a, **k: pytest.fail("opened"))
-    with pytest.raises(Rejected) as refused:
+    with pytest.raises(Rejection) as refused:
         open_picture(data, 0.003)
     assert refused.value.code == "too_large"
 
@@ -104,5 +104,5 @@ def test_only_the_scans_of_the_picture_itself_count() -> None:
     assert decode(open_picture(picture("JPEG") + film, 25)).size == (40, 40)
     assert decode(open_picture(picture("JPEG", progressive=True) + film, 25)).size == (40, 40)
     segments = picture("JPEG")[:2] + b"\xff\xe1\x00\x02" * 20_000 + picture("JPEG")[2:]
-    with pytest.raises(Rejected, match="segments"):
+    with pytest.raises(Rejection, match="segments"):
         open_picture(segments, 25)

@@ -39,7 +39,6 @@ def test_a_database_or_weights_that_cannot_be_are_found_out_too(setting: str, va
 
 
 def test_a_run_without_policies_says_how_to_learn_them(tmp_path: Path) -> None:
-    (tmp_path / "settings.json").write_text("{}")
     with pytest.raises(UserError, match=r"python -m selector.train"):
         check_before_start(ServingSettings(network=str(tmp_path)))
 
