@@ -24,7 +24,11 @@ def run(settings: RunSettings, network: LoadedNetwork | None = None) -> dict[str
         settings: what to run.
         network: run this one, from :func:`dynamic.load`, instead of what ``settings.model`` and ``weights`` name.
 
-    >>> run(RunSettings(dataset="imagefolder", data_dir=photos, out=out), dynamic.load(my_module, dynamic_layers=["a", "b"]))
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> summary = run(RunSettings(space="stride", images=2, out=Path(tempfile.mkdtemp())))
+    >>> summary["spaces"]["stride"]["configurations"]
+    361
     """
     make_writable(settings.out)
     collection = open_collection(settings, network)
