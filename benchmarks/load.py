@@ -15,8 +15,10 @@ from pathlib import Path
 import httpx
 
 from dynamic.errors import UserError
+from dynamic.resources import cpu_count
 
 PORT = 3987
+SERVICE = "serving.service:DynamicClassifier"
 
 _LOAD = """
 local bodies, at = {}, 0
@@ -48,7 +50,7 @@ def body(files: Sequence[bytes], field: str, **options: str) -> bytes:
 
 
 def load(url: str, bodies: Sequence[bytes], seconds: float, connections: int) -> dict[str, float]:
-    """What wrk measured: requests a second, and milliseconds of the median and the slowest hundredth."""
+    """Load a page with wrk: requests a second, and milliseconds of the median and the slowest hundredth."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{number}.bin" for number in range(len(bodies))]
         for path, data in zip(paths, bodies, strict=True):
@@ -68,33 +70,40 @@ def load(url: str, bodies: Sequence[bytes], seconds: float, connections: int) ->
 
 
 @contextmanager
-def server(
-    network: str, workers: int, target: str = "serving.service:DynamicClassifier", max_queue: int = 20_000
-) -> Iterator[str]:
-    """``bentoml serve`` in a process of its own; gives its address once all its workers are up."""
+def server(network: str, workers: int, *, static: bool = False, max_queue: int = 20_000, port: int = PORT) -> Iterator[str]:
+    """``bentoml serve`` in a process of its own; gives its address once all its workers are up.
+
+    Args:
+        network: as SERVING_NETWORK.
+        workers: processes; they share the cores.
+        static: serve the default alone, batch norms folded.
+        max_queue: images that may wait in each process.
+        port: on loopback.
+    """
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {
             "BENTOML_HOME": folder,
             "BENTOML_DO_NOT_TRACK": "true",
             "SERVING_NETWORK": network,
+            "SERVING_STATIC": str(static),
             "SERVING_WORKERS": str(workers),
-            "SERVING_THREADS": str(max(1, len(os.sched_getaffinity(0)) // workers)),
+            "SERVING_THREADS": str(max(1, cpu_count() // workers)),
             "SERVING_MAX_QUEUE": str(max_queue),
             "SERVING_MAX_UPLOADS": "1000",
             "SERVING_MAX_IMAGES": str(min(256, max_queue)),
             "SERVING_LOG_LEVEL": "warning",
             "SERVING_DATABASE": f"sqlite:///{folder}/serving.db",
         }
-        command = [sys.executable, "-m", "bentoml", "serve", target, "--host", "127.0.0.1", "--port", str(PORT)]
+        command = [sys.executable, "-m", "bentoml", "serve", SERVICE, "--host", "127.0.0.1", "--port", str(port)]
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        address = f"http://127.0.0.1:{PORT}"
+        address = f"http://127.0.0.1:{port}"
         try:
             end = time.monotonic() + 120
             while not _ready(address):
                 if process.poll() is not None or time.monotonic() > end:
-                    raise UserError(f"bentoml serve {target} did not become ready: start it by hand to see why")
+                    raise UserError(f"bentoml serve of {network} did not become ready: start it by hand to see why")
                 time.sleep(0.5)
-            while _ready_workers(address) < workers and target.startswith("serving"):
+            while _ready_workers(address) < workers:
                 time.sleep(0.2)
             yield address
         finally:

@@ -27,7 +27,7 @@ from benchmarks.serving import ServingBenchmarkSettings, scene_files
 from dynamic.command import run_command
 from dynamic.errors import UserError
 from dynamic.files import write_whole
-from serving.inference.deployment import open_served
+from serving.inference.opening import open_deployment
 from serving.settings import ServingSettings
 
 _FIRST = 15.0
@@ -92,7 +92,7 @@ class SoakSettings:
 def soak(settings: SoakSettings) -> dict[str, Any]:
     """Run it, JSON-ready."""
     base = ServingBenchmarkSettings(network=settings.network, images=256, workers=settings.workers)
-    files, _, _ = scene_files(open_served(ServingSettings(network=settings.network, device="cpu")), base)
+    files, _, _ = scene_files(open_deployment(ServingSettings(network=settings.network, device="cpu")), base)
     bodies = [body([data], "image") for data in files]
     with server(base.network, base.workers) as address:
         capacity = load(f"{address}/v1/classify", bodies, 10, 64)["requests_per_second"]

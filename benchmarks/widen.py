@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dynamic import models
 from dynamic.command import run_command
 from dynamic.files import make_writable
-from dynamic import models
 from dynamic.scenes import CLASSES
 from dynamic.training.checkpoint import write_weights
 

@@ -12,6 +12,7 @@ import torch
 import tyro
 
 from dynamic.errors import UserError
+from dynamic.resources import cpu_count
 
 Settings = TypeVar("Settings")
 
@@ -23,6 +24,7 @@ def run_command(main: Callable[[Settings], None], settings: type[Settings], desc
     Errors of the first two kinds are one line on stderr; anything else is a bug and keeps its traceback.
     """
     keep_freed_memory()
+    torch.set_num_threads(min(torch.get_num_threads(), cpu_count()))  # a container's share, not the host's cores
     warnings.filterwarnings("ignore", message=".*non-writable.*|.*Consolidated metadata.*")
     try:
         main(tyro.cli(settings, description=description, prog=f"python -m {_module_name()}"))

@@ -8,10 +8,10 @@ from typing import Any
 from dynamic.errors import UserError
 from dynamic.files import make_writable, write_whole
 from dynamic.models import LoadedNetwork
-from oracle.evaluation.collect import collect, open_collection
+from oracle.evaluation.collect import collect, open_collection, store_identity
 from oracle.evaluation.exact_bounds import run_bounds
 from oracle.evaluation.summary import make_labels, summarise, write_labels
-from oracle.reporting.page import write_report
+from oracle.report import write_bounds_page, write_report
 from oracle.runs import Run
 from oracle.settings import RunSettings
 from oracle.study.runner import open_study, run_study
@@ -24,7 +24,11 @@ def run(settings: RunSettings, network: LoadedNetwork | None = None) -> dict[str
         settings: what to run.
         network: run this one, from :func:`dynamic.load`, instead of what ``settings.model`` and ``weights`` name.
 
-    >>> run(RunSettings(dataset="imagefolder", data_dir=photos, out=out), dynamic.load(my_module, dynamic_layers=["a", "b"]))
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> summary = run(RunSettings(space="stride", images=2, out=Path(tempfile.mkdtemp())))
+    >>> summary["spaces"]["stride"]["configurations"]
+    361
     """
     make_writable(settings.out)
     collection = open_collection(settings, network)
@@ -59,4 +63,7 @@ def exact_bounds(settings: RunSettings, network: LoadedNetwork | None = None) ->
     if settings.study or settings.recalibrate:
         raise UserError("--bounds-only skips most outcomes: run it without --study and --recalibrate")
     make_writable(settings.out)
-    return run_bounds(open_collection(settings, network, ("test",)))
+    collection = open_collection(settings, network, ("test",))
+    result = run_bounds(collection)
+    write_bounds_page(result, store_identity(collection), settings.out / "bounds.html")
+    return result

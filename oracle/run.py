@@ -18,9 +18,9 @@ import json
 from typing import Any
 
 from dynamic.command import run_command
-from oracle.evaluation.exact_bounds import HEADER, bounds_rows
 from oracle.pipeline import exact_bounds, run
-from oracle.reporting.page import stand_ins, study_text, text_table
+from oracle.report import BOUNDS_HEADER as HEADER
+from oracle.report import bounds_rows, stand_ins, study_text, text_table
 from oracle.reporting.text import aligned
 from oracle.settings import RunSettings
 

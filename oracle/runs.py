@@ -31,7 +31,7 @@ from dynamic.norms import Statistics
 from dynamic.preprocessing import Preprocessing
 from oracle.data.sources import SPLITS, ImageSource, open_source
 from oracle.data.views import View, view_source
-from oracle.evaluation.outcomes import compare_identity, load_outcomes, stored_configurations
+from oracle.outcomes import compare_identity, load_outcomes, stored_configurations
 from oracle.settings import DTYPES, SCENES_IMAGES, RunSettings
 
 OWN = "own"
@@ -324,7 +324,7 @@ class Run:
         return stored_configurations(self.outcomes_store)
 
     def outcomes(self) -> xr.Dataset:
-        """See :func:`oracle.evaluation.outcomes.read_outcomes`; raises UserError where a chunk is damaged."""
+        """See :func:`oracle.outcomes.read_outcomes`; raises UserError where a chunk is damaged."""
         self.verify(self.outcomes_store)
         return load_outcomes(self.outcomes_store)
 

@@ -24,13 +24,13 @@ CODES: Mapping[str, tuple[int, str]] = {
 """Every code with its status and what it means."""
 
 
-class Rejected(Exception):  # noqa: N818, a refusal is no error of ours
+class Rejection(Exception):  # noqa: N818, a refusal is no error of ours
     """A request, or one image of it, that is refused.
 
     Args:
         code: one of :data:`CODES`.
         message: what was wrong and what would be right, for the client.
-        retry_after: seconds.
+        retry_after: seconds after which to try again; None where that would not help.
     """
 
     def __init__(self, code: str, message: str, retry_after: int | None = None) -> None:
@@ -40,24 +40,24 @@ class Rejected(Exception):  # noqa: N818, a refusal is no error of ours
 
     @property
     def status(self) -> int:
-        """HTTP status."""
+        """HTTP status of the code."""
         return CODES[self.code][0]
 
     @property
     def body(self) -> dict[str, dict[str, str]]:
-        """JSON-ready."""
+        """The body of the response, JSON-ready."""
         return {"error": {"code": self.code, "message": self.message}}
 
     def response(self) -> JSONResponse:
-        """What the client gets."""
+        """The response that the client gets."""
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         return JSONResponse(self.body, self.status, headers)
 
 
-def rejection_for(status: int) -> Rejected:
-    """For an error that the framework made: its status in our shape."""
+def rejection_for(status: int) -> Rejection:
+    """The refusal for a status that the framework answers with."""
     code = next((code for code, (known, _) in CODES.items() if known == status), None)
     if code is None:
         code = "malformed" if status < 500 else "internal"
     phrase = "an unexpected error; the server's log has it" if status >= 500 else HTTPStatus(status).phrase.lower()
-    return Rejected(code, phrase)
+    return Rejection(code, phrase)

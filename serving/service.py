@@ -28,11 +28,13 @@ from starlette.responses import Response
 
 from dynamic.command import keep_freed_memory
 from dynamic.errors import UserError
-from serving.errors import Rejected
+from serving.classifier import Classifier
+from serving.errors import Rejection
 from serving.http.connections import accept_one_at_a_time
 from serving.http.front import ANSWER_SECONDS, FrontDoor
 from serving.http.pages import PAGES
-from serving.http.schema import (
+from serving.operation import logs, metrics
+from serving.schema import (
     Answer,
     BatchAnswer,
     BatchInput,
@@ -43,10 +45,8 @@ from serving.http.schema import (
     Item,
     Options,
 )
-from serving.inference.classifier import Classifier
-from serving.inference.deployment import check_named
-from serving.operation import logs, metrics
 from serving.settings import ServingSettings, read_settings
+from serving.startup import check_before_start
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,7 +55,7 @@ T = TypeVar("T")
 def _settings() -> ServingSettings:
     try:
         settings = read_settings()
-        check_named(settings)
+        check_before_start(settings)
     except UserError as error:
         raise SystemExit(f"error: {error}") from error
     return settings
@@ -71,7 +71,7 @@ def _rejecting(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T | R
     async def answering(*args: P.args, **kwargs: P.kwargs) -> T | Response:
         try:
             return await method(*args, **kwargs)
-        except Rejected as rejection:
+        except Rejection as rejection:
             return rejection.response()
 
     return answering
@@ -107,7 +107,7 @@ class DynamicClassifier:
             await self._tried.wait()
 
     async def _load(self) -> None:
-        """Until it works: a database or a file that is away may come back."""
+        """Try until it works: a database or a file that is away may come back."""
         for seconds in itertools.chain((1, 2, 5, 10), itertools.repeat(30)):
             await self._try_to_load()
             self._tried.set()
@@ -129,9 +129,9 @@ class DynamicClassifier:
             gc.collect()
             gc.freeze()
             metrics.READY.set(1)
-            served = self._classifier.served
-            active = {"policy": served.active.policy, "dial": served.active.dial}
-            logs.event("ready", facts={"network": served.name, "seconds": round(time.monotonic() - began, 1)} | active)
+            deployment = self._classifier.deployment
+            active = {"policy": deployment.active.policy, "dial": deployment.active.dial}
+            logs.event("ready", facts={"network": deployment.name, "seconds": round(time.monotonic() - began, 1)} | active)
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
@@ -148,13 +148,13 @@ class DynamicClassifier:
 
     @property
     def classifier(self) -> Classifier:
-        """What answers. Raises Rejected while it is loaded, and when the server shuts down."""
+        """The classifier. Raises Rejection while it is loaded, and when the server shuts down."""
         if self._classifier is None or self._closing:
             if self._failed:
-                raise Rejected(
+                raise Rejection(
                     "starting", "the server could not load its network, and tries again: its log says why", retry_after=30
                 )
-            raise Rejected("starting", "the server is not warmed up: try again", retry_after=2)
+            raise Rejection("starting", "the server is not warmed up: try again", retry_after=2)
         return self._classifier
 
     @bentoml.api(route="/v1/classify", input_spec=ClassifyInput)
@@ -171,7 +171,7 @@ class DynamicClassifier:
         """Classify one picture under the active policy, another one, a budget, or a configuration."""
         options = Options.read(policy=policy, max_gmacs=max_gmacs, top_k=top_k, configuration=configuration, keep=keep)
         item = (await self.classifier.answer([image], options))[0]
-        if isinstance(item, Rejected):
+        if isinstance(item, Rejection):
             raise item
         return item
 
@@ -189,7 +189,7 @@ class DynamicClassifier:
         """Classify many pictures; each has its own answer or error."""
         options = Options.read(policy=policy, max_gmacs=max_gmacs, top_k=top_k, configuration=configuration, keep=keep)
         items = await self.classifier.answer(images, options)
-        refused = [item for item in items if isinstance(item, Rejected)]
+        refused = [item for item in items if isinstance(item, Rejection)]
         if refused and len(refused) == len(items):
             raise refused[0]
         for rejection in refused:
@@ -206,7 +206,7 @@ class DynamicClassifier:
 DynamicClassifier.add_asgi_middleware(FrontDoor, settings=SETTINGS)  # type: ignore[attr-defined]
 
 
-def _item(found: Answer | Rejected) -> Item:
-    if isinstance(found, Rejected):
+def _item(found: Answer | Rejection) -> Item:
+    if isinstance(found, Rejection):
         return Item(answer=None, error=ErrorBody(code=found.code, message=found.message))
     return Item(answer=found, error=None)

@@ -1,4 +1,4 @@
-"""What the service can be told, by environment variables.
+"""The settings of the service: environment variables.
 
 SERVING_NETWORK=runs/mine SERVING_WORKERS=2 bentoml serve
 python -m serving.settings                    # lists them all
@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import os
 import textwrap
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import torch
@@ -18,15 +17,16 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from dynamic.command import check_device
 from dynamic.errors import UserError
+from dynamic.resources import cpu_count
 from selector.policies.base import Objective
 
 PREFIX = "SERVING_"
 
-_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_CORES = cpu_count()
 
 
 class ServingSettings(BaseSettings):
-    """Each is an environment variable: its name in capitals behind ``SERVING_``."""
+    """The settings; each is an environment variable, its name in capitals behind ``SERVING_``."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, use_attribute_docstrings=True
@@ -36,17 +36,20 @@ class ServingSettings(BaseSettings):
     """What to serve: a run the package ships (matched, wide), the folder of a run that selector.train learned
     from, or the name of a network (resnet50) without policies, which then runs its default or what a request forces."""
     weights: str = "default"
-    """Of a network given by name: default (ImageNet's for resnet50), a torchvision weights name, or a checkpoint file."""
+    """Weights of a network given by name: default (ImageNet's for resnet50), a torchvision weights name, or a file."""
     policy: str | None = None
-    """Which policy chooses unless a request says; cascade where there is one, else default."""
+    """Which policy chooses unless a request names one; cascade where there is one, else default."""
     objective: Objective = "efficiency"
-    """Its operating point: accuracy, default_cost or efficiency."""
+    """What chooses the policy's operating point: accuracy, default_cost or efficiency."""
+    static: bool = False
+    """Serve the default configuration alone, with the network's own batch norms folded into its convolutions: what one would
+    deploy without policies, and so the baseline of python -m benchmarks.serving."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Where the network runs."""
     workers: Annotated[int, Field(ge=1, le=64)] = min(_CORES, 4)
     """Processes, each with a copy of the network."""
     threads: Annotated[int, Field(ge=1, le=256)] = max(1, _CORES // min(_CORES, 4))
-    """Of the network in each process."""
+    """Threads of the network in each process."""
     max_batch: Annotated[int, Field(ge=1, le=1024)] = 128
     """Images the network runs together, at most."""
     max_wait_ms: Annotated[float, Field(ge=0, le=1000)] = 2.0
@@ -58,9 +61,10 @@ class ServingSettings(BaseSettings):
     max_images: Annotated[int, Field(ge=1, le=1024)] = 64
     """Images a request may carry."""
     max_body_mib: Annotated[float, Field(gt=0, le=1024)] = 32.0
-    """Of a request, in MiB; larger ones are refused with 413."""
+    """Size of a request, in MiB; larger ones are refused with 413."""
     max_megapixels: Annotated[float, Field(gt=0, le=170)] = 25.0
-    """Of an image, and a quarter of what a request may have; larger ones are refused with 413 before they are decoded."""
+    """Pixels of an image, in millions, and a quarter of what a request may have; larger ones are refused with 413 before
+    they are decoded."""
     upload_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
     """How long a client may take to send a body; then 408."""
     database: str = "sqlite:///runs/serving.db"
@@ -72,13 +76,13 @@ class ServingSettings(BaseSettings):
     keep_seconds: Annotated[float, Field(gt=0)] = 3600.0
     """How long an image is kept, at most; it is deleted as soon as it has been evaluated."""
     keep_mib: Annotated[float, Field(gt=0)] = 256.0
-    """Of all kept images together."""
+    """Size of all kept images together, in MiB."""
     evaluate_share: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of the requests, drawn by their ids, whose labelled images are run under every configuration."""
     evaluate_per_hour: Annotated[float, Field(ge=0)] = 3600.0
     """Images so evaluated, at most, over all processes."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Of the service's own log, JSON lines on stderr."""
+    """Least level of the service's own log, JSON lines on stderr."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -120,14 +124,6 @@ def read_settings() -> ServingSettings:
     except UserError as error:
         raise UserError(f"wrong settings: {str(error).replace('--device ', f'{PREFIX}DEVICE=')}") from error
     return settings
-
-
-def folder_of(settings: ServingSettings) -> Path | None:
-    """The run that is served; None for a network given by its name."""
-    from selector.shipped import SHIPPED
-
-    path = SHIPPED.get(settings.network, Path(settings.network))
-    return path if path.is_dir() else None
 
 
 def main() -> None:

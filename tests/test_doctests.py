@@ -8,7 +8,7 @@ import pkgutil
 
 import pytest
 
-PACKAGES = ("dynamic", "oracle.data", "oracle.training")
+PACKAGES = ("dynamic", "oracle", "selector", "serving")
 """Those whose examples run."""
 
 

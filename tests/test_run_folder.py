@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 import dynamic
 from dynamic import UserError
 from dynamic.integrity import read_record, write_record
-from oracle.evaluation.outcomes import read_outcomes
+from oracle.outcomes import read_outcomes
 from oracle.pipeline import run
 from oracle.runs import OWN, Digests, Run
 from oracle.settings import RunSettings

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import xarray as xr
-from dynamic.resources import cpu_count
 
 import dynamic
 from dynamic.configuration import Space
@@ -17,10 +16,11 @@ from dynamic.errors import UserError
 from dynamic.models import LoadedNetwork, load
 from dynamic.norms import Statistics
 from dynamic.recalibration import BATCH, recalibrate
+from dynamic.resources import cpu_count
 from oracle.data.sources import SPLITS, ImageSource
 from oracle.data.views import unlabelled
 from oracle.evaluation.evaluate import WalkSize, evaluate, memory_budget, seconds_for
-from oracle.evaluation.outcomes import PENDING, OutcomesStore
+from oracle.outcomes import PENDING, OutcomesStore
 from oracle.runs import OWN, NetworkRecord, Run, RunRecord, open_images, write_weights
 from oracle.settings import DTYPES, RunSettings
 

@@ -19,7 +19,7 @@ from dynamic.network import DynamicNetwork
 from dynamic.resources import available_memory, cpu_count
 from dynamic.walk import walkers
 from oracle.data.sources import Batch, ImageSource
-from oracle.evaluation.outcomes import EVALUATED, PENDING, OutcomesStore
+from oracle.outcomes import EVALUATED, PENDING, OutcomesStore
 
 _TRIED, _TRIAL_MACS = 24, 60e9
 """Configurations of an estimate's trial, and about how many MACs it may cost."""

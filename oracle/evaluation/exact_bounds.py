@@ -30,9 +30,7 @@ from oracle.evaluation import bounds
 from oracle.evaluation.collect import Collection, store_identity, walk_size
 from oracle.evaluation.estimates import resampled, share
 from oracle.evaluation.evaluate import WalkSize, outcomes_of
-from oracle.evaluation.outcomes import compare_identity
-from oracle.reporting.page import template
-from oracle.reporting.text import percent
+from oracle.outcomes import compare_identity
 from oracle.settings import DTYPES
 
 PILOT = 16
@@ -181,10 +179,6 @@ def run_bounds(collection: Collection) -> dict[str, Any]:
     result |= {"macs_spent": spent, "macs_comprehensive": together, "macs_saved": 1 - spent / together}
     write_whole(settings.out / "bounds.parquet", pd.concat(frames).to_parquet(index=False))
     write_whole(settings.out / "bounds.json", json.dumps(result, indent=1).encode())
-    page = template("bounds.html").render(
-        run=store_identity(collection), result=result, header=HEADER, rows=bounds_rows(result)
-    )
-    write_whole(settings.out / "bounds.html", page.encode())
     return result
 
 
@@ -279,20 +273,3 @@ def _summarise(frame: pd.DataFrame, space: Space, default_macs: int) -> dict[str
     for name in ("as_default", "as_best"):
         result[f"{name}_macs"] = resampled(np.mean, frame[f"{name}_macs"].to_numpy(dtype=float))
     return result
-
-
-HEADER = ["space", "static, %", "worst, %", "best, %", "MMACs as the default", "as the best case", "MACs saved"]
-
-
-def bounds_rows(result: dict[str, Any]) -> list[list[str]]:
-    """The result as text, a row for each space."""
-    return [
-        [
-            f"{name} ({found['configurations']})",
-            *(percent(found[case]) for case in ("static", "worst", "best")),
-            f"{found['as_default_macs']['value'] / 1e6:.1f}",
-            f"{found['as_best_macs']['value'] / 1e6:.1f}",
-            f"{found['macs_saved']:.1%}",
-        ]
-        for name, found in result["spaces"].items()
-    ]

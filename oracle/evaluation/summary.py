@@ -32,7 +32,7 @@ def summarise(outcomes: xr.Dataset, spaces: list[Space], default: Configuration)
     Constants (single best, portfolio) are chosen on the label split and reported on both.
 
     Args:
-        outcomes: of the run, as :func:`oracle.evaluation.outcomes.read_outcomes` gives them.
+        outcomes: of the run, as :func:`oracle.outcomes.read_outcomes` gives them.
         spaces: studied; their configurations must be among the outcomes' columns.
         default: the configuration the network was built with.
 

@@ -25,7 +25,7 @@ from oracle.data.digests import digest_of
 from oracle.data.sources import SPLITS, ImageSource
 from oracle.data.views import View, view_source
 from oracle.evaluation.evaluate import WalkSize
-from oracle.evaluation.outcomes import compare_identity
+from oracle.outcomes import compare_identity
 from oracle.runs import Run
 from oracle.settings import DTYPES
 from selector.observation.costs import Costs, Prefix

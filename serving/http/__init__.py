@@ -1,1 +1,1 @@
-"""The front door: requests, pages, schemas."""
+"""HTTP: the front door, pages, schemas, the OpenAPI document."""

@@ -18,11 +18,11 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.errors import Rejected, rejection_for
-from serving.http.schema import INPUT
-from serving.live.store import new_id
+from serving.errors import Rejection, rejection_for
+from serving.ids import new_id
 from serving.operation import metrics
 from serving.operation.logs import LOGGER, REQUEST, Notes, event
+from serving.schema import INPUT
 from serving.settings import ServingSettings
 
 REQUEST_ID = "serving.id"
@@ -32,7 +32,7 @@ CODE = "serving.code"
 """Key of an ASGI scope: why the request was refused."""
 
 ANSWER_SECONDS = 90
-"""From the whole request to its answer; then 503."""
+"""Seconds from the whole request to its answer; then 503."""
 
 _PARSER = "serving.parser"
 _FILES = {"/v1/classify": "image", "/v1/classify_batch": "images"}
@@ -46,7 +46,7 @@ Fields = dict[str, Any]
 
 
 class FrontDoor:
-    """ASGI middleware; see the module.
+    """ASGI middleware that reads bodies, shapes errors, and counts and logs every request.
 
     Args:
         app: what follows.
@@ -66,31 +66,31 @@ class FrontDoor:
         notes = Notes(new_id())
         REQUEST.set(notes)
         scope[REQUEST_ID], scope[CODE] = notes.id, None
-        answering = _Answering(scope, send)
+        sender = _Sender(scope, send)
         try:
             reader = self._reader(scope)
             if reader is not None:
                 scope[INPUT] = await reader(scope, receive)
                 receive = _nothing_more
             async with asyncio.timeout(ANSWER_SECONDS):
-                await self._app(scope, receive, answering)
-        except Rejected as rejection:
-            await answering.reject(rejection)
+                await self._app(scope, receive, sender)
+        except Rejection as rejection:
+            await sender.reject(rejection)
         except ClientDisconnect:
             # Nobody is left to read it, but BentoML's timeout waits for an answer, and so would the end of the server.
-            await answering.reject(Rejected("malformed", "the connection was closed"))
-            answering.status = 499
+            await sender.reject(Rejection("malformed", "the connection was closed"))
+            sender.status = 499
         except TimeoutError:
             message = f"the answer took more than {ANSWER_SECONDS} s: try again"
-            await answering.reject(Rejected("overloaded", message, retry_after=10))
+            await sender.reject(Rejection("overloaded", message, retry_after=10))
         except Exception:
             LOGGER.exception("unexpected", extra={"facts": {"id": scope[REQUEST_ID]}})
-            await answering.reject(rejection_for(500))
+            await sender.reject(rejection_for(500))
         finally:
             # The parser knows every file it began, also of a form that never ended.
             for file in scope[_PARSER]._files_to_close_on_error if _PARSER in scope else ():
                 file.close()
-            self._note(scope, notes, answering.status, time.perf_counter() - began)
+            self._note(scope, notes, sender.status, time.perf_counter() - began)
 
     def _reader(self, scope: Scope) -> Callable[[Scope, Receive], Awaitable[Fields]] | None:
         if scope["method"] != "POST":
@@ -102,7 +102,7 @@ class FrontDoor:
     async def _read_images(self, scope: Scope, receive: Receive) -> Fields:
         media = _media_type(scope)
         if media != "multipart/form-data":
-            raise Rejected(
+            raise Rejection(
                 "unsupported_media_type",
                 f"send multipart/form-data with the picture, not {media[:80] or 'a body without type'}",
             )
@@ -114,14 +114,14 @@ class FrontDoor:
         _refuse_files(fields)
         text = next((f for f in files if not isinstance(f, UploadFile)), None)
         if text is not None:
-            raise Rejected(
+            raise Rejection(
                 "unsupported_media_type", f"{name} must be a file (curl -F {name}=@cat.jpg), not text; URLs are not fetched"
             )
         if not files:
-            raise Rejected("invalid", f"{name}: field required: send a picture as a file (curl -F {name}=@cat.jpg)")
+            raise Rejection("invalid", f"{name}: field required: send a picture as a file (curl -F {name}=@cat.jpg)")
         if scope["path"] == "/v1/classify":
             if len(files) > 1:
-                raise Rejected("invalid", f"{len(files)} pictures: send one, or many as images to /v1/classify_batch")
+                raise Rejection("invalid", f"{len(files)} pictures: send one, or many as images to /v1/classify_batch")
             return {name: files[0], **fields}
         return {name: files, **fields}
 
@@ -135,21 +135,21 @@ class FrontDoor:
             try:
                 fields = json.loads(body)
             except (ValueError, RecursionError):
-                raise Rejected("malformed", 'the body is not JSON: send {"id": "...", "label": "..."}') from None
+                raise Rejection("malformed", 'the body is not JSON: send {"id": "...", "label": "..."}') from None
             if not isinstance(fields, dict):
-                raise Rejected("invalid", 'body: send an object, {"id": "...", "label": "..."}')
+                raise Rejection("invalid", 'body: send an object, {"id": "...", "label": "..."}')
         else:
-            raise Rejected("unsupported_media_type", f"send application/json, not {media[:80] or 'a body without type'}")
+            raise Rejection("unsupported_media_type", f"send application/json, not {media[:80] or 'a body without type'}")
         _known(fields, ("id", "label"))
         for name in ("id", "label"):
             if fields.get(name) is None:
-                raise Rejected("invalid", f'{name}: field required: send {{"id": "...", "label": "..."}}')
+                raise Rejection("invalid", f'{name}: field required: send {{"id": "...", "label": "..."}}')
         return fields
 
     async def _form(self, scope: Scope, receive: Receive, limit: int, files: int) -> dict[str, list[str | UploadFile]]:
         """The fields of a form; a file larger than a megabyte waits on disk."""
         if self._uploads >= self._settings.max_uploads:
-            raise Rejected("overloaded", f"{self._uploads} uploads are read already: try again", retry_after=1)
+            raise Rejection("overloaded", f"{self._uploads} uploads are read already: try again", retry_after=1)
         stream = Request(scope, _limited(scope, receive, limit)).stream()
         self._uploads += 1
         parser = MultiPartParser(
@@ -160,10 +160,10 @@ class FrontDoor:
             form = await self._within_time(parser.parse())
         except MultiPartException as error:
             if error.message.startswith("Too many files"):
-                raise Rejected("too_large", f"more than {files} files: send fewer") from None
-            raise Rejected("malformed", f"the form cannot be parsed: {error.message[:200]}") from None
+                raise Rejection("too_large", f"more than {files} files: send fewer") from None
+            raise Rejection("malformed", f"the form cannot be parsed: {error.message[:200]}") from None
         except (ValueError, LookupError, AssertionError):  # of strange charsets and headers
-            raise Rejected("malformed", "the form cannot be parsed") from None
+            raise Rejection("malformed", "the form cannot be parsed") from None
         finally:
             self._uploads -= 1
         found: dict[str, list[str | UploadFile]] = {}
@@ -176,7 +176,7 @@ class FrontDoor:
             async with asyncio.timeout(self._settings.upload_seconds):
                 return await reading
         except TimeoutError:
-            raise Rejected("timeout", f"the body took more than {self._settings.upload_seconds:g} s") from None
+            raise Rejection("timeout", f"the body took more than {self._settings.upload_seconds:g} s") from None
 
     def _note(self, scope: Scope, notes: Notes, status: int, seconds: float) -> None:
         page = scope["path"] if scope["path"] in _PAGES else "other"
@@ -195,7 +195,7 @@ class FrontDoor:
         event("request", facts=facts)
 
 
-class _Answering:
+class _Sender:
     """Sends a response on; an error that is not in our shape is put into it."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
@@ -227,7 +227,7 @@ class _Answering:
         if code is None:
             rejection = rejection_for(self.status)
             if self.status == 503 and self._scope["path"] == "/readyz":
-                rejection = Rejected("starting", "not warmed up yet", retry_after=1)
+                rejection = Rejection("starting", "not warmed up yet", retry_after=1)
             code, self._body = rejection.code, json.dumps(rejection.body).encode()
         self._scope[CODE] = code
         headers = MutableHeaders(scope=start)
@@ -238,7 +238,7 @@ class _Answering:
         await self._send(start)
         await self._send({"type": "http.response.body", "body": b"" if self._scope["method"] == "HEAD" else self._body})
 
-    async def reject(self, rejection: Rejected) -> None:
+    async def reject(self, rejection: Rejection) -> None:
         """Answer with a rejection, unless an answer has begun."""
         if self._begun:
             return
@@ -247,7 +247,7 @@ class _Answering:
 
 
 def _code_of(body: bytes) -> str | None:
-    """Of an error body that is in our shape."""
+    """The code of an error body; None where it is not in our shape."""
     try:
         return str(json.loads(body)["error"]["code"])
     except (ValueError, KeyError, TypeError):
@@ -255,11 +255,11 @@ def _code_of(body: bytes) -> str | None:
 
 
 def _limited(scope: Scope, receive: Receive, limit: int) -> Receive:
-    """``receive`` that counts, whatever Content-Length says."""
+    """``receive`` that counts the bytes, whatever Content-Length says. Raises Rejection over the limit."""
     message = f"the body is larger than {limit / 2**20:g} MiB"
     announced = Headers(scope=scope).get("content-length", "0")
     if announced.isdigit() and int(announced) > limit:
-        raise Rejected("too_large", message)
+        raise Rejection("too_large", message)
     seen = 0
 
     async def counted() -> Message:
@@ -267,7 +267,7 @@ def _limited(scope: Scope, receive: Receive, limit: int) -> Receive:
         received = await receive()
         seen += len(received.get("body", b""))
         if seen > limit:
-            raise Rejected("too_large", message)
+            raise Rejection("too_large", message)
         return received
 
     return counted
@@ -285,7 +285,7 @@ def _single(form: Mapping[str, list[str | UploadFile]]) -> Fields:
     """Form fields that may be there once; BentoML's client sends them as JSON, others as text."""
     for name, values in form.items():
         if len(values) > 1:
-            raise Rejected("invalid", f"{name[:80]!r}: given {len(values)} times, once is right")
+            raise Rejection("invalid", f"{name[:80]!r}: given {len(values)} times, once is right")
     return {name: _value(values[0]) for name, values in form.items()}
 
 
@@ -293,7 +293,7 @@ def _value(text: str | UploadFile) -> Any:
     if isinstance(text, UploadFile):
         return text
     if len(text) > _FIELD_BYTES:
-        raise Rejected("invalid", f"a form value of {len(text)} characters: at most {_FIELD_BYTES}")
+        raise Rejection("invalid", f"a form value of {len(text)} characters: at most {_FIELD_BYTES}")
     stripped = text.strip()
     if stripped == "null":
         return None
@@ -308,10 +308,10 @@ def _value(text: str | UploadFile) -> Any:
 def _known(fields: Fields, names: tuple[str, ...], *more: str) -> None:
     unknown = [name for name in fields if name not in names]
     if unknown:
-        raise Rejected("invalid", f"unknown field {unknown[0][:80]!r}: known are {', '.join((*more, *names))}")
+        raise Rejection("invalid", f"unknown field {unknown[0][:80]!r}: known are {', '.join((*more, *names))}")
 
 
 def _refuse_files(fields: Fields) -> None:
     wrong = next((name for name, value in fields.items() if isinstance(value, UploadFile)), None)
     if wrong is not None:
-        raise Rejected("invalid", f"{wrong[:80]!r}: a file where text is right")
+        raise Rejection("invalid", f"{wrong[:80]!r}: a file where text is right")

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from serving.errors import CODES
-from serving.http.schema import Answer, BatchAnswer, Failure, Feedback, FeedbackAnswer, Options
+from serving.schema import Answer, BatchAnswer, Failure, Feedback, FeedbackAnswer, Options
 
 _REF = "#/components/schemas/{model}"
 _BODY = ("malformed", "timeout", "too_large", "unsupported_media_type", "bad_image", "invalid", "overloaded", "starting")
@@ -17,7 +17,7 @@ _JSON: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
 
 
 def document() -> dict[str, Any]:
-    """OpenAPI 3.1, JSON-ready."""
+    """The OpenAPI 3.1 document, JSON-ready."""
     models: list[type[BaseModel]] = [Answer, BatchAnswer, Failure, Feedback, FeedbackAnswer]
     _, schemas = models_json_schema([(model, "serialization") for model in models], ref_template=_REF)
     picture = {"type": "string", "format": "binary", "description": "JPEG, PNG or WebP, 8 bits of grey or RGB"}
@@ -38,7 +38,7 @@ def document() -> dict[str, Any]:
                 _BODY,
             ),
             "/v1/feedback": _post(
-                "Tell the true class of an earlier answer",
+                "Store the true class of an earlier answer",
                 {
                     kind: {"schema": {"$ref": _REF.format(model="Feedback")}}
                     for kind in ("application/json", "multipart/form-data")

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from serving.errors import Rejected
+from serving.errors import Rejection
 from serving.http.openapi import document
 from serving.operation import metrics
 
@@ -46,14 +46,14 @@ async def _docs(request: Request) -> Response:
 async def _gap(request: Request) -> Response:
     try:
         return JSONResponse(await bentoml.get_current_service().classifier.gap())
-    except Rejected as rejection:
+    except Rejection as rejection:
         return rejection.response()
 
 
 async def _network(request: Request) -> Response:
     try:
         return JSONResponse(bentoml.get_current_service().classifier.describe())
-    except Rejected as rejection:
+    except Rejection as rejection:
         return rejection.response()
 
 

@@ -1,7 +1,7 @@
 """The micro-batcher: whatever waits runs together, in one thread, behind a queue of bounded length.
 
 BentoML's own adaptive batching takes one parameter, fails a whole batch for one bad image, and sheds load by prediction;
-here every image has its own plan and its own fate. ``python -m benchmarks.serving`` compares the two.
+here every image has its own plan and fails alone.
 """
 
 from __future__ import annotations
@@ -18,26 +18,28 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from serving.errors import Rejected
-from serving.inference.deployment import Plan
-from serving.inference.engine import Answered
+from serving.errors import Rejection
+from serving.inference.engine import ImageResult
+from serving.inference.plans import Plan
 
 _log = logging.getLogger("serving")
 
-Run = Callable[[Tensor, Sequence[Plan]], list[Answered]]
+Run = Callable[[Tensor, Sequence[Plan]], list[ImageResult]]
+"""Answers (N, 3, H, W) images under N plans."""
 
 
-@dataclass
-class Done:
-    """An answer, and how long it took.
+@dataclass(frozen=True, kw_only=True)
+class BatchedResult:
+    """What came of one image, and how long it took.
 
     Attributes:
-        answered: by the network.
-        queued_ms, ran_ms: milliseconds in the queue, and of the batch it ran in.
-        batch: images in it.
+        result: of the network.
+        queued_ms: milliseconds it waited.
+        ran_ms: milliseconds of the whole batch it ran in.
+        batch: images in that batch.
     """
 
-    answered: Answered
+    result: ImageResult
     queued_ms: float
     ran_ms: float
     batch: int
@@ -47,7 +49,7 @@ class Done:
 class _Job:
     image: Tensor
     plan: Plan
-    future: asyncio.Future[Done]
+    future: asyncio.Future[BatchedResult]
     since: float = field(default_factory=time.monotonic)
 
 
@@ -55,13 +57,13 @@ class Batcher:
     """Collects images for a moment and runs them together.
 
     Args:
-        run: what answers a batch; called in one thread of its own.
-        max_batch: images a batch.
+        run: answers a batch; called in one thread of its own.
+        max_batch: images of a batch, at most.
         max_wait: seconds that the first image of a batch waits for others.
         max_queue: images that may wait.
         threads: torch threads of the model's thread.
-        observe: told images and seconds of every batch.
-        watch: told how many images wait, whenever that changes.
+        observe: called with the number of images and the seconds of every batch.
+        watch: called with the number of images that wait, whenever it changes.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class Batcher:
 
     @property
     def depth(self) -> int:
-        """Images that wait."""
+        """How many images wait."""
         return len(self._waiting)
 
     @property
@@ -96,18 +98,25 @@ class Batcher:
         return bool(self._waiting) or self._running > 0
 
     def check_room(self, images: int = 1) -> None:
-        """Raise Rejected (overloaded) where so many more images would not fit into the queue."""
+        """Raise Rejection (overloaded) where so many more images would not fit into the queue."""
         if self._closing:
-            raise Rejected("starting", "the server is shutting down: try again", retry_after=1)
+            raise Rejection("starting", "the server is shutting down: try again", retry_after=1)
         if self.depth + images > self._max_queue:
             seconds = max(1, math.ceil(self.depth * self._seconds_an_image))
-            raise Rejected("overloaded", f"{self.depth} images wait already: try again in {seconds} s", retry_after=seconds)
+            raise Rejection("overloaded", f"{self.depth} images wait already: try again in {seconds} s", retry_after=seconds)
 
-    async def submit(self, images: Sequence[Tensor], plan: Plan) -> list[Done | Exception]:
-        """Answer some images of one request; each has its own result or exception.
+    async def submit(self, images: Sequence[Tensor], plan: Plan) -> list[BatchedResult | Exception]:
+        """Answer some images of one request.
+
+        Args:
+            images: each (3, H, W), all of one size.
+            plan: of all of them.
+
+        Returns:
+            For each image its result, or the exception that it alone caused.
 
         Raises:
-            Rejected: the queue is full.
+            Rejection: the queue is full.
         """
         self.check_room(len(images))
         loop = asyncio.get_running_loop()
@@ -115,8 +124,8 @@ class Batcher:
         self._waiting.extend(jobs)
         self._watch(self.depth)
         self._arrived.set()
-        done = await asyncio.gather(*(job.future for job in jobs), return_exceptions=True)
-        return [d if isinstance(d, Done) else _as_exception(d) for d in done]
+        results = await asyncio.gather(*(job.future for job in jobs), return_exceptions=True)
+        return [r if isinstance(r, BatchedResult) else _as_exception(r) for r in results]
 
     async def close(self) -> None:
         """Answer what was accepted, then stop."""
@@ -148,7 +157,7 @@ class Batcher:
             for job, result in zip(jobs, results, strict=True):
                 if job.future.done():
                     continue
-                if isinstance(result, Done):
+                if isinstance(result, BatchedResult):
                     job.future.set_result(result)
                 else:
                     job.future.set_exception(result)
@@ -164,9 +173,9 @@ class Batcher:
                 return
             left = self._waiting[0].since + self._max_wait - time.monotonic()
 
-    def _answer(self, jobs: Sequence[_Job]) -> list[Done | Exception]:
+    def _answer(self, jobs: Sequence[_Job]) -> list[BatchedResult | Exception]:
         began = time.monotonic()
-        results: list[Answered | Exception]
+        results: list[ImageResult | Exception]
         try:
             results = [*self._run(torch.stack([job.image for job in jobs]), [job.plan for job in jobs])]
         except Exception:
@@ -176,17 +185,19 @@ class Batcher:
         self._seconds_an_image = 0.8 * self._seconds_an_image + 0.2 * seconds / len(jobs)
         self._observe(len(jobs), seconds)
         return [
-            Done(r, 1000 * (began - job.since), 1000 * seconds, len(jobs)) if isinstance(r, Answered) else r
+            BatchedResult(result=r, queued_ms=1000 * (began - job.since), ran_ms=1000 * seconds, batch=len(jobs))
+            if isinstance(r, ImageResult)
+            else r
             for job, r in zip(jobs, results, strict=True)
         ]
 
-    def _alone(self, job: _Job) -> Answered | Exception:
+    def _alone(self, job: _Job) -> ImageResult | Exception:
         try:
             return self._run(job.image[None], [job.plan])[0]
         except Exception as error:
             return error
 
 
-def _as_exception(result: Done | BaseException) -> Exception:
+def _as_exception(result: BatchedResult | BaseException) -> Exception:
     assert isinstance(result, Exception)
     return result

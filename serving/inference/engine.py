@@ -11,57 +11,71 @@ from torch import Tensor
 
 from dynamic.configuration import Configuration
 from dynamic.session import Session
-from selector.observation.images import Live, answered
-from serving.inference.deployment import FORCED, Plan, Served
+from selector.observation.images import LiveImages
+from selector.observation.observe import probabilities_of
+from serving.inference.deployment import Deployment
+from serving.inference.plans import Plan
 
 
-@dataclass(frozen=True)
-class Answered:
+@dataclass(frozen=True, kw_only=True)
+class ImageResult:
     """What came of one image.
 
     Attributes:
-        probabilities: (classes,) float32; all zeros where the network's answer was not finite.
+        probabilities: (classes,) float32, unrounded; all zeros where the network's answer was not finite.
         configuration: whose answer it is.
-        macs: everything that was run for it, the selector's own arithmetic included.
-        selecting: of these, what the answer itself did not need.
+        macs: everything that was run for it, the selector's own arithmetic included; one multiply-add counts as 1.
+        selector_macs: of these, what the answer itself did not need.
     """
 
     probabilities: np.ndarray
     configuration: Configuration
     macs: float
-    selecting: float
+    selector_macs: float
+
+    @property
+    def predicted(self) -> int:
+        """The most probable class, the first of equal ones; -1 where the network's answer was not finite."""
+        return int(self.probabilities.argmax()) if self.probabilities.any() else -1
 
 
 @torch.inference_mode()
-def answer(served: Served, images: Tensor, plans: Sequence[Plan]) -> list[Answered]:
+def answer(deployment: Deployment, images: Tensor, plans: Sequence[Plan]) -> list[ImageResult]:
     """Let each image's policy choose, then run what was chosen, images with a common prefix of options together.
 
     Args:
-        served: the network and its policies.
-        images: (N, 3, H, W) float32, normalised.
-        plans: one an image.
+        deployment: the network and its policies.
+        images: (N, 3, resolution, resolution) float32, normalised, on any device.
+        plans: one for each image.
+
+    Returns:
+        One result for each image, in their order.
     """
-    images = images.to(served.device, served.dtype, memory_format=torch.channels_last)
-    session = Session(served.network, images)
-    chosen: list[Configuration] = [served.default] * len(plans)
+    images = images.to(deployment.device, deployment.dtype, memory_format=torch.channels_last)
+    session = Session(deployment.network, images)
+    chosen: list[Configuration] = [deployment.default] * len(plans)
     charged = np.zeros(len(plans))
     for plan in dict.fromkeys(plans):
         rows = np.array([row for row, other in enumerate(plans) if other == plan])
-        if plan.policy == FORCED:
-            assert plan.configuration is not None
+        if plan.configuration is not None:
             columns = [plan.configuration] * len(rows)
         else:
             part = images if len(rows) == len(plans) else images[torch.from_numpy(rows).to(images.device)]
-            live = Live(served.network, part, served.portfolio, served.costs, session=session, rows=rows)
-            decided = served.policies[plan.policy].decide(live, plan.dial)
-            columns = [served.portfolio[column] for column in decided]
+            live = LiveImages(deployment.network, part, deployment.portfolio, deployment.costs, session=session, rows=rows)
+            decided = deployment.policies[plan.policy].decide(live, plan.dial)
+            columns = [deployment.portfolio[column] for column in decided]
             charged[rows] = live.charged
         for row, configuration in zip(rows, columns, strict=True):
             chosen[row] = configuration
-    probabilities = answered(session.mixed(chosen))
+    probabilities = probabilities_of(session.mixed(chosen)).numpy()
     macs = session.macs + charged
-    own = {c: served.macs(c) for c in set(chosen)}
+    own = {c: deployment.macs(c) for c in set(chosen)}
     return [
-        Answered(probabilities[row], configuration, float(macs[row]), float(macs[row] - own[configuration]))
+        ImageResult(
+            probabilities=probabilities[row],
+            configuration=configuration,
+            macs=float(macs[row]),
+            selector_macs=float(macs[row] - own[configuration]),
+        )
         for row, configuration in enumerate(chosen)
     ]

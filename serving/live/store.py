@@ -1,91 +1,38 @@
-"""What the service remembers, in any database SQLAlchemy knows: answers, labels, images that were asked to be kept.
-
-Tables: ``answers`` (one row an image, until its label may no longer come), ``labels`` (one row a label, for good),
-``images`` (bytes, until they were evaluated or their time is over), ``evaluations`` (what every configuration made of an
-image, for good).
-"""
+"""Stores answers, their labels, kept pictures and evaluations, in any database that SQLAlchemy knows."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine, make_url
 
 from dynamic.errors import UserError
+from serving.errors import Rejection
+from serving.live.tables import ANSWERS, EVALUATIONS, IMAGES, LABELS, METADATA
+from serving.operation.logs import LOGGER
 
-_METADATA = sa.MetaData()
-
-
-def new_id() -> str:
-    """Of a request: the moment in milliseconds and 64 random bits, hexadecimal."""
-    return f"{int(time.time() * 1000):011x}{secrets.token_hex(8)}"
+T = TypeVar("T")
 
 
-ANSWERS = sa.Table(
-    "answers",
-    _METADATA,
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("created", sa.Double, index=True, nullable=False),
-    sa.Column("network", sa.String(200), nullable=False),
-    sa.Column("policy", sa.String(64), nullable=False),
-    sa.Column("configuration", sa.String(200), nullable=False),
-    sa.Column("predicted", sa.Integer, nullable=False),
-    sa.Column("macs", sa.Double, nullable=False),
-)
-LABELS = sa.Table(
-    "labels",
-    _METADATA,
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("created", sa.Double, index=True, nullable=False),
-    sa.Column("network", sa.String(200), index=True, nullable=False),
-    sa.Column("policy", sa.String(64), nullable=False),
-    sa.Column("configuration", sa.String(200), nullable=False),
-    sa.Column("predicted", sa.Integer, nullable=False),
-    sa.Column("macs", sa.Double, nullable=False),
-    sa.Column("label", sa.Integer, nullable=False),
-)
-IMAGES = sa.Table(
-    "images",
-    _METADATA,
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("expires", sa.Double, index=True, nullable=False),
-    sa.Column("claimed_until", sa.Double, nullable=False, default=0.0),
-    sa.Column("size", sa.Integer, nullable=False),
-    sa.Column("data", sa.LargeBinary(2**32 - 1), nullable=False),
-)
-EVALUATIONS = sa.Table(
-    "evaluations",
-    _METADATA,
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("created", sa.Double, index=True, nullable=False),
-    sa.Column("network", sa.String(200), index=True, nullable=False),
-    sa.Column("policy", sa.String(64), nullable=False),
-    sa.Column("policy_right", sa.Boolean, nullable=False),
-    sa.Column("policy_macs", sa.Double, nullable=False),
-    sa.Column("right", sa.Text, nullable=False),
-    sa.Column("oracle_macs", sa.Double, nullable=False),
-)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One answered image.
+@dataclass(frozen=True, kw_only=True)
+class StoredAnswer:
+    """The answer to one image.
 
     Attributes:
         id: that its label will name.
-        network: name and digest of what answered.
-        policy: name.
-        configuration: id.
-        predicted: class.
-        macs: that were run.
+        network: the deployment's key.
+        policy: the plan's label.
+        configuration: id of the one that ran.
+        predicted: class; -1 where the network's answer was not finite.
+        macs: that were run, the selector's included.
     """
 
     id: str
@@ -96,9 +43,17 @@ class Answer:
     macs: float
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """An image whose label came."""
+@dataclass(frozen=True, kw_only=True)
+class LabelledAnswer:
+    """An answer whose label came.
+
+    Attributes:
+        id: of the answer.
+        policy: label of the plan that answered.
+        predicted: class; -1 where the network's answer was not finite.
+        macs: that were run, the selector's included.
+        label: the true class.
+    """
 
     id: str
     policy: str
@@ -107,13 +62,13 @@ class Labelled:
     label: int
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """What came of every configuration on a labelled image.
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What every configuration makes of a labelled image.
 
     Attributes:
         id: of the answer.
-        policy: that answered it.
+        policy: label of the plan that answered.
         policy_right: whether its answer was right.
         policy_macs: that it ran.
         right: by configuration id, whether it is right.
@@ -156,7 +111,7 @@ class Store:
     def _create(self) -> None:
         for attempt in range(20):  # several workers start at once
             try:
-                _METADATA.create_all(self._engine)
+                METADATA.create_all(self._engine)
                 return
             except sa.exc.DBAPIError:
                 if attempt == 19:
@@ -165,11 +120,11 @@ class Store:
 
     @property
     def engine(self) -> Engine:
-        """For tests and reports."""
+        """SQLAlchemy's engine, for tests and reports."""
         return self._engine
 
     def add_answers(
-        self, answers: Sequence[Answer], images: Sequence[tuple[str, bytes]] = (), keep_seconds: float = 0.0
+        self, answers: Sequence[StoredAnswer], images: Sequence[tuple[str, bytes]] = (), keep_seconds: float = 0.0
     ) -> None:
         """Remember answers, so that their labels can come, and keep some pictures, as they were sent, by answers' ids."""
         now = time.time()
@@ -182,16 +137,15 @@ class Store:
                 connection.execute(IMAGES.insert(), rows)
 
     def kept_bytes(self) -> int:
-        """Of all pictures."""
+        """Bytes of all kept pictures."""
         with self._engine.connect() as connection:
             return int(connection.execute(sa.select(sa.func.coalesce(sa.func.sum(IMAGES.c.size), 0))).scalar_one())
 
-    def add_label(self, id_: str, network: str, label: int) -> Labelled | None:
+    def add_label(self, id_: str, network: str, label: int) -> LabelledAnswer | None:
         """Store the true class of an image that ``network`` answered; a later label replaces an earlier one.
 
-        None for an id that is unknown, or of another network.
-
-        On disk when this returns.
+        Returns:
+            The answer with its label, on disk by now; None for an id that is unknown, or of another network.
         """
         with self._engine.begin() as connection:
             mine = sa.select(ANSWERS).where(ANSWERS.c.id == id_, ANSWERS.c.network == network)
@@ -205,10 +159,14 @@ class Store:
             connection.execute(EVALUATIONS.delete().where(EVALUATIONS.c.id.in_(another)))
             connection.execute(LABELS.delete().where(LABELS.c.id == id_))
             connection.execute(LABELS.insert(), values)
-        return Labelled(id_, found["policy"], found["predicted"], found["macs"], label)
+        return _labelled(found, label)
 
-    def claim(self, network: str, seconds: float) -> tuple[Labelled, bytes] | None:
-        """A labelled image of ``network`` that nobody else evaluates, for so many seconds; None if there is none."""
+    def claim(self, network: str, seconds: float) -> tuple[LabelledAnswer, bytes] | None:
+        """Claim a labelled picture that nobody else evaluates, so that nobody else will for so many seconds.
+
+        Returns:
+            The answer with its label, and the picture as it was sent; None if there is none.
+        """
         now = time.time()
         wanted = (
             sa.select(IMAGES.c.id)
@@ -224,23 +182,23 @@ class Store:
                 mine = IMAGES.update().where(IMAGES.c.id == id_, IMAGES.c.claimed_until < now)
                 if connection.execute(mine.values(claimed_until=now + seconds)).rowcount == 0:
                     continue
-                label = connection.execute(sa.select(LABELS).where(LABELS.c.id == id_)).mappings().one()
+                row = connection.execute(sa.select(LABELS).where(LABELS.c.id == id_)).mappings().one()
                 data = connection.execute(sa.select(IMAGES.c.data).where(IMAGES.c.id == id_)).scalar_one()
-            return Labelled(id_, label["policy"], label["predicted"], label["macs"], label["label"]), data
+            return _labelled(row, row["label"]), data
         return None
 
-    def add_evaluation(self, network: str, evaluated: Evaluated, label: int) -> bool:
-        """Store what came of an image and delete the picture; false where its label is no longer the one it was given."""
-        row = asdict(evaluated) | {"right": json.dumps(evaluated.right), "created": time.time(), "network": network}
+    def add_evaluation(self, network: str, evaluation: Evaluation, label: int) -> bool:
+        """Store the evaluation of an image and delete its picture; false where its label is no longer ``label``."""
+        row = asdict(evaluation) | {"right": json.dumps(evaluation.right), "created": time.time(), "network": network}
         with self._engine.begin() as connection:
             # Deleting first locks SQLite's file, and other databases the label's row: it cannot change until this is stored.
-            connection.execute(EVALUATIONS.delete().where(EVALUATIONS.c.id == evaluated.id))
-            mine = sa.select(LABELS.c.label).where(LABELS.c.id == evaluated.id).with_for_update()
+            connection.execute(EVALUATIONS.delete().where(EVALUATIONS.c.id == evaluation.id))
+            mine = sa.select(LABELS.c.label).where(LABELS.c.id == evaluation.id).with_for_update()
             if connection.execute(mine).scalar() != label:
-                connection.execute(IMAGES.update().where(IMAGES.c.id == evaluated.id).values(claimed_until=0.0))
+                connection.execute(IMAGES.update().where(IMAGES.c.id == evaluation.id).values(claimed_until=0.0))
                 return False
             connection.execute(EVALUATIONS.insert(), row)
-            connection.execute(IMAGES.delete().where(IMAGES.c.id == evaluated.id))
+            connection.execute(IMAGES.delete().where(IMAGES.c.id == evaluation.id))
         return True
 
     def release(self, id_: str) -> None:
@@ -268,15 +226,14 @@ class Store:
             ]
         return int(found[0]), int(found[1])
 
-    def labels(self, network: str, most: int) -> list[Labelled]:
+    def labels(self, network: str, most: int) -> list[LabelledAnswer]:
         """The latest labels of a network."""
-        names = ("id", "policy", "predicted", "macs", "label")
-        query = sa.select(*(LABELS.c[name] for name in names)).where(LABELS.c.network == network)
+        query = sa.select(LABELS).where(LABELS.c.network == network).order_by(LABELS.c.created.desc()).limit(most)
         with self._engine.connect() as connection:
-            rows = connection.execute(query.order_by(LABELS.c.created.desc()).limit(most)).all()
-        return [Labelled(*row) for row in rows]
+            rows = connection.execute(query).mappings().all()
+        return [_labelled(row, row["label"]) for row in rows]
 
-    def evaluations(self, network: str, most: int) -> list[Evaluated]:
+    def evaluations(self, network: str, most: int) -> list[Evaluation]:
         """The latest evaluations of a network."""
         query = (
             sa.select(EVALUATIONS).where(EVALUATIONS.c.network == network).order_by(EVALUATIONS.c.created.desc()).limit(most)
@@ -284,7 +241,7 @@ class Store:
         with self._engine.connect() as connection:
             rows: list[dict[str, Any]] = [dict(row) for row in connection.execute(query).mappings()]
         names = ("id", "policy", "policy_right", "policy_macs", "oracle_macs")
-        return [Evaluated(right=json.loads(row["right"]), **{name: row[name] for name in names}) for row in rows]
+        return [Evaluation(right=json.loads(row["right"]), **{name: row[name] for name in names}) for row in rows]
 
     def forget(self, answers_before: float) -> int:
         """Delete pictures whose time is over, and answers from before a moment; returns the pictures deleted."""
@@ -305,6 +262,20 @@ class Store:
         with suppress(sa.exc.SQLAlchemyError):
             self._truncate_log()
         self._engine.dispose()
+
+
+def _labelled(row: Mapping[Any, Any], label: int) -> LabelledAnswer:
+    """From a row of the answers or labels."""
+    return LabelledAnswer(id=row["id"], policy=row["policy"], predicted=row["predicted"], macs=row["macs"], label=label)
+
+
+async def in_database(work: Callable[..., T], *arguments: Any) -> T:
+    """Run what asks the database in a thread. Raises Rejection (unavailable) where the database fails."""
+    try:
+        return await asyncio.to_thread(work, *arguments)
+    except sa.exc.SQLAlchemyError:
+        LOGGER.exception("the database failed")
+        raise Rejection("unavailable", "the database cannot be reached: try again", retry_after=5) from None
 
 
 def check_url(url: str) -> sa.URL:

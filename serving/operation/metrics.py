@@ -24,10 +24,12 @@ BATCH = Histogram("serving_batch_images", "Images that ran together", buckets=_P
 BATCH_SECONDS = Histogram("serving_batch_seconds", "Of a batch in the network, selectors included", buckets=_SECONDS)
 QUEUE = Gauge("serving_queue_images", "Images that wait", multiprocess_mode="livesum")
 READY = Gauge("serving_ready", "Processes that are warmed up", multiprocess_mode="livesum")
-KEPT = Counter("serving_kept_images", "Images kept for evaluation")
-FORGOTTEN = Counter("serving_unrecorded_answers", "Answers that the database was too slow for; their labels cannot come")
+KEPT_IMAGES = Counter("serving_kept_images", "Images kept for evaluation")
+UNRECORDED_ANSWERS = Counter(
+    "serving_unrecorded_answers", "Answers that the database was too slow for; their labels cannot come"
+)
 LABELS = Counter("serving_labels", "Labels received")
-EVALUATED = Counter("serving_evaluated_images", "Labelled images run under every configuration")
+EVALUATIONS = Counter("serving_evaluated_images", "Labelled images run under every configuration")
 LIVE_ACCURACY = Gauge(
     "serving_live_accuracy",
     "Of default, single_best, policy and oracle on the same evaluated live images, by the policy that answered",
@@ -66,7 +68,7 @@ def ready_processes() -> int:
 
 
 def bury_the_dead() -> None:
-    """Take the gauges of processes that were killed out of the sums."""
+    """Take the gauges of killed processes out of the sums."""
     folder = _shared()
     for path in folder.glob("gauge_live*_*.db") if folder else ():
         pid = int(path.stem.rsplit("_", 1)[1])

@@ -21,9 +21,9 @@ import dynamic
 from dynamic import Configuration, UserError
 from oracle.evaluation import bounds
 from oracle.evaluation.evaluate import WalkSize
-from oracle.evaluation.outcomes import read_outcomes
+from oracle.outcomes import read_outcomes
 from oracle.pipeline import run
-from oracle.reporting.page import table_rows
+from oracle.report import table_rows
 from oracle.settings import RunSettings
 from tests.oracle.conftest import all_bytes, command, environment, run_command
 from tests.plain_loop import plain_loop

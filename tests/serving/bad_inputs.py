@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,13 @@ def png_of(width: int, height: int, depth: int = 8, colour: int = 0, data: bytes
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data, 9)) + chunk(b"IEND", b"")
 
 
-def bad_pictures() -> Iterator[tuple[str, bytes]]:
+@cache
+def bad_pictures() -> tuple[tuple[str, bytes], ...]:
+    """By name; made once, since the bombs take a second."""
+    return tuple(_bad_pictures())
+
+
+def _bad_pictures() -> Iterator[tuple[str, bytes]]:
     stream = np.random.default_rng(0)
     yield "empty", b""
     for kind in ("JPEG", "PNG", "WEBP"):
@@ -97,7 +104,7 @@ def bad_requests() -> list[Bad]:
     found = [Bad(name, arguments={"files": {"image": ("a", data)}}) for name, data in bad_pictures()]
     found += [
         Bad(f"{name}, in a batch", "/v1/classify_batch", {"files": {"images": ("a", data)}})
-        for name, data in list(bad_pictures())[::7]
+        for name, data in bad_pictures()[::7]
     ]
     wrong: dict[str, list[str]] = {
         "policy": ["", "nope", "../../etc/passwd", "forced", "x" * 5000, "[]", "123", "\u0000", "ö"],

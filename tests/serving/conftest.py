@@ -19,7 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from dynamic.scenes import FashionScenes
-from serving.inference.deployment import Served, open_served
+from serving.inference.deployment import Deployment
+from serving.inference.opening import open_deployment
 from serving.settings import ServingSettings
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
@@ -52,15 +53,15 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> ServingSettings:
 
 
 @pytest.fixture(scope="session")
-def served(settings: ServingSettings) -> Served:
+def deployment(settings: ServingSettings) -> Deployment:
     """The run the service serves by default."""
-    return open_served(settings)
+    return open_deployment(settings)
 
 
 @pytest.fixture(scope="session")
-def images(served: Served, scenes: tuple[list[bytes], np.ndarray]) -> Tensor:
+def images(deployment: Deployment, scenes: tuple[list[bytes], np.ndarray]) -> Tensor:
     """The same scenes as the network reads them."""
-    return torch.stack([served.transform(Image.open(io.BytesIO(data))) for data in scenes[0]])
+    return torch.stack([deployment.transform(Image.open(io.BytesIO(data))) for data in scenes[0]])
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-import tomllib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +22,8 @@ import pytest
 
 from tests.serving.bad_inputs import bad_requests
 from tests.serving.conftest import CHROMIUM, metric, serving, wait_until_ready
+
+pytestmark = [pytest.mark.slow, pytest.mark.server]
 
 Scenes = tuple[list[bytes], np.ndarray]
 
@@ -55,7 +56,7 @@ def workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 
 def test_a_picture_gets_a_typed_answer(http: httpx.Client, scenes: Scenes) -> None:
-    from serving.http.schema import Answer
+    from serving.schema import Answer
 
     response = http.post("/v1/classify", files={"image": ("cat.png", scenes[0][0])}, data={"top_k": "3"})
     assert response.status_code == 200
@@ -188,6 +189,7 @@ def test_schemathesis_finds_nothing(server: tuple[str, subprocess.Popen[bytes]],
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
 
 
+@pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_the_page_in_a_browser(server: tuple[str, subprocess.Popen[bytes]], scenes: Scenes, tmp_path: Path) -> None:
     sync_api = pytest.importorskip("playwright.sync_api")
@@ -330,12 +332,6 @@ def test_ending_the_server_answers_what_it_accepted(folder: Path, scenes: Scenes
     answered = [line for line in lines if line["message"] == "request" and line.get("images") == 32]
     assert len(answered) == statuses.count((200, 32)), "nothing that was answered was lost on its way"
     assert lines[-1]["message"] == "stopped"
-
-
-def test_a_bento_asks_for_what_the_project_asks_for() -> None:
-    root = Path(__file__).parents[2]
-    listed = re.findall(r'^    - "(.+)"$', (root / "bentofile.yaml").read_text(), re.MULTILINE)
-    assert listed == tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"]
 
 
 def test_a_bento_is_built_and_serves(tmp_path: Path, scenes: Scenes) -> None:

@@ -18,7 +18,7 @@ from dynamic.models import ModelInfo
 from oracle.data.folders import FolderSource
 from oracle.data.sources import open_source
 from oracle.data.splits import split_of
-from oracle.evaluation.outcomes import compare_identity, read_outcomes
+from oracle.outcomes import compare_identity, read_outcomes
 from oracle.pipeline import run
 from oracle.settings import RunSettings
 from tests.image_folders import fill

@@ -16,7 +16,7 @@ from dynamic import UserError
 from dynamic.models import DYNAMIC_LAYERS
 from oracle.evaluation import bounds
 from oracle.evaluation.exact_bounds import Order, find_bounds, greedy_order
-from oracle.evaluation.outcomes import read_outcomes
+from oracle.outcomes import read_outcomes
 from oracle.pipeline import exact_bounds, run
 from oracle.settings import RunSettings
 from oracle.study.fig6 import efficiency

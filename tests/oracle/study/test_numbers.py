@@ -11,7 +11,7 @@ import pytest
 import dynamic
 from dynamic import Configuration, Space
 from oracle.evaluation.estimates import resampled
-from oracle.evaluation.outcomes import read_outcomes
+from oracle.outcomes import read_outcomes
 from oracle.pipeline import run
 from oracle.settings import RunSettings
 from oracle.study.fig4 import subsets

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from oracle.reporting.page import table_rows
+from oracle.report import table_rows
 from oracle.study import paper
 
 SPACES = ("stride", "dilation", "size")

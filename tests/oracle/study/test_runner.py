@@ -17,7 +17,7 @@ import dynamic
 from dynamic import UserError
 from dynamic.models import build
 from oracle.evaluation.collect import open_collection
-from oracle.evaluation.outcomes import read_outcomes
+from oracle.outcomes import read_outcomes
 from oracle.pipeline import run
 from oracle.settings import RunSettings
 from oracle.study.registry import parse_parts, parts

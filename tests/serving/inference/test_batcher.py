@@ -11,13 +11,17 @@ import torch
 from torch import Tensor
 
 from dynamic.configuration import Configuration
-from serving.errors import Rejected
-from serving.inference.batcher import Batcher, Done
-from serving.inference.deployment import Plan
-from serving.inference.engine import Answered
+from serving.errors import Rejection
+from serving.inference.batcher import BatchedResult, Batcher
+from serving.inference.engine import ImageResult
+from serving.inference.plans import Plan
 
 CONFIGURATION = Configuration((1,), (1,), (3,))
-PLAN = Plan("default")
+PLAN = Plan(policy="default")
+
+
+def result(value: float) -> ImageResult:
+    return ImageResult(probabilities=np.array([value]), configuration=CONFIGURATION, macs=1.0, selector_macs=0.0)
 
 
 class Echo:
@@ -29,14 +33,14 @@ class Echo:
         self.gate = threading.Event()
         self.gate.set()
 
-    def __call__(self, images: Tensor, plans: Sequence[Plan]) -> list[Answered]:
+    def __call__(self, images: Tensor, plans: Sequence[Plan]) -> list[ImageResult]:
         self.gate.wait(5)
         time.sleep(self.seconds)
         self.batches.append(len(images))
         values = images[:, 0, 0, 0].tolist()
         if min(values) < 0:
             raise ValueError("a bad one")
-        return [Answered(np.array([value]), CONFIGURATION, 1.0, 0.0) for value in values]
+        return [result(value) for value in values]
 
 
 def image(value: float) -> Tensor:
@@ -56,8 +60,8 @@ def with_batcher(echo: Echo, use: Callable[[Batcher], Awaitable[None]], **option
     asyncio.run(main())
 
 
-def values(results: Sequence[Done | Exception]) -> list[float | str]:
-    return [float(r.answered.probabilities[0]) if isinstance(r, Done) else type(r).__name__ for r in results]
+def values(results: Sequence[BatchedResult | Exception]) -> list[float | str]:
+    return [float(r.result.probabilities[0]) if isinstance(r, BatchedResult) else type(r).__name__ for r in results]
 
 
 def test_everyone_gets_their_own_answer_and_batches_keep_their_size() -> None:
@@ -96,7 +100,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
         waiting = asyncio.create_task(batcher.submit([image(n) for n in range(32)], PLAN))
         await asyncio.sleep(0.05)
         assert batcher.depth == 32
-        with pytest.raises(Rejected) as refused:
+        with pytest.raises(Rejection) as refused:
             await batcher.submit([image(9)], PLAN)
         assert refused.value.status == 503
         assert (refused.value.retry_after or 0) >= 1
@@ -108,7 +112,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
     with_batcher(echo, use)
 
 
-def test_whoever_watches_is_told_how_many_wait() -> None:
+def test_whoever_watches_learns_how_many_wait() -> None:
     echo, seen = Echo(), []
 
     async def use(batcher: Batcher) -> None:
@@ -134,7 +138,7 @@ def test_closing_answers_what_was_accepted_and_refuses_the_rest() -> None:
         await asyncio.sleep(0.02)
         closing = asyncio.create_task(batcher.close())
         await asyncio.sleep(0)
-        with pytest.raises(Rejected):
+        with pytest.raises(Rejection):
             await batcher.submit([image(0)], PLAN)
         assert values(await accepted) == [float(n) for n in range(20)]
         await closing
@@ -142,10 +146,10 @@ def test_closing_answers_what_was_accepted_and_refuses_the_rest() -> None:
     asyncio.run(main())
 
 
-def test_a_lone_image_waits_no_longer_than_it_was_told() -> None:
+def test_a_lone_image_waits_no_longer_than_the_setting_says() -> None:
     async def use(batcher: Batcher) -> None:
         done = (await batcher.submit([image(1)], PLAN))[0]
-        assert isinstance(done, Done)
+        assert isinstance(done, BatchedResult)
         assert 150 < done.queued_ms < 2000
         assert done.batch == 1
 

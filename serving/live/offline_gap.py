@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from serving.inference.deployment import Served
+from serving.inference.deployment import Deployment
 
 _KEPT = (
     "name",
@@ -22,17 +22,17 @@ _KEPT = (
 )
 
 
-def offline_gap(served: Served) -> dict[str, Any]:
+def offline_gap(deployment: Deployment) -> dict[str, Any]:
     """Accuracy and mean GMACs of default, single best, the active policy and the oracle, gaps with 95 % intervals, curves.
 
     ``available`` is false, with a reason, where the run was not benchmarked.
     """
-    results = served.results
+    results = deployment.results
     if results is None:
-        return {"available": False, "reason": served.why_no_results}
+        return {"available": False, "reason": deployment.why_no_results}
     rows = {row["name"]: {key: row[key] for key in _KEPT} for row in results["policies"]}
-    by_policy = [row for row in rows.values() if row["policy"] == served.active.policy]
-    active = next((row for row in by_policy if served.active.dial in (None, row["dial"])), None)
+    by_policy = [row for row in rows.values() if row["policy"] == deployment.active.policy]
+    active = next((row for row in by_policy if deployment.active.dial in (None, row["dial"])), None)
     facts = results["run"]
     return {
         "available": True,

@@ -175,7 +175,8 @@ def read_outcomes(run: Path) -> xr.Dataset:
     Raises:
         UserError: no outcomes there, or the run is not finished.
 
-    >>> read_outcomes(Path("runs/oracle")).p_true.sel(configuration="s1-2-2-2_d1-1-1-1_k3-3-3-3").mean()
+    ``read_outcomes(Path("runs/oracle")).p_true.sel(configuration="s1-2-2-2_d1-1-1-1_k3-3-3-3").mean()`` is the mean
+    probability of the true class under the default.
     """
     return load_outcomes(run / "outcomes.zarr")
 

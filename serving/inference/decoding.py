@@ -10,7 +10,7 @@ from typing import IO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from serving.errors import Rejected
+from serving.errors import Rejection
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 SMALLEST = 8
@@ -36,7 +36,7 @@ def open_picture(file: bytes | IO[bytes], max_megapixels: float) -> Image.Image:
     """Read a picture's header, decode nothing.
 
     Raises:
-        Rejected: not a picture of the known formats, too many pixels or too few, animated, or with other colours than
+        Rejection: not a picture of the known formats, too many pixels or too few, animated, or with other colours than
             8 bits of grey or RGB.
     """
     if isinstance(file, bytes):
@@ -44,32 +44,32 @@ def open_picture(file: bytes | IO[bytes], max_megapixels: float) -> Image.Image:
     start = file.read(32)
     file.seek(0)
     if not start:
-        raise Rejected("bad_image", f"the file is empty: {_EXPECTED}")
+        raise Rejection("bad_image", f"the file is empty: {_EXPECTED}")
     if webp_pixels(file) > max_megapixels * 1e6:  # opening it allocates the canvas
-        raise Rejected("too_large", f"the picture has more than {max_megapixels:g} megapixels")
+        raise Rejection("too_large", f"the picture has more than {max_megapixels:g} megapixels")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # we refuse large pictures ourselves, sooner
             picture = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError:
-        raise Rejected("too_large", f"the picture has more than {max_megapixels:g} megapixels") from None
+        raise Rejection("too_large", f"the picture has more than {max_megapixels:g} megapixels") from None
     except UnidentifiedImageError:
         known = start.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")) or (
             start[:4] == b"RIFF" and start[8:12] == b"WEBP"
         )
         if known:
-            raise Rejected("bad_image", f"the picture is damaged or truncated: {_EXPECTED}") from None
-        raise Rejected("unsupported_media_type", f"the file is not a picture of a known format: {_EXPECTED}") from None
+            raise Rejection("bad_image", f"the picture is damaged or truncated: {_EXPECTED}") from None
+        raise Rejection("unsupported_media_type", f"the file is not a picture of a known format: {_EXPECTED}") from None
     except Exception:  # damaged headers make Pillow raise almost anything
-        raise Rejected("bad_image", f"the picture is damaged or truncated: {_EXPECTED}") from None
+        raise Rejection("bad_image", f"the picture is damaged or truncated: {_EXPECTED}") from None
     width, height = picture.size
     if width * height > max_megapixels * 1e6:
-        raise Rejected("too_large", f"the picture has {width} x {height} pixels, more than {max_megapixels:g} megapixels")
+        raise Rejection("too_large", f"the picture has {width} x {height} pixels, more than {max_megapixels:g} megapixels")
     if min(width, height) < SMALLEST:
-        raise Rejected("bad_image", f"the picture has {width} x {height} pixels: send at least {SMALLEST} x {SMALLEST}")
+        raise Rejection("bad_image", f"the picture has {width} x {height} pixels: send at least {SMALLEST} x {SMALLEST}")
     sixteen = picture.format == "PNG" and len(start) > 24 and start[24] == 16
     if max(width, height) > LONGEST * min(width, height):
-        raise Rejected(
+        raise Rejection(
             "bad_image", f"the picture has {width} x {height} pixels: send one at most {LONGEST} times as long as wide"
         )
     if picture.format in ("JPEG", "MPO"):
@@ -78,13 +78,13 @@ def open_picture(file: bytes | IO[bytes], max_megapixels: float) -> Image.Image:
         scans = _scans(file.read())
         file.seek(place)
         if scans > SCANS:
-            raise Rejected("bad_image", f"the JPEG has {scans} scans: send one of at most {SCANS}")
+            raise Rejection("bad_image", f"the JPEG has {scans} scans: send one of at most {SCANS}")
     if picture.mode not in _MODES or sixteen:
         colours = "16 bits a channel" if sixteen else f"the colour mode {picture.mode}"
-        raise Rejected("unsupported_media_type", f"the picture has {colours}: {_EXPECTED}")
+        raise Rejection("unsupported_media_type", f"the picture has {colours}: {_EXPECTED}")
     # A phone's JPEG may carry a second picture, a preview or a depth map (MPO); an animation is something else.
     if picture.format != "MPO" and getattr(picture, "is_animated", False):
-        raise Rejected("unsupported_media_type", "the picture is animated: send one frame")
+        raise Rejection("unsupported_media_type", "the picture is animated: send one frame")
     return picture
 
 
@@ -118,19 +118,19 @@ def _scans(jpeg: bytes) -> int:
         at = found.end()
         if marker not in (0x01, 0xD8):  # these have no length
             at += int.from_bytes(jpeg[at : at + 2], "big")
-    raise Rejected("bad_image", f"the JPEG has more than {_SEGMENTS:,} segments: {_EXPECTED}")
+    raise Rejection("bad_image", f"the JPEG has more than {_SEGMENTS:,} segments: {_EXPECTED}")
 
 
 def decode(picture: Image.Image) -> Image.Image:
     """Decode what :func:`open_picture` opened: RGB or grey, turned as its EXIF orientation says.
 
     Raises:
-        Rejected: truncated or damaged.
+        Rejection: truncated or damaged.
     """
     try:
         picture.load()
     except Exception:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, and others
-        raise Rejected("bad_image", f"the picture is damaged or truncated: {_EXPECTED}") from None
+        raise Rejection("bad_image", f"the picture is damaged or truncated: {_EXPECTED}") from None
     with suppress(Exception):  # cameras write strange EXIF blocks around good pictures
         picture = ImageOps.exif_transpose(picture)
     return picture if picture.mode == "RGB" else picture.convert("RGB")

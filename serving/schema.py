@@ -9,7 +9,7 @@ import PIL.Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
-from serving.errors import Rejected
+from serving.errors import Rejection
 
 INPUT = "serving.input"
 """Key of an ASGI scope: the fields that :mod:`serving.http.front` has read from the body."""
@@ -35,22 +35,22 @@ class Options(_Model, extra="forbid"):
 
     @classmethod
     def read(cls, **fields: Any) -> Self:
-        """Validate. Raises Rejected naming the first field that is wrong, and what would be right."""
+        """Validate. Raises Rejection naming the first field that is wrong, and what would be right."""
         try:
             return cls.model_validate({name: value for name, value in fields.items() if value is not None})
         except ValidationError as error:
-            raise rejected(error) from None
+            raise rejection_of(error) from None
 
 
-def rejected(error: ValidationError) -> Rejected:
-    """A validation error for the client."""
+def rejection_of(error: ValidationError) -> Rejection:
+    """The refusal of a validation error, naming the first field that is wrong."""
     first = error.errors(include_url=False, include_context=False)[0]
     name = ".".join(map(str, first["loc"])) or "body"
-    return Rejected("invalid", f"{name[:80]}: {first['msg'][0].lower()}{first['msg'][1:]}")
+    return Rejection("invalid", f"{name[:80]}: {first['msg'][0].lower()}{first['msg'][1:]}")
 
 
 class Prediction(_Model):
-    """One class."""
+    """A class and its probability."""
 
     name: str
     index: int
@@ -85,23 +85,24 @@ class Answer(_Model):
     """What the network says of one image, and what that cost."""
 
     id: str
-    """For /v1/feedback."""
+    """Names this answer in /v1/feedback."""
     predictions: list[Prediction]
     """The most probable first; none where the network's answer was not finite."""
     policy: str
-    """That chose, or ``forced``."""
+    """Name of the policy that chose the configuration, or ``forced``."""
     dial: float | None
-    """Its setting."""
+    """The policy's setting; null where it has none."""
     expected: Expected | None
     configuration: RunConfiguration
-    """Whose answer it is."""
+    """The configuration whose answer this is."""
     gmacs: float
     """All that was run for this image: 10^9 multiply-accumulates (one multiply-add = 1), the selector's included."""
     default_gmacs: float
-    """What the default configuration would have run."""
+    """10^9 multiply-accumulates that the default configuration would have run."""
     queued_ms: float
+    """Milliseconds it waited for its batch."""
     ran_ms: float
-    """Of the batch it ran in, selector included."""
+    """Milliseconds of the batch it ran in, selector included."""
     batch: int
     """Images in that batch."""
     kept_seconds: float | None
@@ -129,7 +130,7 @@ class Item(_Model):
 
 
 class BatchAnswer(_Model):
-    """In the order of the images."""
+    """Answers or errors, in the order of the images."""
 
     results: list[Item]
 
@@ -138,7 +139,7 @@ class Feedback(_Model, extra="forbid"):
     """The true class of an image that was answered earlier."""
 
     id: Annotated[str, Field(min_length=1, max_length=64)]
-    """Of the answer."""
+    """Id of the answer."""
     label: Annotated[str, Field(min_length=1, max_length=200)] | Annotated[int, Field(ge=0)]
     """Name of the class, or its index."""
 
@@ -162,7 +163,7 @@ class _FromFront(bentoml.IODescriptor):
 
 
 class ClassifyInput(_FromFront):
-    """Of /v1/classify."""
+    """The fields of /v1/classify."""
 
     image: PIL.Image.Image
     policy: str | None = None
@@ -173,7 +174,7 @@ class ClassifyInput(_FromFront):
 
 
 class BatchInput(_FromFront):
-    """Of /v1/classify_batch."""
+    """The fields of /v1/classify_batch."""
 
     images: list[PIL.Image.Image]
     policy: str | None = None
@@ -184,7 +185,7 @@ class BatchInput(_FromFront):
 
 
 class FeedbackInput(_FromFront):
-    """Of /v1/feedback."""
+    """The fields of /v1/feedback."""
 
     id: str
     label: str

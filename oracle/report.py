@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from matplotlib.figure import Figure
 
 from dynamic.configuration import Configuration
 from dynamic.files import write_whole
 from oracle.reporting import figures
 from oracle.reporting.figures import save_figure
-from oracle.reporting.text import aligned
+from oracle.reporting.html import template
+from oracle.reporting.text import aligned, percent
 from oracle.study.paper import BEST_CASES, CITATION, pretrained
 from oracle.study.registry import markdown, parts, sections
 
@@ -53,14 +53,6 @@ def write_report(summary: dict[str, Any], run: Path) -> None:
         left_out=study.get("left_out", {}),
     )
     write_whole(run / "report.html", page.encode())
-
-
-def template(name: str) -> jinja2.Template:
-    """A page of ``templates/``."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("oracle.reporting", "templates"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    return environment.get_template(name)
 
 
 def table_rows(summary: dict[str, Any]) -> list[list[str]]:
@@ -119,3 +111,32 @@ def study_text(summary: dict[str, Any]) -> str:
         for part, section in written.items()
         if 0 < len(section.rows) <= LONGEST_TABLE
     )
+
+
+BOUNDS_HEADER = ["space", "static, %", "worst, %", "best, %", "MMACs as the default", "as the best case", "MACs saved"]
+
+
+def bounds_rows(result: dict[str, Any]) -> list[list[str]]:
+    """The result as text, a row for each space."""
+    return [
+        [
+            f"{name} ({found['configurations']})",
+            *(percent(found[case]) for case in ("static", "worst", "best")),
+            f"{found['as_default_macs']['value'] / 1e6:.1f}",
+            f"{found['as_best_macs']['value'] / 1e6:.1f}",
+            f"{found['macs_saved']:.1%}",
+        ]
+        for name, found in result["spaces"].items()
+    ]
+
+
+def write_bounds_page(result: dict[str, Any], identity: dict[str, str], path: Path) -> None:
+    """Write the page of exact bounds.
+
+    Args:
+        result: as :func:`oracle.evaluation.exact_bounds.run_bounds` gives it.
+        identity: of the run, for people.
+        path: of the HTML file.
+    """
+    page = template("bounds.html").render(run=identity, result=result, header=BOUNDS_HEADER, rows=bounds_rows(result))
+    write_whole(path, page.encode())

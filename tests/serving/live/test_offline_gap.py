@@ -6,27 +6,26 @@ from pathlib import Path
 
 import pytest
 
+from dynamic.integrity import read_record, write_record
+from oracle.runs import Run
 from selector.shipped import SHIPPED
-from serving.inference.deployment import Served, open_served
-from serving.live.gap import offline_gap
+from serving.inference.deployment import Deployment
+from serving.inference.opening import open_deployment
+from serving.live.offline_gap import offline_gap
 from serving.settings import ServingSettings
 
 
 def as_own_run(shipped: Path, folder: Path) -> Path:
-    """A shipped run as a user's: policies and results in RUN/selector."""
-    shutil.copytree(shipped, folder)
-    (folder / "selector").mkdir()
-    for name in ("policies", "results.json"):
-        shutil.move(folder / name, folder / "selector" / name)
-    return folder
+    """A shipped run as a user's."""
+    return Path(shutil.copytree(shipped, folder))
 
 
 @pytest.mark.parametrize("name", list(SHIPPED))
 def test_the_gap_of_every_shipped_run_is_what_its_benchmark_measured(name: str) -> None:
-    served = open_served(ServingSettings(network=name, device="cpu"))
-    gap = offline_gap(served)
+    deployment = open_deployment(ServingSettings(network=name, device="cpu"))
+    gap = offline_gap(deployment)
     folder = SHIPPED[name]
-    rows = {row["name"]: row for row in json.loads((folder / "results.json").read_text())["policies"]}
+    rows = {row["name"]: row for row in json.loads(Run(folder).results.read_text())["policies"]}
     assert gap["available"]
     for who, row in {
         "default": "default",
@@ -41,31 +40,31 @@ def test_the_gap_of_every_shipped_run_is_what_its_benchmark_measured(name: str) 
 
 
 def test_the_default_service_stays_within_half_a_point_of_its_default_at_less_than_two_thirds_of_its_cost(
-    served: Served,
+    deployment: Deployment,
 ) -> None:
-    gap = offline_gap(served)
+    gap = offline_gap(deployment)
     assert gap["active"]["accuracy"] > gap["default"]["accuracy"] - 0.005
     assert gap["active"]["gmacs"] < 0.6 * gap["default"]["gmacs"]
 
 
 def test_a_users_run_is_served_from_its_folder(tmp_path: Path) -> None:
     folder = as_own_run(SHIPPED["matched"], tmp_path / "mine")
-    served = open_served(ServingSettings(network=str(folder), device="cpu", policy="correctness"))
-    assert served.name == "mine"
-    assert offline_gap(served)["active"]["policy"] == "correctness"
+    deployment = open_deployment(ServingSettings(network=str(folder), device="cpu", policy="correctness"))
+    assert deployment.name == "mine"
+    assert offline_gap(deployment)["active"]["policy"] == "correctness"
 
 
 def test_results_of_policies_that_were_trained_again_are_not_shown(tmp_path: Path) -> None:
     folder = as_own_run(SHIPPED["matched"], tmp_path / "mine")
-    policy = folder / "selector" / "policies" / "default" / "policy.json"
-    policy.write_text(policy.read_text() + "\n")
-    gap = offline_gap(open_served(ServingSettings(network=str(folder), device="cpu")))
+    policy = Run(folder).policies / "default"
+    write_record(policy / "policy.json", read_record(policy / "policy.json") | {"points": []})
+    gap = offline_gap(open_deployment(ServingSettings(network=str(folder), device="cpu")))
     assert not gap["available"]
-    assert "trained again" in gap["reason"]
+    assert "fitted again" in gap["reason"]
 
 
 def test_a_run_that_was_not_benchmarked_says_how(tmp_path: Path) -> None:
     folder = as_own_run(SHIPPED["matched"], tmp_path / "mine")
-    (folder / "selector" / "results.json").unlink()
-    gap = offline_gap(open_served(ServingSettings(network=str(folder), device="cpu")))
+    Run(folder).results.unlink()
+    gap = offline_gap(open_deployment(ServingSettings(network=str(folder), device="cpu")))
     assert "python -m selector.benchmark" in gap["reason"]

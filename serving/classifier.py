@@ -1,0 +1,210 @@
+"""Answers requests: plan, prepare, batch, name the classes, count, record. Nothing here knows BentoML."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from starlette.datastructures import UploadFile
+from torch import Tensor
+
+from selector.policies.base import OperatingPoint
+from serving.errors import Rejection
+from serving.ids import new_id
+from serving.inference.batcher import BatchedResult, Batcher
+from serving.inference.budget import plan_request
+from serving.inference.deployment import Deployment
+from serving.inference.description import describe, describe_configuration
+from serving.inference.engine import ImageResult, answer
+from serving.inference.opening import open_deployment
+from serving.inference.plans import Plan
+from serving.inference.preparation import Preparation, Upload
+from serving.live.evaluator import Evaluator
+from serving.live.feedback import take_label
+from serving.live.live_gap import live_gap, publish
+from serving.live.offline_gap import offline_gap
+from serving.live.recorder import Recorder
+from serving.live.store import Store, StoredAnswer, in_database
+from serving.operation import logs, metrics
+from serving.schema import Answer, Expected, FeedbackAnswer, Options, Prediction
+from serving.settings import ServingSettings
+
+_GAP_SECONDS = 2.0
+"""How long a live gap is shown before it is computed anew."""
+
+
+class Classifier:
+    """A network that answers, and what it remembers; made by :meth:`open`, in the event loop that it is used in.
+
+    Args:
+        settings: of the service.
+        deployment: what answers.
+        store: the database.
+    """
+
+    def __init__(self, settings: ServingSettings, deployment: Deployment, store: Store) -> None:
+        self.settings, self.deployment, self.store = settings, deployment, store
+        self.batcher = Batcher(
+            functools.partial(answer, deployment),
+            max_batch=settings.max_batch,
+            max_wait=settings.max_wait_ms / 1000,
+            max_queue=settings.max_queue,
+            threads=settings.threads,
+            observe=_observe_batch,
+            watch=metrics.QUEUE.set,
+        )
+        self.preparation = Preparation(deployment.transform, settings.max_megapixels)
+        self._description = describe(deployment, settings)
+        self._recorder = Recorder(store, settings)
+        self._evaluator = Evaluator(deployment, store, settings, lambda: not self.batcher.busy)
+        self._live: tuple[float, dict[str, Any]] | None = None
+        self._counting = asyncio.Lock()
+
+    @classmethod
+    async def open(cls, settings: ServingSettings) -> Self:
+        """Load, connect and warm up. Raises UserError where the settings name what is not there."""
+        deployment = await asyncio.to_thread(open_deployment, settings)
+        store = await asyncio.to_thread(Store, settings.database)
+        # Counting the MACs of every configuration for the first time takes seconds where there are hundreds.
+        await asyncio.to_thread(lambda: [deployment.macs(c) for c in deployment.configurations])
+        classifier = cls(settings, deployment, store)
+        try:
+            await classifier._warm_up()
+        except BaseException:
+            await classifier.close()
+            raise
+        return classifier
+
+    async def close(self) -> None:
+        """Answer what was accepted, store what was answered."""
+        await self.batcher.close()
+        await asyncio.to_thread(self._recorder.close)
+        await asyncio.to_thread(self._evaluator.close)
+        self.store.close()
+        self.preparation.close()
+
+    async def answer(self, uploads: Sequence[Upload], options: Options) -> list[Answer | Rejection]:
+        """Each image's own answer, or why it has none.
+
+        Raises:
+            Rejection: options that cannot be had, or a full queue: none is answered.
+        """
+        plan, point = plan_request(self.deployment, options.policy, options.max_gmacs, options.configuration)
+        self.check_room(len(uploads))
+        inputs = await self.preparation.prepare(uploads)
+        good = {position: image for position, image in enumerate(inputs) if isinstance(image, Tensor)}
+        results = await self.batcher.submit(list(good.values()), plan) if good else []
+        answers: list[Answer | Rejection] = [i if isinstance(i, Rejection) else Rejection("internal", "") for i in inputs]
+        notes = logs.REQUEST.get()
+        first = notes.id if notes else new_id()
+        ids = [first if len(uploads) == 1 else f"{first}-{position}" for position in range(len(uploads))]
+        for position, result in zip(good, results, strict=True):
+            if isinstance(result, Exception):
+                logs.LOGGER.error("an image failed", exc_info=result, extra={"facts": {"id": ids[position]}})
+                answers[position] = Rejection("internal", "an unexpected error; the server's log has it")
+            else:
+                kept = self._record(ids[position], uploads[position], result.result, plan, options.keep)
+                answers[position] = self._answer(ids[position], result, plan, point, options.top_k, kept)
+        if notes is not None:
+            notes.facts |= {"images": len(uploads), "policy": plan.policy, "refused": len(uploads) - len(good)}
+        return answers
+
+    def _record(self, id_: str, upload: Upload, result: ImageResult, plan: Plan, keep: bool) -> bool:
+        """Count and record an answer; true where its picture is kept."""
+        stored = StoredAnswer(
+            id=id_,
+            network=self.deployment.key,
+            policy=plan.label,
+            configuration=result.configuration.id,
+            predicted=result.predicted,
+            macs=result.macs,
+        )
+        size = upload.size if isinstance(upload, UploadFile) else None
+        keeps = size is not None and self._recorder.keeps(id_, keep, size)
+        keeps = self._recorder.add(stored, _bytes_of(upload) if keeps else None) and keeps
+        default = float(self.deployment.costs.default)
+        metrics.IMAGES.labels(plan.policy).inc()
+        metrics.CONFIGURATIONS.labels(result.configuration.id).inc()
+        metrics.GMACS.inc(result.macs / 1e9)
+        metrics.GMACS_DEFAULT.inc(default / 1e9)
+        metrics.GMACS_SAVED.inc((default - result.macs) / 1e9)
+        return keeps
+
+    def _answer(
+        self, id_: str, batched: BatchedResult, plan: Plan, point: OperatingPoint | None, top_k: int, kept: bool
+    ) -> Answer:
+        """The body of an answer."""
+        result = batched.result
+        # Equal probabilities: the lower class first, as argmax has it.
+        order = (-result.probabilities).argsort(kind="stable")[:top_k] if result.predicted >= 0 else ()
+        return Answer(
+            id=id_,
+            predictions=[
+                Prediction(name=self.deployment.classes[i], index=int(i), probability=float(result.probabilities[i]))
+                for i in order
+            ],
+            policy=plan.policy,
+            dial=plan.dial,
+            expected=None if point is None else Expected(accuracy=point.accuracy, gmacs=point.macs / 1e9),
+            configuration=describe_configuration(self.deployment, result.configuration),
+            gmacs=result.macs / 1e9,
+            default_gmacs=float(self.deployment.costs.default) / 1e9,
+            queued_ms=batched.queued_ms,
+            ran_ms=batched.ran_ms,
+            batch=batched.batch,
+            kept_seconds=self.settings.keep_seconds if kept else None,
+        )
+
+    async def feedback(self, id_: str, label: str | int) -> FeedbackAnswer:
+        """Store the true class of an earlier answer; see :func:`serving.live.feedback.take_label`."""
+        return await take_label(self.deployment, self.store, id_, label, self.settings.remember_hours)
+
+    async def gap(self) -> dict[str, Any]:
+        """The gap to the oracle, offline and live, JSON-ready; the live one computed anew every few seconds at most.
+
+        Raises:
+            Rejection: the database cannot be reached.
+        """
+        async with self._counting:
+            now = time.monotonic()
+            if self._live is None or now - self._live[0] > _GAP_SECONDS:
+                live = await in_database(live_gap, self.deployment, self.store)
+                publish(live)
+                self._live = now, live
+        return {"network": self.deployment.name, "offline": offline_gap(self.deployment), "live": self._live[1]}
+
+    def check_room(self, images: int = 1) -> None:
+        """Raise Rejection (overloaded) where so many more images would not fit behind those that are decoded and wait."""
+        self.batcher.check_room(images + self.preparation.pending)
+
+    def describe(self) -> dict[str, Any]:
+        """What is deployed, JSON-ready; made once."""
+        return self._description
+
+    async def _warm_up(self) -> None:
+        """Run images alone and together, under the active policy and the default: a first run of anything is slow."""
+        stream = torch.Generator().manual_seed(0)
+        side = self.deployment.resolution
+        for plan in (self.deployment.active, plan_request(self.deployment, policy="default")[0]):
+            for count in (1, 1, 8):
+                images = torch.randn(count, 3, side, side, generator=stream)
+                for result in await self.batcher.submit(list(images), plan):
+                    if isinstance(result, Exception):
+                        raise result
+
+
+def _observe_batch(images: int, seconds: float) -> None:
+    metrics.BATCH.observe(images)
+    metrics.BATCH_SECONDS.observe(seconds)
+
+
+def _bytes_of(upload: Upload) -> bytes | None:
+    """As it was sent; None for a picture given in Python."""
+    if not isinstance(upload, UploadFile):
+        return None
+    upload.file.seek(0)
+    return upload.file.read()

@@ -1,0 +1,43 @@
+"""What is deployed, for clients: the body of /v1/network, and a configuration as answers name it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dynamic.configuration import Configuration
+from serving.inference.deployment import Deployment
+from serving.schema import Layer, RunConfiguration
+from serving.settings import ServingSettings
+
+
+def describe(deployment: Deployment, settings: ServingSettings) -> dict[str, Any]:
+    """Classes, configurations, policies with their operating points, and limits, JSON-ready."""
+    active = deployment.active
+    return {
+        "network": deployment.name,
+        "resolution": deployment.resolution,
+        "classes": deployment.classes,
+        "active": {"policy": active.policy, "dial": active.dial, "objective": deployment.objective},
+        "default": describe_configuration(deployment, deployment.default).model_dump(),
+        "configurations": [describe_configuration(deployment, c).model_dump() for c in deployment.configurations],
+        "policies": [_describe_policy(deployment, name) for name in deployment.policies],
+        "max_images": settings.max_images,
+        "keep": settings.keep,
+        "keep_seconds": settings.keep_seconds,
+    }
+
+
+def describe_configuration(deployment: Deployment, configuration: Configuration) -> RunConfiguration:
+    """Its options layer by layer, and its cost."""
+    options = zip(configuration.stride, configuration.dilation, configuration.kernel_size, strict=True)
+    layers = [
+        Layer(layer="ABCDEF"[position], stride=stride, dilation=dilation, kernel_size=kernel)
+        for position, (stride, dilation, kernel) in enumerate(options)
+    ]
+    return RunConfiguration(id=configuration.id, layers=layers, gmacs=deployment.macs(configuration) / 1e9)
+
+
+def _describe_policy(deployment: Deployment, name: str) -> dict[str, Any]:
+    policy = deployment.policies[name]
+    points = [{"dial": p.dial, "accuracy": p.accuracy, "gmacs": p.macs / 1e9} for p in policy.points_]
+    return {"name": name, "learned": policy.learned, "points": points}

@@ -1,0 +1,82 @@
+"""Takes the label of an earlier answer: checks id and class, then has the store write it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+
+from serving.errors import Rejection
+from serving.inference.deployment import Deployment
+from serving.live.store import Store, in_database
+from serving.operation import metrics
+from serving.schema import Feedback, FeedbackAnswer, rejection_of
+
+_RETRIES = 5
+_RECENT = 30.0
+"""Seconds within which an answer may not be recorded yet."""
+_ID = re.compile(r"[0-9a-f]{20,40}(-\d{1,4})?")
+
+
+async def take_label(
+    deployment: Deployment, store: Store, id_: str, label: str | int, remember_hours: float
+) -> FeedbackAnswer:
+    """Store the true class of an earlier answer; it is on disk when this returns.
+
+    Args:
+        deployment: that answered.
+        store: the database.
+        id_: of the answer.
+        label: name of the class, or its index.
+        remember_hours: how long labels may come; for the message.
+
+    Raises:
+        Rejection: no such answer, or not recorded yet; no such class; the database cannot be reached.
+    """
+    try:
+        given = Feedback(id=id_, label=label)
+    except ValidationError as error:
+        raise rejection_of(error) from None
+    index = class_index(deployment.classes, given.label)
+    labelled = None
+    for _ in range(_RETRIES if _ID.fullmatch(given.id) else 0):
+        labelled = await in_database(store.add_label, given.id, deployment.key, index)
+        # Another process may still be about to record an answer that it has just given.
+        if labelled is not None or not _recent(given.id):
+            break
+        await asyncio.sleep(0.1)
+    if labelled is None and _ID.fullmatch(given.id) and _recent(given.id):
+        raise Rejection("unavailable", f"no answer {given.id!r} is recorded yet: try again", retry_after=1)
+    if labelled is None:
+        raise Rejection("not_found", f"no answer {given.id!r} in the last {remember_hours:g} hours")
+    metrics.LABELS.inc()
+    return FeedbackAnswer(id=given.id, label=deployment.classes[index], index=index, right=labelled.predicted == index)
+
+
+def class_index(classes: Sequence[str], label: str | int) -> int:
+    """The class that a label means: a number is an index; text is a class's name or, where there is none, an index.
+
+    Raises:
+        Rejection: neither.
+
+    >>> class_index(("cat", "7", "dog"), "7"), class_index(("cat", "7", "dog"), "2")
+    (1, 2)
+    """
+    if isinstance(label, str) and label in classes:
+        return classes.index(label)
+    digits = str(label)
+    if digits.isascii() and digits.isdigit() and int(digits) < len(classes):
+        return int(digits)
+    few = f"one of {', '.join(classes)}" if len(classes) <= 20 else f"such as {classes[0]!r}"
+    raise Rejection("invalid", f"label must be the name of a class ({few}) or an index below {len(classes)}")
+
+
+def _recent(id_: str) -> bool:
+    """Whether the moment that begins a request id is not long ago."""
+    try:
+        return abs(time.time() - int(id_[:11], 16) / 1000) < _RECENT
+    except ValueError:
+        return False

@@ -1,0 +1,62 @@
+"""The tables of the database: answers, labels, kept images, evaluations.
+
+Networks are named by :attr:`Deployment.key`, policies by :attr:`Plan.label`; moments are seconds since 1970.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+METADATA = sa.MetaData()
+
+ANSWERS = sa.Table(
+    "answers",
+    METADATA,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("created", sa.Double, index=True, nullable=False),
+    sa.Column("network", sa.String(200), nullable=False),
+    sa.Column("policy", sa.String(64), nullable=False),
+    sa.Column("configuration", sa.String(200), nullable=False),
+    sa.Column("predicted", sa.Integer, nullable=False),
+    sa.Column("macs", sa.Double, nullable=False),
+)
+"""One row for each image that was answered, until its label may no longer come."""
+
+LABELS = sa.Table(
+    "labels",
+    METADATA,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("created", sa.Double, index=True, nullable=False),
+    sa.Column("network", sa.String(200), index=True, nullable=False),
+    sa.Column("policy", sa.String(64), nullable=False),
+    sa.Column("configuration", sa.String(200), nullable=False),
+    sa.Column("predicted", sa.Integer, nullable=False),
+    sa.Column("macs", sa.Double, nullable=False),
+    sa.Column("label", sa.Integer, nullable=False),
+)
+"""One row for each label, for good, with the answer it belongs to."""
+
+IMAGES = sa.Table(
+    "images",
+    METADATA,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("expires", sa.Double, index=True, nullable=False),
+    sa.Column("claimed_until", sa.Double, nullable=False, default=0.0),
+    sa.Column("size", sa.Integer, nullable=False),
+    sa.Column("data", sa.LargeBinary(2**32 - 1), nullable=False),
+)
+"""Pictures as they were sent, until they are evaluated or their time is over."""
+
+EVALUATIONS = sa.Table(
+    "evaluations",
+    METADATA,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("created", sa.Double, index=True, nullable=False),
+    sa.Column("network", sa.String(200), index=True, nullable=False),
+    sa.Column("policy", sa.String(64), nullable=False),
+    sa.Column("policy_right", sa.Boolean, nullable=False),
+    sa.Column("policy_macs", sa.Double, nullable=False),
+    sa.Column("right", sa.Text, nullable=False),
+    sa.Column("oracle_macs", sa.Double, nullable=False),
+)
+"""What every configuration makes of a labelled image, for good."""

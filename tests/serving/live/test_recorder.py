@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from serving.ids import new_id
+from serving.live.recorder import Recorder, sampled
+from serving.live.store import Store
+from serving.settings import ServingSettings
+from tests.serving.live.records import kept, stored, until
+
+
+def test_the_recorder_waits_for_a_database_that_was_away(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = iter([OSError("away"), OSError("away")])
+    write = store.add_answers
+
+    def sometimes(*arguments: object) -> None:
+        failure = next(failures, None)
+        if failure is not None:
+            raise failure
+        write(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "add_answers", sometimes)
+    recorder = Recorder(store, ServingSettings())
+    recorder.add(stored("a"), None)
+    until(lambda: store.add_label("a", "n", 3) is not None)
+    recorder.close()
+    assert next(failures, None) is None, "it tried again after each"
+    assert [row.id for row in store.labels("n", 10)] == ["a"]
+
+
+def test_the_event_loop_never_waits_for_the_database_to_count(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    counting, go_on = threading.Event(), threading.Event()
+
+    def count() -> int:
+        counting.set()
+        go_on.wait(30)
+        raise OSError("away")
+
+    monkeypatch.setattr(store, "kept_bytes", count)
+    recorder = Recorder(store, ServingSettings(keep_mib=1))
+    recorder.add(stored("a"), b"x" * 600_000)
+    assert counting.wait(30)
+    began = time.monotonic()
+    assert not recorder.keeps("b", True, 600_000), "what is being written counts already"
+    assert recorder.keeps("b", True, 100_000)
+    assert time.monotonic() - began < 5
+    go_on.set()
+    recorder.close()
+    assert recorder.keeps("b", True, 400_000), "it is counted once, though the database could not be asked"
+
+
+def test_images_are_kept_only_if_asked_sampled_and_there_is_room(store: Store) -> None:
+    def keeps(asked: bool, size: int = 100, **options: object) -> bool:
+        recorder = Recorder(store, ServingSettings(**options))  # type: ignore[arg-type]
+        try:
+            return recorder.keeps("some id", asked, size)
+        finally:
+            recorder.close()
+
+    assert keeps(True)
+    assert not keeps(False)
+    assert keeps(False, keep="all")
+    assert not keeps(True, keep="never")
+    assert not keeps(True, evaluate_share=0.0)
+    assert not keeps(True, size=3 * 2**20, keep_mib=2)
+
+
+def test_the_sampled_share_is_what_was_asked_for() -> None:
+    ids = [new_id() for _ in range(4000)]
+    assert np.mean([sampled(id_, 0.25) for id_ in ids]) == pytest.approx(0.25, abs=0.03)
+    assert all(sampled(id_, 1.0) for id_ in ids)
+
+
+def test_the_recorder_writes_what_it_was_given(store: Store) -> None:
+    recorder = Recorder(store, ServingSettings())
+    ids = [new_id() for _ in range(300)]
+    for id_ in ids:
+        recorder.add(stored(id_), b"image" if id_ == ids[0] else None)
+    recorder.close()
+    assert kept(store) == [ids[0]]
+    assert all(store.add_label(id_, "n", 3) for id_ in ids[::50])
