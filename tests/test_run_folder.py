@@ -19,7 +19,8 @@ from dynamic import UserError
 from dynamic.integrity import read_record, write_record
 from oracle.outcomes import read_outcomes
 from oracle.pipeline import run
-from oracle.runs import OWN, Digests, Run
+from oracle.run_record import OWN, Digests
+from oracle.runs import Run
 from oracle.settings import RunSettings
 from selector.learning.training import TrainSettings, train
 from selector.policies import load_policies
