@@ -45,12 +45,12 @@ def test_each_policy_answers_as_the_benchmark_plays_it(deployment: Deployment, i
     plan, _ = plan_request(deployment, policy=name)
     answers = answer(deployment, images, [plan] * len(images))
     prepared = images.contiguous(memory_format=torch.channels_last)
-    run = play(
+    played = play(
         deployment.policies[name], Live(deployment.network, prepared, deployment.portfolio, deployment.costs), plan.dial
     )
-    assert [deployment.portfolio.index(a.configuration) for a in answers] == run.columns.tolist()
-    assert [int(a.probabilities.argmax()) for a in answers] == run.predicted.tolist()
-    assert np.allclose([a.macs for a in answers], run.macs)
+    assert [deployment.portfolio.index(a.configuration) for a in answers] == played.columns.tolist()
+    assert [int(a.probabilities.argmax()) for a in answers] == played.predicted.tolist()
+    assert np.allclose([a.macs for a in answers], played.macs)
 
 
 def test_policies_and_forced_configurations_share_a_batch_and_change_nothing_for_each_other(
