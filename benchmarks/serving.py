@@ -53,7 +53,7 @@ STATIC = "static network"
 
 @dataclass(frozen=True, kw_only=True)
 class ServingBenchmarkSettings:
-    """What to load, and how."""
+    """Which network is loaded, and how."""
 
     network: str = "matched"
     """As SERVING_NETWORK: a shipped run, or the folder of a run on fashion-scenes."""
@@ -64,7 +64,7 @@ class ServingBenchmarkSettings:
     batch: int = 32
     """Images of a batch request."""
     seconds: float = 8.0
-    """Of each load; a good many times what a batch request takes."""
+    """Seconds of each load; a good many times what a batch request takes."""
     rounds: int = 3
     """Loads of each policy and of the static network, taken in turns; a speed-up is the median of the rounds' ratios."""
     connections: int = 16
@@ -208,7 +208,7 @@ def speed_up(rates: Sequence[float], static: Sequence[float]) -> dict[str, float
 
 
 def benchmark(settings: ServingBenchmarkSettings) -> dict[str, Any]:
-    """All of it, JSON-ready."""
+    """Run the whole benchmark; the result is JSON-ready."""
     if shutil.which("wrk") is None:
         raise UserError("wrk is not installed: apt-get install wrk")
     keep_freed_memory()
@@ -249,7 +249,7 @@ def benchmark(settings: ServingBenchmarkSettings) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """For people."""
+    """The result as tables of text."""
     header = [
         "policy",
         "accuracy",
