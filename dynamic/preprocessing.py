@@ -79,9 +79,7 @@ class Preprocessing:
             raise UserError("this preprocessing leaves pictures their size: no resolution is known")
         height, width = _pair(size)
         if height != width:
-            raise UserError(
-                f"pictures of {height} x {width} pixels; only square ones are supported"
-            )
+            raise UserError(f"pictures of {height} x {width} pixels; only square ones are supported")
         return height
 
     def __call__(self, image: Image.Image) -> Tensor:
