@@ -102,12 +102,12 @@ def offline(deployment: Deployment, images: Tensor, plan: Plan) -> tuple[np.ndar
     parts = []
     for start in tqdm(range(0, len(images), 250), desc=f"{plan.policy}, offline", unit="batch", leave=False):
         some = images[start : start + 250].contiguous(memory_format=torch.channels_last)
-        played = run_policy(
+        outcome = run_policy(
             deployment.policies[plan.policy],
             LiveImages(deployment.network, some, deployment.portfolio, deployment.costs),
             plan.dial,
         )
-        parts.append((played.columns, played.predicted, played.macs))
+        parts.append((outcome.columns, outcome.predicted, outcome.macs))
     columns, predicted, macs = (np.concatenate(part) for part in zip(*parts, strict=True))
     return columns, predicted, macs
 
