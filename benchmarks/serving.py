@@ -8,7 +8,7 @@ little. One server has the run and its policies: default, the efficiency operati
 is the baseline of every speed-up: the static network that one would deploy without policies, the run's weights under the
 default configuration with batch norms folded (SERVING_STATIC). Accuracy: the run's test images as PNG files through
 /v1/classify_batch, compared image by image with what the selector benchmark's own code decides on the same pixels
-(``selector.learning.fitting.play``).
+(``selector.policies.running.run_policy``).
 """
 
 from __future__ import annotations
