@@ -19,16 +19,16 @@ from oracle.reporting.text import aligned
 
 @dataclass(frozen=True, kw_only=True)
 class PackingSettings:
-    """What to time."""
+    """Which network is timed, on what."""
 
     model: str = "resnet50"
     """As for oracle.run, with random weights."""
     cheap: str = "s3-2-2-3_d1-1-1-1_k3-3-3-3"
     """Configuration beside the default."""
     resolution: int = 96
-    """Pixels."""
+    """Side of the images in pixels."""
     repeats: int = 5
-    """Of each; the median counts."""
+    """How often each is timed; the median counts."""
 
 
 def main(settings: PackingSettings) -> None:

@@ -8,7 +8,7 @@ little. One server has the run and its policies: default, the efficiency operati
 is the baseline of every speed-up: the static network that one would deploy without policies, the run's weights under the
 default configuration with batch norms folded (SERVING_STATIC). Accuracy: the run's test images as PNG files through
 /v1/classify_batch, compared image by image with what the selector benchmark's own code decides on the same pixels
-(``selector.learning.fitting.play``).
+(``selector.policies.running.run_policy``).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ STATIC = "static network"
 
 @dataclass(frozen=True, kw_only=True)
 class ServingBenchmarkSettings:
-    """What to load, and how."""
+    """Which network is loaded, and how."""
 
     network: str = "matched"
     """As SERVING_NETWORK: a shipped run, or the folder of a run on fashion-scenes."""
@@ -64,7 +64,7 @@ class ServingBenchmarkSettings:
     batch: int = 32
     """Images of a batch request."""
     seconds: float = 8.0
-    """Of each load; a good many times what a batch request takes."""
+    """Seconds of each load; a good many times what a batch request takes."""
     rounds: int = 3
     """Loads of each policy and of the static network, taken in turns; a speed-up is the median of the rounds' ratios."""
     connections: int = 16
@@ -102,12 +102,12 @@ def offline(deployment: Deployment, images: Tensor, plan: Plan) -> tuple[np.ndar
     parts = []
     for start in tqdm(range(0, len(images), 250), desc=f"{plan.policy}, offline", unit="batch", leave=False):
         some = images[start : start + 250].contiguous(memory_format=torch.channels_last)
-        played = run_policy(
+        outcome = run_policy(
             deployment.policies[plan.policy],
             LiveImages(deployment.network, some, deployment.portfolio, deployment.costs),
             plan.dial,
         )
-        parts.append((played.columns, played.predicted, played.macs))
+        parts.append((outcome.columns, outcome.predicted, outcome.macs))
     columns, predicted, macs = (np.concatenate(part) for part in zip(*parts, strict=True))
     return columns, predicted, macs
 
@@ -208,7 +208,7 @@ def speed_up(rates: Sequence[float], static: Sequence[float]) -> dict[str, float
 
 
 def benchmark(settings: ServingBenchmarkSettings) -> dict[str, Any]:
-    """All of it, JSON-ready."""
+    """Run the whole benchmark; the result is JSON-ready."""
     if shutil.which("wrk") is None:
         raise UserError("wrk is not installed: apt-get install wrk")
     keep_freed_memory()
@@ -249,7 +249,7 @@ def benchmark(settings: ServingBenchmarkSettings) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """For people."""
+    """The result as tables of text."""
     header = [
         "policy",
         "accuracy",

@@ -65,20 +65,20 @@ end
 
 @dataclass(frozen=True, kw_only=True)
 class SoakSettings:
-    """How long and how much."""
+    """How long the soak is, and how many requests it offers."""
 
     network: str = "matched"
     """As SERVING_NETWORK."""
     seconds: float = 600.0
-    """How long."""
+    """Seconds of the soak."""
     times: float = 2.0
-    """The capacity."""
+    """How many times the capacity is offered."""
     connections: int = 512
-    """That offer the requests."""
+    """Connections that offer the requests."""
     workers: int = 2
     """Processes of the server."""
     max_queue: int = 64
-    """Images that may wait in each."""
+    """Images that may wait in each process."""
     out: Path | None = None
     """JSON file for all numbers."""
     json: bool = False
@@ -90,7 +90,7 @@ class SoakSettings:
 
 
 def soak(settings: SoakSettings) -> dict[str, Any]:
-    """Run it, JSON-ready."""
+    """Run the soak; the result is JSON-ready."""
     base = ServingBenchmarkSettings(network=settings.network, images=256, workers=settings.workers)
     files, _, _ = scene_files(open_deployment(ServingSettings(network=settings.network, device="cpu")), base)
     bodies = [body([data], "image") for data in files]
@@ -116,12 +116,12 @@ def soak(settings: SoakSettings) -> dict[str, Any]:
             ended.set()
             watcher.join()
         alive = httpx.get(f"{address}/readyz").status_code == 200
-        served = _served_by(address)
+        count = _counted_by(address)
     return {
         "capacity": capacity,
         "aimed": offered,
         **counted,
-        "answered_by_server": served - first["answered"],
+        "answered_by_server": count - first["answered"],
         "alive": alive,
         "memory_mib": {"minutes": _by_minute(memory), "all": [round(m) for m in memory]},
     }
@@ -167,7 +167,7 @@ def _watch(memory: list[float], ended: threading.Event) -> None:
         memory.append(total / 2**20)
 
 
-def _served_by(address: str) -> int:
+def _counted_by(address: str) -> int:
     time.sleep(1)
     return int(metric(address, 'serving_requests_total{page="/v1/classify",status="200"}'))
 

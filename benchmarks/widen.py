@@ -23,10 +23,10 @@ from dynamic.training.checkpoint import write_weights
 
 @dataclass(frozen=True, kw_only=True)
 class WidenSettings:
-    """What to widen."""
+    """Which weights are widened."""
 
     weights: str = "distillation-ladder"
-    """Of resnet50-slim: as for oracle.run."""
+    """Weights of resnet50-slim: as for oracle.run."""
     out: Path = Path("trained/widened.safetensors")
     """Where the full ResNet-50's weights go; oracle.run takes them as --weights."""
 

@@ -44,7 +44,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """Read what :func:`write_record` wrote.
 
     Raises:
-        UserError: no such file, not JSON, not an object, or changed since it was written.
+        UserError: no such file, not JSON, not an object, an earlier version's, or changed since it was written.
     """
     try:
         content = json.loads(path.read_text())
@@ -52,7 +52,9 @@ def read_record(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read ({_reason(error)}): restore it from a copy or make it again") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged: a JSON {type(content).__name__} where an object belongs; restore a copy")
-    checksum = content.pop(_CHECKSUM, None)
+    if _CHECKSUM not in content:
+        raise UserError(f"{path} has no checksum: an earlier version made it, or it is something else; make it again")
+    checksum = content.pop(_CHECKSUM)
     if checksum != _checksum(content):
         raise UserError(f"{path} is damaged, or was changed by hand: its checksum differs; restore it from a copy")
     return content

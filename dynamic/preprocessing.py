@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
@@ -14,6 +15,9 @@ from torchvision.transforms import InterpolationMode, v2
 
 from dynamic.errors import UserError
 from dynamic.scenes import CANVAS, MEAN, STD
+
+_STEPS = ("Resize", "CenterCrop", "ToTensor", "Normalize")
+"""Of a library's transform."""
 
 Size = int | tuple[int, int]
 """The short side, or height and width, in pixels."""
@@ -54,18 +58,29 @@ class Preprocessing:
             raise UserError(f"preprocessing interpolation {self.interpolation!r} is none of torchvision's")
         for name in ("resize", "crop"):
             size = getattr(self, name)
-            if size is not None and not all(isinstance(side, int) and side > 0 for side in _pair(size)):
+            sides = size if isinstance(size, tuple) and len(size) == 2 else (size,)
+            if size is not None and not all(type(side) is int and side > 0 for side in sides):
                 raise UserError(f"preprocessing {name} must be pixels, one number or two, not {size!r}")
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(value > 0 for value in self.std):
-            raise UserError("preprocessing mean and std must be three numbers each, std positive")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            right = isinstance(values, tuple) and len(values) == 3
+            if not right or not all(type(value) in (int, float) and math.isfinite(value) for value in values):
+                raise UserError(f"preprocessing {name} must be three numbers, not {values!r}")
+            if self.colour == "grey" and len(set(values)) > 1:
+                raise UserError(f"preprocessing to grey needs the same {name} for all channels, not {values!r}")
+        if min(self.std) <= 0:
+            raise UserError(f"preprocessing std must be positive, not {self.std!r}")
 
     @property
     def resolution(self) -> int:
-        """Side in pixels of what it makes; the height where it is not square."""
+        """Side in pixels of what it makes. Raises UserError where that is not square or depends on the picture."""
         size = self.crop or self.resize
         if size is None:
             raise UserError("this preprocessing leaves pictures their size: no resolution is known")
-        return _pair(size)[0]
+        height, width = _pair(size)
+        if height != width:
+            raise UserError(f"pictures of {height} x {width} pixels; only square ones are supported")
+        return height
 
     def __call__(self, image: Image.Image) -> Tensor:
         """A picture of any mode to (3, H, W) float32, normalised."""
@@ -99,6 +114,8 @@ class Preprocessing:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """Read it back. Raises UserError where ``content`` is something else."""
+        if not isinstance(content, Mapping):
+            raise UserError(f"this is no preprocessing: {content!r}")
         try:
             values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in content.items()}
             return cls(**values)
@@ -133,26 +150,30 @@ def library_preprocessing(transform: Any) -> Preprocessing:
             std=tuple(transform.std),
         )
     found: dict[str, Any] = {}
-    for step in getattr(transform, "transforms", [transform]):
-        match type(step).__name__:
+    steps = list(getattr(transform, "transforms", [transform]))
+    names = [type(step).__name__.removeprefix("Maybe") for step in steps]
+    if names != [name for name in _STEPS if name in names]:
+        raise UserError(
+            f"a transform of {', '.join(names)} cannot be kept as plain data: {', '.join(_STEPS)} can, in this order"
+        )
+    for name, step in zip(names, steps, strict=True):
+        match name:
             case "Resize":
+                if step.max_size is not None:
+                    raise UserError("a transform that limits the long side cannot be kept as plain data")
                 found |= {"resize": _size(step.size), "interpolation": step.interpolation.value}
             case "CenterCrop":
                 found["crop"] = _size(step.size)
             case "Normalize":
                 mean, std = (torch.as_tensor(value).tolist() for value in (step.mean, step.std))
                 found |= {"mean": tuple(mean), "std": tuple(std)}
-            case "ToTensor" | "MaybeToTensor":
-                pass
-            case other:
-                raise UserError(f"the transform's step {other} cannot be kept as plain data")
     if "mean" not in found:
         raise UserError("a transform without normalisation cannot be kept as plain data")
     return Preprocessing(**found)
 
 
 def _size(size: Any) -> Size:
-    """One number where a list holds one, or two that are equal and mean a square crop."""
+    """One number as it is or in a list; else height and width."""
     if isinstance(size, int):
         return size
     sides = [int(side) for side in size]

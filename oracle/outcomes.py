@@ -29,6 +29,7 @@ _EXPLAIN = {
     "space": "configuration space",
     "images": "images",
     "walk": "memory setting",
+    "split_rule": "rule of the splits",
 }
 
 

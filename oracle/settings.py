@@ -1,4 +1,4 @@
-"""What a run of the oracle can be told: the options of ``python -m oracle.run``."""
+"""The options of ``python -m oracle.run``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from oracle.data.sources import DatasetName
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 SCENES_IMAGES = 250
-"""Scenes a split unless told otherwise: what two cores do in a few minutes."""
+"""Scenes a split by default: what two cores do in a few minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,61 +2,39 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import dynamic
 from dynamic import UserError
 from dynamic.integrity import read_record, write_record
 from oracle.outcomes import read_outcomes
 from oracle.pipeline import run
-from oracle.runs import OWN, Digests, Run
+from oracle.run_record import OWN, Digests
+from oracle.runs import Run
 from oracle.settings import RunSettings
 from selector.learning.training import TrainSettings, train
 from selector.policies import load_policies
 from tests.oracle.conftest import all_bytes, run_command
-
-
-def write_space(folder: Path) -> Path:
-    path = folder / "two.json"
-    path.write_text(json.dumps({"stride": [[1, 2], [2], [2], [2]]}))
-    return path
+from tests.run_folders import CLASSES, moved_folder_run, write_space
 
 
 @pytest.fixture(scope="module")
 def folder_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on an image folder with weights from a file, moved away; images, weights and space are gone."""
-    base = tmp_path_factory.mktemp("folder-run")
-    stream = np.random.default_rng(0)
-    for name in ("zebra", "apple", "mole"):
-        (base / "photos" / name).mkdir(parents=True)
-        for number in range(12):
-            pixels = stream.integers(0, 256, (70, 90, 3), np.uint8)
-            Image.fromarray(pixels).save(base / "photos" / name / f"{name}-{number}.png")
-    torch.manual_seed(0)
-    save_file(dynamic.load("resnet50-slim", weights=None, classes=3).original.state_dict(), base / "mine.safetensors")
-    settings = {"weights": str(base / "mine.safetensors"), "space": str(write_space(base)), "recalibrate": 8}
-    run(RunSettings(**settings, dataset="imagefolder", data_dir=base / "photos", out=base / "run"))  # type: ignore[arg-type]
-    train(TrainSettings(run=base / "run", policies="cascade", device="cpu"))
-    shutil.move(base / "run", base / "elsewhere")
-    for gone in ("photos", "mine.safetensors", "two.json"):
-        shutil.rmtree(base / gone) if (base / gone).is_dir() else (base / gone).unlink()
-    return base / "elsewhere"
+    return moved_folder_run(tmp_path_factory.mktemp("folder-run"))
 
 
 def test_a_moved_run_needs_neither_images_nor_weights(folder_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     opened = Run.open(folder_run)
-    assert opened.record.class_names == ("apple", "mole", "zebra")
+    assert opened.record.class_names == CLASSES
     assert opened.network.digest == opened.digests.weights
     assert opened.network.info.weights.endswith("mine.safetensors")
     image = opened.record.preprocessing(Image.new("RGB", (200, 100), "red"))[None]

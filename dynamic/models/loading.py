@@ -190,8 +190,8 @@ def _built(name: str, weights: str | Path | None, classes: int | None) -> _Built
             return registered
     path = Path(weights)
     if not (path.is_file() or path.suffix in (".pt", ".pth", ".safetensors", ".ckpt", ".bin")):
-        what = "a folder" if path.is_dir() else "unknown"
-        raise UserError(f"{what} weights {str(weights)!r} for {name}: {_choices(name)}")
+        found = f"; {path} is a folder" if path.is_dir() else ""
+        raise UserError(f"unknown weights {str(weights)!r} for {name}{found}: {_choices(name)}")
     original = from_checkpoint(name, path, classes)
     return _Built(original, _preprocessing(name, original, path), str(path))
 

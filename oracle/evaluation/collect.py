@@ -21,7 +21,8 @@ from oracle.data.sources import SPLITS, ImageSource
 from oracle.data.views import unlabelled
 from oracle.evaluation.evaluate import WalkSize, evaluate, memory_budget, seconds_for
 from oracle.outcomes import PENDING, OutcomesStore
-from oracle.runs import OWN, NetworkRecord, Run, RunRecord, open_images, write_weights
+from oracle.run_record import OWN, NetworkRecord, RunRecord
+from oracle.runs import Run, open_images, write_weights
 from oracle.settings import DTYPES, RunSettings
 
 SMALLEST_BATCH = 16

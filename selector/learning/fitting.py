@@ -15,7 +15,7 @@ FOLDS = 4
 
 
 def folds(count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(fitted, held out) rows of each fold; folds of equal size, dealt at random."""
+    """(fitted, held out) rows of each fold; folds of equal size, at random."""
     order = np.random.default_rng(seed).permutation(count)
     for part in range(FOLDS):
         held = np.sort(order[part::FOLDS])

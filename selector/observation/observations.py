@@ -10,7 +10,7 @@ import numpy as np
 from dynamic.configuration import Configuration
 from dynamic.network import DynamicNetwork
 from oracle.evaluation.bounds import quality
-from oracle.runs import Digests
+from oracle.run_record import Digests
 from selector.observation.costs import Costs
 
 

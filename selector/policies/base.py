@@ -25,7 +25,7 @@ from safetensors.numpy import load_file, save
 from dynamic.errors import UserError
 from dynamic.files import write_whole
 from dynamic.integrity import digest_of_file, read_record, write_record
-from oracle.runs import Digests
+from oracle.run_record import Digests
 from selector.observation.images import Group, Images
 from selector.observation.observations import Observations
 

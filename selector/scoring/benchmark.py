@@ -15,7 +15,8 @@ from dynamic.command import check_device
 from dynamic.errors import UserError
 from dynamic.files import make_writable, write_whole
 from dynamic.integrity import read_record, write_record
-from oracle.runs import Digests, Run
+from oracle.run_record import Digests
+from oracle.runs import Run
 from selector.interchange.asf import AsfPairwise, available
 from selector.policies import digest_of_policies
 from selector.scoring.by_side import by_side

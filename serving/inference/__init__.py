@@ -1,1 +1,1 @@
-"""From pictures to answers."""
+"""From pictures to answers: opening, planning, preparing, batching, running."""

@@ -1,4 +1,4 @@
-"""Opens what the settings name: a run's folder or a network's name. Nothing else in ``serving`` reads a run folder."""
+"""Opens what the settings name: a run's folder, through :class:`oracle.runs.Run`, or a network's name."""
 
 from __future__ import annotations
 

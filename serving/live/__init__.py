@@ -1,1 +1,1 @@
-"""What the service remembers, and the gap to the oracle on live traffic."""
+"""Answers and labels in the database, and the gap to the oracle on live traffic."""

@@ -7,7 +7,7 @@ import pytest
 
 import dynamic
 from dynamic import Configuration
-from oracle.runs import Digests
+from oracle.run_record import Digests
 from selector.observation.costs import Costs
 from selector.observation.observations import Observations
 

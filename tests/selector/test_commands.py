@@ -88,17 +88,17 @@ def test_decisions_are_what_the_network_really_answers(trained: Path) -> None:
     costs = Costs(opened.network, test.portfolio, 96)
     for policy in load_policies(opened):
         for dial in list(policy.dials)[::6] or [None]:
-            played = run_policy(policy, RecordedImages(test), dial)
+            outcome = run_policy(policy, RecordedImages(test), dial)
             with torch.inference_mode():
-                answers = network(images, [test.portfolio[column] for column in played.columns]).argmax(dim=1).numpy()
-            assert (answers == played.predicted).mean() >= 0.97, policy.name  # half precision may turn a tie
+                answers = network(images, [test.portfolio[column] for column in outcome.columns]).argmax(dim=1).numpy()
+            assert (answers == outcome.predicted).mean() >= 0.97, policy.name  # half precision may turn a tie
             live = LiveImages(network, images, test.portfolio, costs, test.keys)
             lived = run_policy(policy, live, dial)
-            assert (lived.columns == played.columns).mean() >= 0.95, policy.name
-            assert (lived.predicted == answers)[lived.columns == played.columns].mean() >= 0.97
+            assert (lived.columns == outcome.columns).mean() >= 0.95, policy.name
+            assert (lived.predicted == answers)[lived.columns == outcome.columns].mean() >= 0.97
             # What is charged is what was run, to the last multiply-add, beside what is not the network's.
-            same = lived.columns == played.columns
-            assert np.allclose(lived.macs[same], played.macs[same])
+            same = lived.columns == outcome.columns
+            assert np.allclose(lived.macs[same], outcome.macs[same])
             assert np.allclose(live._ran @ costs.macs, live.session.macs)
 
 

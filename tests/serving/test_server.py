@@ -292,7 +292,7 @@ def test_a_killed_worker_under_load_comes_back_and_acknowledged_feedback_stays(
 
 
 def test_ending_the_server_answers_what_it_accepted(folder: Path, scenes: Scenes) -> None:
-    """Thirty batches wait or run when the server is told to stop, and one upload was given up half-way."""
+    """Thirty batches wait or run when the server gets the signal to stop, and one upload was given up half-way."""
     count = 30
     with serving(folder / "ending", workers=1, threads=1, max_images=32, max_queue=2000) as (address, process):
         statuses: list[object] = []

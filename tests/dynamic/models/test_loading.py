@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from safetensors.torch import save_file
 
 import dynamic
 from dynamic import UserError
-from dynamic.models import build
+from dynamic.models import build, class_names, restore
 
 
 def test_checkpoints_in_both_formats_and_their_class_count(tmp_path: Path) -> None:
@@ -87,8 +88,54 @@ def test_checkpoints_come_with_the_models_transform(tmp_path: Path, name: str, f
     info = dynamic.load(name, weights=tmp_path / file, dynamic_layers=layers).info
     assert info.resolution == size
     # The second file bears the name of IMAGENET1K_V2's, which wants another size before the crop.
-    expected = {"mine.pth": [342], "resnet50-11ad3fa6.pth": [232]}[file]
-    assert info.preprocessing.preset.resize_size == expected  # type: ignore[attr-defined]
+    assert info.preprocessing.resize == {"mine.pth": 342, "resnet50-11ad3fa6.pth": 232}[file]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_a_registered_name_comes_before_what_lies_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Of the weights, and of the slim networks' embedded ones; ``./NAME`` is the file."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("IMAGENET1K_V1", "default", "rof-stride"):
+        (tmp_path / name).mkdir() if kind == "folder" else (tmp_path / name).write_bytes(b"no checkpoint")
+    fetched = []
+
+    def get_model(name: str, weights: object = None, **options: object) -> torch.nn.Module:
+        fetched.append(str(weights))
+        return torchvision.models.resnet18()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("torchvision.models.get_model", get_model)
+        info = dynamic.load("resnet18", weights="IMAGENET1K_V1", dynamic_layers=["layer4.0.conv1"]).info
+    assert fetched == ["ResNet18_Weights.IMAGENET1K_V1"]
+    assert info.registered == "IMAGENET1K_V1"
+    for name in ("default", "rof-stride"):
+        assert dynamic.load("resnet50-slim", weights=name).info.registered == name
+    with pytest.raises(UserError, match="default is a folder" if kind == "folder" else "not a checkpoint"):
+        dynamic.load("resnet50-slim", weights="./default")
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "layers"),
+    [("resnet50-slim", 7, None), ("resnet18", 7, ["layer4.0.conv1"]), ("timm/resnet18", 5, ["layer4.0.conv1"])],
+)
+def test_a_network_is_restored_from_its_tensors(name: str, classes: int, layers: list[str] | None) -> None:
+    network = dynamic.load(name, weights=None, dynamic_layers=layers, classes=classes)
+    assert network.info.registered is None
+    state, info = network.original.state_dict(), network.info
+    again = restore(name, state, classes, network.dynamic_layers, weights=info.weights, preprocessing=info.preprocessing)
+    assert (again.digest, again.info) == (network.digest, info)
+    with pytest.raises(UserError, match=f"the weights kept of {name} is not a checkpoint of {name}: .* is .*, not"):
+        restore(name, state, classes + 1, network.dynamic_layers, weights=info.weights, preprocessing=info.preprocessing)
+
+
+def test_classes_are_called_what_people_call_them() -> None:
+    slim = dynamic.load("resnet50-slim").info
+    assert class_names(slim)[-1] == "ankle boot"
+    full = dynamic.load("resnet50", weights=None).info
+    assert class_names(full)[281] == "tabby"
+    assert class_names(dynamic.load("resnet50", weights=None, classes=3).info) == ("class 0", "class 1", "class 2")
 
 
 def test_a_loaded_network_can_be_sent_to_another_process() -> None:

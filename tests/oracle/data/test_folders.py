@@ -128,7 +128,7 @@ def test_runs_from_before_the_rule_are_refused(tmp_path: Path, two_classes: Mode
     fill(tmp_path / "data", {"a": 2, "b": 2})
     identity = FolderSource("imagefolder", tmp_path / "data", two_classes, None, 0, None).identity
     before = {key: value for key, value in identity.items() if key != "split_rule"}
-    with pytest.raises(UserError, match="split_rule is absent there, by a hash of each image's name here"):
+    with pytest.raises(UserError, match="rule of the splits is absent there, by a hash of each image's name here"):
         compare_identity(tmp_path, before, identity)
 
 

@@ -45,14 +45,14 @@ def test_each_policy_answers_as_the_benchmark_plays_it(deployment: Deployment, i
     plan, _ = plan_request(deployment, policy=name)
     answers = answer(deployment, images, [plan] * len(images))
     prepared = images.contiguous(memory_format=torch.channels_last)
-    played = run_policy(
+    outcome = run_policy(
         deployment.policies[name],
         LiveImages(deployment.network, prepared, deployment.portfolio, deployment.costs),
         plan.dial,
     )
-    assert [deployment.portfolio.index(a.configuration) for a in answers] == played.columns.tolist()
-    assert [int(a.probabilities.argmax()) for a in answers] == played.predicted.tolist()
-    assert np.allclose([a.macs for a in answers], played.macs)
+    assert [deployment.portfolio.index(a.configuration) for a in answers] == outcome.columns.tolist()
+    assert [int(a.probabilities.argmax()) for a in answers] == outcome.predicted.tolist()
+    assert np.allclose([a.macs for a in answers], outcome.macs)
 
 
 def test_policies_and_forced_configurations_share_a_batch_and_change_nothing_for_each_other(

@@ -64,7 +64,7 @@ def test_a_corrected_label_takes_its_evaluation_back(store: Store) -> None:
     assert store.evaluations("n", 10) == []
 
 
-def test_a_label_told_twice_keeps_its_evaluation(store: Store) -> None:
+def test_a_label_stored_twice_keeps_its_evaluation(store: Store) -> None:
     store.add_answers([stored("a")])
     store.add_label("a", "n", 3)
     assert store.add_evaluation("n", evaluation("a", True, {"c": True}), 3)

@@ -1,0 +1,117 @@
+"""Preprocessing as data gives the bits of the libraries' own transforms."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from PIL import Image
+from timm.data.config import resolve_model_data_config
+from timm.data.transforms_factory import create_transform
+from torchvision.transforms import v2
+
+from dynamic import UserError
+from dynamic.preprocessing import (
+    Preprocessing,
+    imagenet_preprocessing,
+    library_preprocessing,
+    scenes_preprocessing,
+)
+from dynamic.scenes import MEAN, STD
+
+SIZES = ((96, 96), (131, 97), (400, 260), (37, 300))
+
+
+def pictures() -> list[Image.Image]:
+    """One of every size and mode that people send."""
+    stream = np.random.default_rng(0)
+    made = []
+    for width, height in SIZES:
+        rgb = Image.fromarray(stream.integers(0, 256, (height, width, 3), np.uint8))
+        made += [rgb.convert(mode) for mode in ("RGB", "L", "RGBA", "P", "CMYK", "1")]
+        made.append(Image.fromarray(stream.integers(0, 2**16, (height, width), np.uint16)))
+    return made
+
+
+@pytest.mark.parametrize("name", ["resnet50", "inception_v3", "efficientnet_b0", "vit_b_16"])
+def test_torchvisions_presets(name: str) -> None:
+    for weights in torchvision.models.get_model_weights(name):
+        preset = weights.transforms()
+        prepare = library_preprocessing(preset)
+        for picture in pictures():
+            assert torch.equal(prepare(picture), preset(picture.convert("RGB"))), (weights, picture)
+
+
+@pytest.mark.parametrize("name", ["resnet26", "tf_efficientnet_b0", "mobilenetv3_small_100"])
+def test_timms_transforms(name: str) -> None:
+    transform = create_transform(**resolve_model_data_config(timm.create_model(name)))
+    prepare = library_preprocessing(transform)
+    for picture in pictures():
+        assert torch.equal(prepare(picture), transform(picture.convert("RGB"))), picture
+
+
+def test_imagenets_own() -> None:
+    expected = v2.Compose([v2.Resize(256), v2.CenterCrop(224), v2.PILToTensor()])
+    mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    for picture in pictures():
+        pixels = expected(picture.convert("RGB")).float() / 255
+        assert torch.equal(imagenet_preprocessing()(picture), (pixels - mean) / std)
+
+
+def test_the_scenes_are_grey() -> None:
+    prepare = scenes_preprocessing()
+    for picture in pictures():
+        grey = picture if picture.mode == "L" else picture.convert("RGB").convert("L")
+        pixels = v2.Compose([v2.Resize(96), v2.CenterCrop(96), v2.PILToTensor()])(grey).float() / 255
+        assert torch.equal(prepare(picture), ((pixels - MEAN) / STD).expand(3, -1, -1))
+
+
+def test_it_survives_json() -> None:
+    for prepare in (
+        scenes_preprocessing(),
+        imagenet_preprocessing(),
+        Preprocessing(resize=(20, 30), mean=(0, 0, 0), std=(1, 1, 1)),
+    ):
+        assert Preprocessing.from_json(json.loads(json.dumps(prepare.to_json()))) == prepare
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"colour": "sepia"}, "colour must be rgb or grey, not 'sepia'"),
+        ({"resize": 0}, "resize must be pixels, one number or two, not 0"),
+        ({"crop": "big"}, "crop must be pixels"),
+        ({"interpolation": "magic"}, "interpolation 'magic' is none of torchvision's"),
+        ({"resize": [224]}, "resize must be pixels"),
+        ({"crop": [1, 2, 3]}, "crop must be pixels"),
+        ({"crop": True}, "crop must be pixels"),
+        ({"std": [1, 1, 0]}, "std must be positive"),
+        ({"mean": [1, float("nan"), 0]}, "mean must be three numbers"),
+        ({"mean": ["a", "b", "c"]}, "mean must be three numbers"),
+        ({"colour": "grey"}, "grey needs the same mean for all channels"),
+        ({"gamma": 2}, "this is no preprocessing: .*gamma"),
+    ],
+)
+def test_damage_is_named(change: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Preprocessing.from_json(imagenet_preprocessing().to_json() | change)
+
+
+def test_what_cannot_be_said_as_data_is_refused() -> None:
+    with pytest.raises(UserError, match="a transform of RandomHorizontalFlip cannot be kept as plain data"):
+        library_preprocessing(v2.Compose([v2.RandomHorizontalFlip()]))
+    with pytest.raises(UserError, match="without normalisation"):
+        library_preprocessing(v2.Compose([v2.CenterCrop(3)]))
+    steps = [v2.CenterCrop(3), v2.Resize(4)]
+    with pytest.raises(UserError, match="a transform of CenterCrop, Resize cannot be kept as plain data"):
+        library_preprocessing(v2.Compose(steps))
+    with pytest.raises(UserError, match="this is no preprocessing"):
+        Preprocessing.from_json([1, 2])  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="20 x 30 pixels; only square"):
+        _ = Preprocessing(resize=(20, 30), mean=(0, 0, 0), std=(1, 1, 1)).resolution
+    with pytest.raises(UserError, match="no resolution is known"):
+        _ = Preprocessing(mean=(0, 0, 0), std=(1, 1, 1)).resolution
