@@ -7,7 +7,7 @@
 Everything that is chosen (single best, dials, ladders) was chosen on the label split; the test split is used once, here. A
 policy that was fitted on an image of the test split is refused.
 
-Leaves report.html, results.json, results.md and figures in OUT, and each run's own results in RUN/selector/results.json,
+Leaves report.html, results.json, results.md and figures in OUT, and each run's own results in RUN/benchmark/results.json,
 which the service reports.
 """
 

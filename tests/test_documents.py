@@ -68,6 +68,13 @@ def test_links_lead_somewhere(document: Path) -> None:
         assert target.startswith("https://") or (document.parent / target).exists(), target
 
 
+def test_every_picture_is_shown() -> None:
+    said = "".join(document.read_text() for document in PRESENT)
+    pictures = [path.name for path in (ROOT / "docs").glob("*.png")]
+    assert pictures
+    assert [name for name in pictures if name not in said] == []
+
+
 @named(PRESENT)
 def test_paths_exist(document: Path) -> None:
     """In backticks, from the root of the repository."""
