@@ -19,6 +19,9 @@ from torch import Tensor
 GRID = 6
 """Side of ``map``."""
 
+VERSION = 1
+"""Of what the groups hold: raise it with every change, so that observations made before are not taken for new ones."""
+
 _SIDE = 96
 _OCTAVES = 4
 _BANDS = 8

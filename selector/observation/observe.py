@@ -29,7 +29,7 @@ from oracle.outcomes import compare_identity
 from oracle.runs import Run
 from oracle.settings import DTYPES
 from selector.observation.costs import Costs, Prefix
-from selector.observation.features import gridded, image_statistics, pooled
+from selector.observation.features import VERSION, gridded, image_statistics, pooled
 from selector.observation.observations import Observations
 
 BLOCK = 256
@@ -75,6 +75,7 @@ def observe(
         "images": digest_of(source.keys, source.labels),
         "portfolio": " ".join(c.id for c in portfolio),
         "block": str(BLOCK),
+        "features": str(VERSION),
     }
     described = out / "identity.json"
     if not described.exists():
