@@ -173,6 +173,7 @@ def test_an_unfinished_or_earlier_run_is_told_apart(folder_run: Path, tmp_path: 
         Run.open(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_an_earlier_versions_run_is_taken_over_without_evaluating(tmp_path: Path) -> None:
     options = ("--space", str(write_space(tmp_path)), "--images", 6, "--out", tmp_path / "run")
     assert run_command(*options).returncode == 0

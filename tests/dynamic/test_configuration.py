@@ -60,6 +60,7 @@ def test_layers_a_and_b_have_no_half_stride() -> None:
     assert strides == set(itertools.product(*[(1, 2, 3, 4)] * 2, *[(0.5, 1, 2, 3, 4)] * 2))
 
 
+@pytest.mark.slow
 def test_combinations_of_attributes() -> None:
     default = Configuration((1, 2), (1, 1), (3, 3))
     space = make_space("stride+dilation", default)

@@ -35,6 +35,7 @@ def batch_statistics(original: nn.Module, name: str, configuration: Configuratio
         return network(images)
 
 
+@pytest.mark.slow
 def test_it_equals_batch_statistics_in_the_plain_loop(slim_network: tuple[str, DynamicNetwork]) -> None:
     name, network = slim_network
     images = torch.randn(6, 3, 64, 64)
@@ -101,6 +102,7 @@ def test_wrong_use_is_named() -> None:
         recalibrate(network, torch.randn(1, 3, 64, 64), CONFIGURATIONS)
 
 
+@pytest.mark.slow
 def test_the_embedded_network_keeps_its_accuracy_and_poor_configurations_gain() -> None:
     network = dynamic.load("resnet50-slim")
     label, test = FashionScenes("label", count=128), FashionScenes("test", count=300)

@@ -125,6 +125,7 @@ def test_report_opens_offline_and_says_what_it_is(finished: Path) -> None:
     assert "76.5%" not in page  # the paper's numbers belong to its own spaces
 
 
+@pytest.mark.slow
 def test_killed_anywhere_and_started_again_ends_with_the_same_bytes(tmp_path: Path, small_space: str) -> None:
     """Real processes, real signals: at the store's creation, between and inside regions, while results are written."""
     options = ("--space", small_space, "--images", 16, "--region", 2)
@@ -159,6 +160,7 @@ def test_killed_anywhere_and_started_again_ends_with_the_same_bytes(tmp_path: Pa
     assert all_bytes(out) == all_bytes(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_another_run_is_not_resumed(tmp_path: Path, small_space: str) -> None:
     options = {"space": small_space, "images": 2, "out": tmp_path / "run"}
     run(RunSettings(**options))  # type: ignore[arg-type]
@@ -182,6 +184,7 @@ def test_another_run_is_not_resumed(tmp_path: Path, small_space: str) -> None:
     assert all_bytes(tmp_path / "run") == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -212,6 +215,7 @@ def test_mistakes_are_one_line_and_exit_code_2(tmp_path: Path, arguments: tuple[
     assert not (tmp_path / "run" / "outcomes.zarr").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing_finished(tmp_path: Path, small_space: str) -> None:
     """A limit on the size of files makes writes fail as a full disk does, in a real process."""
     options = ("--space", small_space, "--images", 6, "--region", 2, "--out", tmp_path / "run")

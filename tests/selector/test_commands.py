@@ -29,6 +29,8 @@ from tests.plain_loop import plain_loop
 
 IMAGES = 48
 
+pytestmark = pytest.mark.slow  # each starts commands on a run that takes half a minute to make
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -116,6 +116,7 @@ def test_a_rule_is_learned(name: str, fitted: dict[str, Policy], ruled: Splits) 
     assert value >= 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [policy.name for policy in LEARNED])
 def test_noise_is_not_claimed(name: str, noise: Splits) -> None:
     """Nothing tells which configuration is right: no interval may lie above zero."""

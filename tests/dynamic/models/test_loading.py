@@ -62,6 +62,7 @@ def test_unknown_names_list_what_there_is() -> None:
         dynamic.load("resnet18", weights=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet50", "resnext50_32x4d", "mobilenet_v2", "densenet121"])
 def test_embedded_weights_classify_scenes(name: str) -> None:
     from dynamic.training.scratch import accuracy
@@ -79,6 +80,7 @@ def test_random_weights_follow_the_seed() -> None:
     assert first.digest != dynamic.load("resnet50-slim", weights=None).digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "file", "size"), [("inception_v3", "mine.pth", 299), ("resnet50", "resnet50-11ad3fa6.pth", 224)]
 )

@@ -80,6 +80,7 @@ def test_images_are_transformed_as_the_weights_want(tmp_path: Path) -> None:
     assert batch.images.shape == (2, 3, 224, 224)
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_named_counted_and_skipped(tmp_path: Path) -> None:
     data = tmp_path / "data"
     keys = fill(data, {name: 3 for name in "abcdefghij"}, ".png")

@@ -65,6 +65,7 @@ def test_greedy_order_prefers_what_decides_most_for_its_cost() -> None:
     assert greedy_order(decides, np.array([4, 1, 9, 2])) == [1, 2, 0, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(DYNAMIC_LAYERS))
 def test_random_networks_have_the_bounds_of_their_full_run(tmp_path: Path, name: str) -> None:
     network = dynamic.load(settled(f"{name}-slim"), dynamic_layers=DYNAMIC_LAYERS[name])
@@ -94,6 +95,7 @@ def test_random_networks_have_the_bounds_of_their_full_run(tmp_path: Path, name:
         assert result["spaces"][space]["macs_spent"] > 0
 
 
+@pytest.mark.slow
 def test_it_resumes_and_saves_macs(tmp_path: Path) -> None:
     space = tmp_path / "small.json"
     space.write_text('{"dilation": [[1], [1, 2, 3, 4, 5], [1, 2, 3, 4, 5], [1, 2, 3, 4, 5]]}')

@@ -76,6 +76,7 @@ def check_parts(out: Path, tuned: bool) -> dict[str, object]:
     return study
 
 
+@pytest.mark.slow
 def test_every_part_on_the_embedded_default(tmp_path: Path) -> None:
     spaces, cheap = write_spaces(tmp_path)
     run(RunSettings(space=spaces, efficiency_space=cheap, images=5, study="all", out=tmp_path / "run", tuned_dir=tmp_path))
@@ -94,6 +95,7 @@ def test_every_part_on_the_embedded_default(tmp_path: Path) -> None:
     assert read_outcomes(tmp_path / "run" / "sets" / "wide-recalibrated").attrs["recalibrate"] == "250"
 
 
+@pytest.mark.slow
 def test_every_part_on_imagenet_with_full_size_networks(tmp_path: Path) -> None:
     """Two images a split in ImageNet's layout, four full-size networks with random weights, by the one command."""
     spaces, cheap = write_spaces(tmp_path)
@@ -116,6 +118,7 @@ def test_every_part_on_imagenet_with_full_size_networks(tmp_path: Path) -> None:
     assert "spaces" in json.loads(process.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_ends_with_the_same_bytes(tmp_path: Path) -> None:
     spaces, cheap = write_spaces(tmp_path)
     options = ("--space", spaces, "--efficiency-space", cheap, "--images", 6, "--study", "table2,table3,fig6", "--region", 2)
@@ -162,6 +165,7 @@ def test_parts_are_planned_without_what_they_do_not_need(tmp_path: Path) -> None
         parse_parts("fig9")
 
 
+@pytest.mark.slow
 def test_sets_that_do_not_fit_are_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "resnets.json").write_text('{"stride": [[1], [2], [2], [1, 2]]}')
     settings = RunSettings(space=str(tmp_path / "resnets.json"), images=2, study="table1", out=tmp_path / "run")
@@ -179,6 +183,7 @@ def test_sets_that_do_not_fit_are_left_out_and_named(tmp_path: Path, capsys: pyt
         open_study(open_collection(dataclasses.replace(settings, crop=0.5)))
 
 
+@pytest.mark.slow
 def test_a_mistake_stops_the_study_before_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "two.json").write_text(json.dumps(SPACES["strides"]))
     base = RunSettings(space=str(tmp_path / "two.json"), images=2, out=tmp_path / "run", tuned_dir=tmp_path / "tuned")

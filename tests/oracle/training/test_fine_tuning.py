@@ -46,6 +46,7 @@ def log(folder: Path) -> list[dict[str, float]]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "model"), [("rof", "mobilenet_v2-slim"), ("distillation", "resnet50-slim")])
 def test_resumed_it_reproduces_the_uninterrupted_losses(
     training_folder: Path, monkeypatch: pytest.MonkeyPatch, method: str, model: str
@@ -123,6 +124,7 @@ def test_backward_passes_run_outside_autocast(method: str) -> None:
     assert not any(inside)
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_network(training_folder: Path) -> None:
     """The real launcher, two processes on the CPU, then one more epoch resumed."""
     for epochs in (1, 2):
@@ -150,6 +152,7 @@ def test_two_processes_train_one_network(training_folder: Path) -> None:
     assert start.digest != end.digest
 
 
+@pytest.mark.slow
 def test_gradients_of_two_processes_are_those_of_the_whole_batch(tmp_path: Path) -> None:
     """With batch norms in eval mode the halves do not mix, so averaging over processes must give the whole's gradient."""
     program = tmp_path / "both.py"
@@ -187,6 +190,7 @@ torch.save([p.grad for p in network.original.parameters()], f"{sys.argv[1]}.{ran
             torch.testing.assert_close(got, parameter.grad, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_folders_are_fine_tuned_on_their_train_half(tmp_path: Path) -> None:
     for part in ("train", "val"):
         fill(tmp_path / "data" / part, {"n01440764": 3, "n02102040": 3}, height=80)
@@ -208,6 +212,7 @@ def test_folders_are_fine_tuned_on_their_train_half(tmp_path: Path) -> None:
         fine_tune(RofSettings(**(options | {"data_dir": tmp_path / "data" / "val"})))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_wrong_settings_are_named(training_folder: Path) -> None:
     with pytest.raises(UserError, match="--batch must be at least 2"):
         RofSettings(batch=1)
@@ -218,6 +223,7 @@ def test_wrong_settings_are_named(training_folder: Path) -> None:
     assert "Random option fine-tuning" in run_command("--help", module="oracle.rof").stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["stride", "dilation", "size"])
 def test_the_embedded_fine_tuned_weights_are_good_at_their_space(space: str) -> None:
     scenes = FashionScenes("test", count=60)
