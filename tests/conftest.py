@@ -14,7 +14,10 @@ import dynamic
 from dynamic.models import DYNAMIC_LAYERS, build
 from dynamic.scenes import load_photographs
 
-MODELS = list(DYNAMIC_LAYERS)
+MODELS = [
+    name if name in ("resnet50", "mobilenet_v2") else pytest.param(name, marks=pytest.mark.slow) for name in DYNAMIC_LAYERS
+]
+"""The paper's four networks; two of them, a residual one and a depth-wise one, in the quick loop."""
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers share the cores
@@ -33,9 +36,9 @@ def settled(name: str) -> nn.Module:
     return network.eval()
 
 
-@pytest.fixture(params=[f"{name}-slim" for name in MODELS])
+@pytest.fixture(params=MODELS)
 def slim_network(request: pytest.FixtureRequest) -> tuple[str, dynamic.DynamicNetwork]:
-    name = request.param
+    name = f"{request.param}-slim"
     return name, dynamic.DynamicNetwork(settled(name), DYNAMIC_LAYERS[name.removesuffix("-slim")])
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -12,6 +13,7 @@ from dynamic.scenes import FashionScenes
 from tests.plain_loop import plain_loop
 
 
+@pytest.mark.slow
 def test_the_widened_network_answers_as_the_slim_one_does_at_the_full_network_s_cost(tmp_path: Path) -> None:
     path = tmp_path / "widened.safetensors"
     main(WidenSettings(out=path))

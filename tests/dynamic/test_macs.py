@@ -72,6 +72,7 @@ def test_resnet50_is_4_09_gmacs() -> None:
     assert network.macs(network.default, 224) == expected == 4_089_184_256
 
 
+@pytest.mark.slow
 def test_prefix_sharing_saves_at_least_what_the_design_measured() -> None:
     network = dynamic.load("resnet50", weights=None)
     for name, least in (("dilation", 3.9), ("size", 3.7), ("efficiency", 3.1)):

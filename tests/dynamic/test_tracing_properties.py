@@ -6,6 +6,7 @@ import copy
 from collections import Counter
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -110,6 +111,7 @@ def check_network(original: RandomNetwork, layers: list[str], data: st.DataObjec
     return "others" if len(configurations) > 1 else "default only"
 
 
+@pytest.mark.slow
 def test_random_networks_run_as_their_originals_do_or_are_refused() -> None:
     outcomes: Counter[str] = Counter()
 

@@ -258,6 +258,7 @@ def test_memory_bounds_the_walk(monkeypatch: pytest.MonkeyPatch) -> None:
     assert WalkSize.fitting(network, space, 96, 1, "cpu", 50.5 * row) == WalkSize(1, 50, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.2), ("float64", 1e-4)])
 def test_other_types_differ_by_rounding(tmp_path: Path, small_space: str, dtype: str, tolerance: float) -> None:
     for name in ("float32", dtype):

@@ -18,6 +18,7 @@ def settings(folder: Path, out: str, **changes: object) -> TrainSettings:
     return TrainSettings(**(options | changes))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["resnet50-slim", "mobilenet_v2-slim"])
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(
     training_folder: Path, monkeypatch: pytest.MonkeyPatch, model: str

@@ -60,6 +60,7 @@ def test_one_module_adds_a_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (out / "figures" / "fig99.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_importing_changes_nothing_global() -> None:
     """Every module of ``oracle`` but its commands: matplotlib's backend and settings are as they were."""
     code = """

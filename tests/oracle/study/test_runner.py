@@ -205,6 +205,7 @@ def test_a_mistake_stops_the_study_before_it_starts(tmp_path: Path, monkeypatch:
     assert not (tmp_path / "run" / "outcomes.zarr").exists()
 
 
+@pytest.mark.slow
 def test_what_does_not_apply_is_named_in_the_report(tmp_path: Path) -> None:
     (tmp_path / "two.json").write_text(json.dumps(SPACES["strides"]))
     weights = tmp_path / "resnet50-slim-rof-two" / "weights.safetensors"
@@ -218,6 +219,7 @@ def test_what_does_not_apply_is_named_in_the_report(tmp_path: Path) -> None:
         assert "was made of other weights than these" in (tmp_path / "run" / name).read_text()
 
 
+@pytest.mark.slow
 def test_too_little_memory_leaves_a_set_out(tmp_path: Path) -> None:
     (tmp_path / "two.json").write_text(json.dumps(SPACES["strides"]))
     base = RunSettings(space=str(tmp_path / "two.json"), images=2, study="fig5", out=tmp_path / "run")

@@ -16,6 +16,8 @@ from selector.scoring.benchmark import BenchmarkSettings, benchmark, read_result
 from selector.scoring.opening import observe_split, open_run
 from tests.oracle.conftest import all_bytes
 
+pytestmark = pytest.mark.slow  # three runs
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -39,6 +39,7 @@ def test_an_evaluation_is_what_a_plain_loop_over_the_portfolio_says(
             assert found.oracle_macs == deployment.costs.whole.min()
 
 
+@pytest.mark.slow
 def test_labelled_images_are_evaluated_when_the_service_rests_and_the_live_gap_counts_them(
     deployment: Deployment, store: Store, scenes: tuple[list[bytes], np.ndarray]
 ) -> None:
