@@ -42,11 +42,11 @@ def _sync_folder(folder: Path) -> None:
             os.close(opened)
 
 
-def make_writable(folder: Path) -> None:
-    """Create ``folder`` and try to write in it. Raises UserError where that is not allowed."""
+def make_writable(folder: Path, remedy: str = "choose a folder of yours with --out") -> None:
+    """Create ``folder`` and try to write in it. Raises UserError, with a remedy, where that is not allowed."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f"cannot write in {folder} ({error.strerror}): choose a folder of yours with --out") from error
+        raise UserError(f"cannot write in {folder} ({error.strerror}): {remedy}") from error

@@ -70,7 +70,10 @@ class OutcomesStore:
             leftover.unlink()
         self.facts: dict[str, Any] = {key: value for key, value in stored.items() if key not in identity}
         self.region = int(self._array("status").chunks[0])
-        self.status: np.ndarray = np.asarray(self._array("status")[:])
+        try:
+            self.status: np.ndarray = np.asarray(self._array("status")[:])
+        except Exception as error:  # zarr's codecs raise each their own
+            raise UserError(f"{path / 'status'} is damaged ({error}): restore a copy, or run anew elsewhere") from error
 
     def _array(self, name: str) -> zarr.Array[Any]:
         array = self._group[name]
@@ -207,7 +210,9 @@ def stored_configurations(path: Path) -> tuple[Configuration, ...]:
     return tuple(Configuration.parse(str(name)) for name in names)
 
 
-def compare_identity(folder: Path, stored: Mapping[str, str], mine: Mapping[str, str]) -> None:
+def compare_identity(
+    folder: Path, stored: Mapping[str, str], mine: Mapping[str, str], remedy: str = "choose another --out or delete it"
+) -> None:
     """Raise UserError where what is stored in ``folder`` belongs to another run, naming every difference."""
     keys = sorted(stored.keys() | mine.keys())
     different = [
@@ -216,4 +221,4 @@ def compare_identity(folder: Path, stored: Mapping[str, str], mine: Mapping[str,
         if stored.get(key) != mine.get(key)
     ]
     if different:
-        raise UserError(f"{folder} holds another run ({'; '.join(different)}): choose another --out or delete it")
+        raise UserError(f"{folder} holds another run ({'; '.join(different)}): {remedy}")

@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+import torch
 import xarray as xr
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -49,6 +50,7 @@ class Run:
         self.outcomes_store = folder / "outcomes.zarr"
         self.statistics_file = folder / "statistics.safetensors"
         self.weights_file = folder / "weights.safetensors"
+        self.class_map_file = folder / "class_map.json"
         self.labels = folder / "labels.parquet"
         self.summary = folder / "summary.json"
         self.report = folder / "report.html"
@@ -63,6 +65,11 @@ class Run:
     def shifted(self, name: str) -> Path:
         """Observations of the test images of another run, called ``name``."""
         return self.folder / "observations-of" / name
+
+    @property
+    def _relied_on(self) -> tuple[Path, ...]:
+        """Files beside the outcomes that others rely on, where they are there."""
+        return self.statistics_file, self.weights_file, self.class_map_file, self.labels
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -102,7 +109,7 @@ class Run:
         content = read_record(self.record_file)
         try:
             return RunRecord.from_json(content)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.record_file} has wrong entries ({error}): another version made the run") from error
 
     def write_record(self, record: RunRecord) -> None:
@@ -112,13 +119,19 @@ class Run:
 
     def seal(self) -> None:
         """List every file that others rely on with its digest: the run is finished."""
-        wanted = [self.statistics_file, self.weights_file, self.labels, *sorted(self.outcomes_store.rglob("*"))]
+        wanted = [
+            self.statistics_file,
+            self.weights_file,
+            self.class_map_file,
+            self.labels,
+            *sorted(self.outcomes_store.rglob("*")),
+        ]
         files = {path.relative_to(self.folder).as_posix(): digest_of_file(path) for path in wanted if path.is_file()}
         self.write_record(replace(self.record, files=files))
 
     def verify_all(self) -> None:
         """:meth:`verify` everything that is listed."""
-        for path in (self.statistics_file, self.weights_file, self.labels, self.outcomes_store):
+        for path in (*self._relied_on, self.outcomes_store):
             if any(name.startswith(path.name) for name in self.record.files):
                 self.verify(path)
 
@@ -149,7 +162,9 @@ class Run:
     def settings(self) -> RunSettings:
         """What the run was asked for, with ``out`` where it is now."""
         stored = dict(self.record.settings)
-        folders = {key: Path(stored[key]) for key in ("data_dir", "class_map") if stored.get(key)}
+        folders = {"data_dir": Path(stored["data_dir"])} if stored.get("data_dir") else {}
+        if stored.get("class_map"):
+            folders["class_map"] = self.class_map_file  # a copy, which moves with the run
         try:
             return RunSettings(**(stored | folders | {"out": self.folder, "device": "cpu"}))
         except TypeError as error:
@@ -199,6 +214,7 @@ class Run:
                 "weights_digest": network.digest,
                 "dynamic_layers": ",".join(network.dynamic_layers),
             },
+            "it goes with the network that it was made with",
         )
 
     @cached_property
@@ -236,7 +252,9 @@ class Run:
         settings = self.settings if data_dir is None else replace(self.settings, data_dir=data_dir)
         splits = tuple(self.record.images.get("splits", ",".join(SPLITS)).split(","))
         source = open_images(settings, self.network.info, splits)
-        compare_identity(self.folder, self.record.images, source.identity)
+        compare_identity(
+            self.folder, self.record.images, source.identity, "--data-dir must be the folder of the run's images"
+        )
         return source
 
     @property
@@ -251,8 +269,10 @@ class Run:
 
 
 def write_weights(network: LoadedNetwork, path: Path) -> None:
-    """A copy of a network's tensors, as they are."""
-    state: dict[str, Tensor] = {name: value.detach().cpu().clone() for name, value in network.original.state_dict().items()}
+    """A copy of a network's tensors, whatever their layout in memory."""
+    layout = torch.contiguous_format
+    tensors = network.original.state_dict().items()
+    state: dict[str, Tensor] = {name: value.detach().cpu().clone(memory_format=layout) for name, value in tensors}
     write_whole(path, save(state))
 
 

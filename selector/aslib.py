@@ -17,6 +17,7 @@ import tyro
 
 from dynamic.command import run_command
 from dynamic.files import make_writable
+from oracle.runs import Run
 from selector.interchange.aslib import export
 from selector.scoring.opening import observe_split
 
@@ -42,8 +43,8 @@ class ScenarioSettings:
 def main(settings: ScenarioSettings) -> None:
     """Export, then say where it is."""
     make_writable(settings.out)
-    observed = observe_split(settings.run, settings.split, settings.portfolio, settings.data_dir)
-    export(observed, f"{settings.run.name}-{settings.split}", settings.out)
+    observed = observe_split(settings.run, settings.split, settings.portfolio, settings.data_dir, settings.out)
+    export(observed, f"{Run(settings.run).name}-{settings.split}", settings.out)
     instances, algorithms = observed.probabilities.shape[:2]
     print(f"{instances} instances, {algorithms} algorithms: {settings.out}")
     if settings.json:

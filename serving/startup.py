@@ -29,7 +29,7 @@ def check_before_start(settings: ServingSettings) -> None:
         names = ["default", "cheapest"]
     else:
         run = Run(folder)
-        if not run.record_file.exists() or not (settings.static or run.policies.is_dir()):
+        if not run.record_file.exists() or not (settings.static or (run.policies / "default").is_dir()):
             raise UserError(
                 f"SERVING_NETWORK={settings.network} holds no run with policies: python -m oracle.run --out {folder}, "
                 f"python -m selector.train {folder}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +23,7 @@ from oracle.runs import Run
 from oracle.settings import RunSettings
 from selector.learning.training import TrainSettings, train
 from selector.policies import load_policies
+from tests.image_folders import fill
 from tests.oracle.conftest import all_bytes, run_command
 from tests.run_folders import CLASSES, moved_folder_run, write_space
 
@@ -228,3 +230,78 @@ def test_weights_are_copied_as_they_are(folder_run: Path) -> None:
     assert kept.keys() == again.keys()
     assert all(torch.equal(kept[name], again[name]) for name in kept)
     assert read_record(Run(folder_run).record_file)["network"]["registered"] is None
+
+
+def test_a_named_network_may_be_given_in_python_and_a_module_in_any_layout(tmp_path: Path) -> None:
+    """Sets of a study share the main run's network, and must open like it; channels-last kernels can be copied."""
+    settings = RunSettings(space=str(write_space(tmp_path)), images=4, out=tmp_path / "named")
+    run(settings, dynamic.load("resnet50-slim"))
+    assert Run.open(tmp_path / "named").network.info.registered == "default"
+    own = dynamic.load("resnet50-slim").original.to(memory_format=torch.channels_last)
+    run(replace(settings, out=tmp_path / "own"), dynamic.load(own, dynamic_layers=dynamic.models.DYNAMIC_LAYERS["resnet50"]))
+    assert Run.open(tmp_path / "own").record.network.own
+
+
+def test_damage_before_the_seal_is_not_vouched_for(tmp_path: Path) -> None:
+    settings = RunSettings(space=str(write_space(tmp_path)), images=4, region=2, out=tmp_path / "run")
+    run(settings)
+    opened = Run.open(tmp_path / "run")
+    whole = all_bytes(tmp_path / "run")
+    opened.write_record(replace(opened.record, files={}))
+    names = tmp_path / "run" / "outcomes.zarr" / "image" / "c" / "0"
+    content = names.read_bytes()
+    truncated(names)
+    with pytest.raises(UserError, match="is damaged"):
+        run(settings)
+    names.write_bytes(content)
+    run(settings)
+    assert all_bytes(tmp_path / "run") == whole
+    truncated(tmp_path / "run" / "outcomes.zarr" / "status" / "c" / "0")
+    with pytest.raises(UserError, match="status is damaged"):
+        run(settings)
+
+
+def test_a_run_that_has_begun_goes_on_with_what_it_began_with(tmp_path: Path) -> None:
+    settings = RunSettings(space=str(write_space(tmp_path)), images=8, region=4, recalibrate=16, out=tmp_path / "run")
+    run(settings)
+    other = replace(settings, recalibrate=20, out=tmp_path / "other")
+    run(other)
+    next((tmp_path / "run" / "outcomes.zarr" / "status" / "c").iterdir()).unlink()
+    shutil.copy(Run(other.out).statistics_file, Run(settings.out).statistics_file)
+    with pytest.raises(UserError, match=r"began with other statistics \(\w+ there, \w+ here\)"):
+        run(settings)
+
+
+def test_a_policies_folder_must_be_whole(folder_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder_run, tmp_path / "run")
+    opened = Run.open(tmp_path / "run")
+    shutil.move(opened.policies / "cascade", opened.policies / "mine")
+    with pytest.raises(UserError, match=r"mine holds the policy cascade: call the folder by that name"):
+        load_policies(opened)
+    shutil.rmtree(opened.policies / "mine")
+    shutil.rmtree(opened.policies / "single_best")
+    with pytest.raises(UserError, match=r"policies lacks single_best: run python -m selector.train .* to its end"):
+        load_policies(opened)
+
+
+def test_a_class_map_moves_with_the_run(tmp_path: Path) -> None:
+    keys = fill(tmp_path / "photos", {"a": 8, "b": 8})
+    assert len(keys) == 16
+    mapping = tmp_path / "map.json"
+    mapping.write_text(json.dumps({"a": 7, "b": 2}))
+    settings = RunSettings(
+        dataset="imagefolder",
+        data_dir=tmp_path / "photos",
+        class_map=mapping,
+        space=str(write_space(tmp_path)),
+        out=tmp_path / "run",
+    )
+    run(settings)
+    mapping.unlink()
+    shutil.move(tmp_path / "photos", tmp_path / "moved")
+    source = Run.open(tmp_path / "run").images(tmp_path / "moved")
+    assert set(source.labels) == {7, 2}
+    photograph = next((tmp_path / "moved" / "a").iterdir())
+    shutil.copy(photograph, photograph.with_name("more.JPEG"))
+    with pytest.raises(UserError, match="--data-dir must be the folder of the run's images"):
+        Run.open(tmp_path / "run").images(tmp_path / "moved")

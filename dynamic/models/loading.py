@@ -45,6 +45,7 @@ class ModelInfo:
         classes: number of classes.
         preprocessing: of the pictures it classifies.
         slim: whether it is one of the project's small stand-ins.
+        own: whether it was given as a module, so that no name can build it again.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ModelInfo:
     classes: int
     preprocessing: Preprocessing
     slim: bool
+    own: bool = False
 
     @property
     def resolution(self) -> int:
@@ -90,7 +92,7 @@ def load(
     's1-2-2-2_d1-1-1-1_k3-3-3-3'
     """
     if isinstance(model, nn.Module):
-        built = _Built(model, imagenet_preprocessing(), "as given")
+        built = _Built(model, imagenet_preprocessing(), "as given", own=True)
         name = type(model).__name__
     else:
         built, name = _built(model, weights, classes), model
@@ -150,6 +152,7 @@ class _Built:
     preprocessing: Preprocessing
     weights: str
     registered: str | None = None
+    own: bool = False
 
 
 def _dynamic(name: str, built: _Built, dynamic_layers: Sequence[str] | None) -> LoadedNetwork:
@@ -165,6 +168,7 @@ def _dynamic(name: str, built: _Built, dynamic_layers: Sequence[str] | None) -> 
         classes=_count_classes(network, built.preprocessing.resolution),
         preprocessing=built.preprocessing,
         slim=name in SLIM,
+        own=built.own,
     )
     return network
 

@@ -13,6 +13,7 @@ import xarray as xr
 import dynamic
 from dynamic.configuration import Space
 from dynamic.errors import UserError
+from dynamic.files import write_whole
 from dynamic.models import LoadedNetwork, load
 from dynamic.norms import Statistics
 from dynamic.recalibration import BATCH, recalibrate
@@ -20,7 +21,7 @@ from dynamic.resources import cpu_count
 from oracle.data.sources import SPLITS, ImageSource
 from oracle.data.views import unlabelled
 from oracle.evaluation.evaluate import WalkSize, evaluate, memory_budget, seconds_for
-from oracle.outcomes import PENDING, OutcomesStore
+from oracle.outcomes import PENDING, OutcomesStore, load_outcomes
 from oracle.run_record import OWN, NetworkRecord, RunRecord
 from oracle.runs import Run, open_images, write_weights
 from oracle.settings import DTYPES, RunSettings
@@ -42,7 +43,7 @@ class Collection:
     Attributes:
         settings: what was asked for; ``settings.out`` is the folder.
         network: loaded.
-        own_network: the network was given, not named by the settings.
+        own_network: the network is a module of the caller's own, which no name builds.
         source: the images.
         spaces: to study; they share prefixes, so one walk runs their ``union``.
     """
@@ -81,7 +82,7 @@ def open_collection(
     Raises:
         UserError: whatever is wrong with the settings.
     """
-    own_network = network is not None
+    own_network = network is not None and network.info.own
     if network is None:
         network = _load(settings)
     source = open_images(settings, network.info, splits)
@@ -110,31 +111,56 @@ def collect(collection: Collection) -> xr.Dataset:
     settings, network, run, union = collection.settings, collection.network, collection.run, collection.union
     store = _open_store(collection, union)
     pending, started = bool(store.pending()), bool((store.status != PENDING).any())
-    if not pending and run.record_file.exists() and run.record.files:
+    before = run.record if run.record_file.exists() else None
+    if before is not None and not pending and before.files:
         run.verify_all()
+        if before.settings != (now := _kept_settings(collection)):  # the images may have moved
+            run.write_record(replace(before, settings=now))
         return run.outcomes()
     statistics = _statistics(collection, union, started) if settings.recalibrate else None
+    record = _record(collection, store, statistics)
+    if before is not None and started:
+        _require_same(before, record, settings.out)
     if network.info.registered is None:
         write_weights(network, run.weights_file)
-    run.write_record(_record(collection, store, statistics))
+    if settings.class_map is not None:
+        write_whole(run.class_map_file, settings.class_map.read_bytes())
+    run.write_record(record)
     if pending:
         size, dtype = WalkSize(**store.facts["walk"]), DTYPES[settings.dtype]
         fast = network.for_inference(settings.device, dtype, statistics)
         evaluate(fast, collection.source, union, store, size, settings.device, dtype)
     (settings.out / "settings.json").unlink(missing_ok=True)  # of an earlier version, whose place run.json takes
+    outcomes = load_outcomes(run.outcomes_store)  # before the seal, which must not vouch for what cannot be read
     run.seal()
-    return run.outcomes()
+    return outcomes
 
 
-def _record(collection: Collection, store: OutcomesStore, statistics: Statistics | None) -> RunRecord:
-    settings, network, source = collection.settings, collection.network, collection.source
+def _require_same(before: RunRecord, now: RunRecord, folder: Path) -> None:
+    """Raise UserError where a run that has begun would go on with other statistics or preprocessing."""
+    for name in ("statistics", "preprocessing"):
+        if getattr(before, name) != getattr(now, name):
+            raise UserError(
+                f"the run in {folder} began with other {name} ({getattr(before, name)} there, {getattr(now, name)} here): "
+                "restore what it began with, or choose another --out"
+            )
+
+
+def _kept_settings(collection: Collection) -> dict[str, Any]:
+    """What a run remembers of its settings, JSON-ready; folders as absolute paths."""
+    settings, network = collection.settings, collection.network
     kept: dict[str, Any] = {key: value for key, value in asdict(settings).items() if key in _KEPT}
     kept |= {"model": network.info.name, "dynamic_layers": ",".join(network.dynamic_layers)}
     kept["space"] = ",".join(space.name for space in collection.spaces)  # the store has what a file listed
     for name in ("data_dir", "class_map"):
         kept[name] = None if kept[name] is None else str(Path(kept[name]).resolve())
+    return kept
+
+
+def _record(collection: Collection, store: OutcomesStore, statistics: Statistics | None) -> RunRecord:
+    network, source = collection.network, collection.source
     return RunRecord(
-        settings=kept,
+        settings=_kept_settings(collection),
         images=dict(source.identity),
         network=NetworkRecord(
             model=network.info.name,

@@ -70,7 +70,7 @@ def train(settings: TrainSettings, network: LoadedNetwork | None = None) -> list
     run = Run.open(settings.run)
     if network is not None:
         run.adopt(network)
-    make_writable(run.folder)
+    make_writable(run.folder, "copy the run to a folder of yours")
     source, outcomes = run.images(settings.data_dir), run.outcomes()
     configurations = observed_configurations(run, outcomes, settings.portfolio)
     if len(configurations) < 2:

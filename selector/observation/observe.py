@@ -80,7 +80,7 @@ def observe(
     described = out / "identity.json"
     if not described.exists():
         write_record(described, identity)
-    compare_identity(out, read_record(described), identity)
+    compare_identity(out, read_record(described), identity, "delete this folder, and it is made again")
     starts = range(0, len(source.keys), BLOCK)
     missing = [start for start in starts if not _block(out, start).exists()]
     if missing:

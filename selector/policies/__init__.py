@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dynamic.errors import UserError
 from oracle.runs import Run
-from selector.policies.base import Policy, load_facts
+from selector.policies.base import POLICY, Policy, load_facts
 from selector.policies.blend import Blend, SecondLook, TopTwo
 from selector.policies.boosting import Correctness, PreferredClassifier, Ranker
 from selector.policies.cascade import Averaging, Cascade
@@ -72,6 +72,12 @@ def load_policies(run: Run) -> list[Policy]:
     found = {path.name: load_policy(path) for path in folders}
     if not found:
         raise UserError(f"no policies in {folder}: learn them with python -m selector.train {run.folder}")
+    renamed = [name for name, policy in found.items() if policy.name != name]
+    if renamed:
+        raise UserError(f"{folder / renamed[0]} holds the policy {found[renamed[0]].name}: call the folder by that name")
+    lacking = [reference.name for reference in REFERENCES if reference.name not in found]
+    if lacking:
+        raise UserError(f"{folder} lacks {', '.join(lacking)}: run python -m selector.train {run.folder} to its end")
     policies = [found[name] for name in BY_NAME if name in found]
     known = {c.id for c in run.configurations}
     for policy in policies:
@@ -89,6 +95,6 @@ def load_policies(run: Run) -> list[Policy]:
 def digest_of_policies(folder: Path) -> str:
     """Short hash of every policy saved in ``folder``: whether results still belong to them."""
     hashed = sha256()
-    for path in sorted(folder.glob("*/*")):
+    for path in sorted(folder.glob(f"*/{POLICY}")):  # which lists a policy's other files with their digests
         hashed.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
     return hashed.hexdigest()[:16]

@@ -68,6 +68,9 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
         UserError: a run, its policies or its images are missing or do not fit.
     """
     make_writable(settings.out)
+    names = [Run(path).name for path in settings.runs]
+    if len(set(names)) < len(names):
+        raise UserError(f"runs of one name ({', '.join(names)}) would overwrite each other: rank one at a time")
     results = []
     for path in settings.runs or SHIPPED.values():
         print(f"{path.name}:", file=sys.stderr)
@@ -123,7 +126,7 @@ def read_results(run: Run) -> dict[str, Any]:
         UserError: it was not benchmarked, or since then its policies were fitted again; or the results are damaged, or of
             another network.
     """
-    command = f"run python -m selector.benchmark {run.folder}"
+    command = f"run python -m selector.benchmark {run.folder}, where the run can be written to"
     if not run.results.exists():
         raise UserError(f"the run {run.name} was not benchmarked: {command}")
     results = read_record(run.results)

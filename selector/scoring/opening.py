@@ -70,8 +70,7 @@ def open_run(
     run = Run.open(path)
     loaded = load_policies(run)
     other = None if shifted is None else Run.open(shifted)  # before the hours, if it is none
-    own = path not in SHIPPED.values() and os.access(path, os.W_OK)
-    folder = run if own or elsewhere is None else Run(elsewhere)
+    folder = _writable(run, elsewhere)
     source, outcomes = run.images(data_dir), run.outcomes()
     portfolio = [Configuration.parse(name) for name in loaded[0].portfolio_]
     configurations = observed_configurations(run, outcomes, len(portfolio))
@@ -113,12 +112,30 @@ def _observe_shifted(
     return test
 
 
-def observe_split(path: Path, split: str, portfolio: int, data_dir: Path | None) -> Observations:
-    """One split of a run under all its configurations, or a portfolio of them if they are many."""
+def _writable(run: Run, elsewhere: Path | None) -> Run:
+    """Where observations and results go: into the run, unless it is a shipped one or cannot be written to."""
+    shipped = run.folder.resolve() in {path.resolve() for path in SHIPPED.values()}
+    own = not shipped and os.access(run.folder, os.W_OK)
+    return run if own or elsewhere is None else Run(elsewhere)
+
+
+def observe_split(
+    path: Path, split: str, portfolio: int, data_dir: Path | None, elsewhere: Path | None = None
+) -> Observations:
+    """One split of a run under all its configurations, or a portfolio of them if they are many.
+
+    Args:
+        path: the run's folder.
+        split: of its images.
+        portfolio: configurations, if the run has many.
+        data_dir: where its images are now, if they were moved.
+        elsewhere: folder for observations, where they cannot go into the run.
+    """
     run = Run.open(path)
     source, outcomes = run.images(data_dir), run.outcomes()
     configurations = observed_configurations(run, outcomes, portfolio)
-    return observe_run(run, source, outcomes, configurations, run.observations).split(split)
+    observations = _writable(run, elsewhere).observations
+    return observe_run(run, source, outcomes, configurations, observations).split(split)
 
 
 def stopwatch_for(opened: OpenedRun) -> Stopwatch:
