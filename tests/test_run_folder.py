@@ -188,6 +188,7 @@ def test_an_earlier_versions_run_is_taken_over_without_evaluating(tmp_path: Path
     assert all_bytes(tmp_path / "run") == whole
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_was_damaged_is_not_laundered(tmp_path: Path) -> None:
     settings = RunSettings(space=str(write_space(tmp_path)), images=6, out=tmp_path / "run")
     run(settings)
@@ -204,6 +205,7 @@ def test_a_garbled_chunk_of_an_unlisted_store_is_one_line(tmp_path: Path) -> Non
         read_outcomes(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_network_given_in_python_is_given_again(tmp_path: Path) -> None:
     space = tmp_path / "own.json"
     space.write_text('{"dilation": [[1, 2]]}')
@@ -232,6 +234,7 @@ def test_weights_are_copied_as_they_are(folder_run: Path) -> None:
     assert read_record(Run(folder_run).record_file)["network"]["registered"] is None
 
 
+@pytest.mark.slow
 def test_a_named_network_may_be_given_in_python_and_a_module_in_any_layout(tmp_path: Path) -> None:
     """Sets of a study share the main run's network, and must open like it; channels-last kernels can be copied."""
     settings = RunSettings(space=str(write_space(tmp_path)), images=4, out=tmp_path / "named")
@@ -242,6 +245,7 @@ def test_a_named_network_may_be_given_in_python_and_a_module_in_any_layout(tmp_p
     assert Run.open(tmp_path / "own").record.network.own
 
 
+@pytest.mark.slow
 def test_damage_before_the_seal_is_not_vouched_for(tmp_path: Path) -> None:
     settings = RunSettings(space=str(write_space(tmp_path)), images=4, region=2, out=tmp_path / "run")
     run(settings)
@@ -261,6 +265,7 @@ def test_damage_before_the_seal_is_not_vouched_for(tmp_path: Path) -> None:
         run(settings)
 
 
+@pytest.mark.slow
 def test_a_run_that_has_begun_goes_on_with_what_it_began_with(tmp_path: Path) -> None:
     settings = RunSettings(space=str(write_space(tmp_path)), images=8, region=4, recalibrate=16, out=tmp_path / "run")
     run(settings)

@@ -16,6 +16,8 @@ from serving.settings import ServingSettings
 from tests.run_folders import CLASSES, moved_folder_run, photograph
 from tests.serving.conftest import serving
 
+pytestmark = pytest.mark.slow  # a run and policies of its own
+
 
 @pytest.fixture(scope="module")
 def folder_run(tmp_path_factory: pytest.TempPathFactory) -> Path:

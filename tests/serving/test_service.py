@@ -29,6 +29,7 @@ def test_the_server_stops_at_once_and_says_why(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_database_that_comes_back_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     from serving import service
 

@@ -132,6 +132,7 @@ def test_a_network_is_restored_from_its_tensors(name: str, classes: int, layers:
         restore(name, state, classes + 1, network.dynamic_layers, weights=info.weights, preprocessing=info.preprocessing)
 
 
+@pytest.mark.slow
 def test_classes_are_called_what_people_call_them() -> None:
     slim = dynamic.load("resnet50-slim").info
     assert class_names(slim)[-1] == "ankle boot"

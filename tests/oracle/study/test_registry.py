@@ -39,6 +39,7 @@ def test_the_papers_parts_are_found_in_order() -> None:
     assert parts()["fig6"].title == "Fig. 6: the efficiency bound (section 4.6)"
 
 
+@pytest.mark.slow
 def test_one_module_adds_a_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "fig99.py").write_text(DUMMY)
