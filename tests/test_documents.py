@@ -118,7 +118,9 @@ def test_there_are_examples() -> None:
 @pytest.mark.parametrize("code", examples())
 def test_examples_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "example", "exec"), {"__name__": "example"})
+    names: dict[str, object] = {"__name__": "example"}
+    exec(compile(code, "example", "exec"), names)
+    assert names.keys() > {"__name__", "__builtins__"}  # it ran to its end, and made something
 
 
 def test_every_room_is_on_the_map() -> None:
