@@ -68,7 +68,8 @@ def cell(settings: SelectorsSettings, network: str, regime: str) -> dict[str, An
         "expected"
     ).split()
     rows = [{key: row[key] for key in kept} for row in result["policies"]]
-    return {"network": network, "regime": regime, "policies": rows, "control": result["control"]}
+    labels = result["run"]["label_images"]
+    return {"network": network, "regime": regime, "labels": labels, "policies": rows, "control": result["control"]}
 
 
 HEADER = [
@@ -89,8 +90,9 @@ def markdown(cells: list[dict[str, Any]]) -> str:
     for entry in cells:
         by_name = {row["name"]: row for row in entry["policies"]}
         learned = [row for row in entry["policies"] if row["learned"] and row["expected"]]
-        best = recommended([r for r in learned if r["objective"] == "accuracy"], "accuracy", by_name["default"])
-        lean = recommended([r for r in learned if r["objective"] == "efficiency"], "efficiency", by_name["default"])
+        labels = entry["labels"]
+        best, _ = recommended(learned, "accuracy", by_name["default"], labels)
+        lean, _ = recommended(learned, "efficiency", by_name["default"], labels)
         rows.append(
             [
                 f"{entry['network']}, {entry['regime']}",

@@ -16,7 +16,7 @@ import json
 from dynamic.command import run_command
 from oracle.reporting.text import aligned
 from oracle.runs import Run
-from selector.learning.training import TrainSettings, expected, train
+from selector.learning.training import TrainSettings, expected, recommendations, train
 
 
 def main(settings: TrainSettings) -> None:
@@ -29,7 +29,8 @@ def main(settings: TrainSettings) -> None:
     ]
     images = len(policies[0].fitted_on_)
     print(f"Expected on images like the {images} label images, by cross-validation (selector's own cost included):\n")
-    print(aligned(["policy", "objective", "accuracy", "MMACs"], table))
+    print(aligned(["policy", "objective", "accuracy", "MMACs"], table), end="\n\n")
+    print(*recommendations(policies), sep="\n")
     print(f"\nPolicies: {Run(settings.run).policies}   rank them: python -m selector.benchmark {settings.run}")
     if settings.json:
         print(json.dumps({"run": str(settings.run), "images": images, "expected": rows}))

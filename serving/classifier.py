@@ -12,7 +12,7 @@ import torch
 from starlette.datastructures import UploadFile
 from torch import Tensor
 
-from selector.policies.base import OperatingPoint
+from selector.policies.objectives import OperatingPoint
 from serving.errors import Rejection
 from serving.ids import new_id
 from serving.inference.batcher import BatchedResult, Batcher

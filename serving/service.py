@@ -130,7 +130,7 @@ class DynamicClassifier:
             gc.freeze()
             metrics.READY.set(1)
             deployment = self._classifier.deployment
-            active = {"policy": deployment.active.policy, "dial": deployment.active.dial}
+            active = {"policy": deployment.active.policy, "dial": deployment.active.dial, "why": deployment.why_active}
             logs.event("ready", facts={"network": deployment.name, "seconds": round(time.monotonic() - began, 1)} | active)
 
     @bentoml.on_shutdown

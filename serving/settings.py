@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from dynamic.command import check_device
 from dynamic.errors import UserError
 from dynamic.resources import cpu_count
-from selector.policies.base import Objective
+from selector.policies.objectives import Objective
 
 PREFIX = "SERVING_"
 
@@ -38,7 +38,8 @@ class ServingSettings(BaseSettings):
     weights: str = "default"
     """Weights of a network given by name: default (ImageNet's for resnet50), a torchvision weights name, or a file."""
     policy: str | None = None
-    """Which policy chooses unless a request names one; cascade where there is one, else default."""
+    """Which policy chooses unless a request names one; unless given, the learned one that serves the objective best
+    by cross-validation, or default where none beats it."""
     objective: Objective = "efficiency"
     """What chooses the policy's operating point: accuracy, default_cost or efficiency."""
     static: bool = False

@@ -8,7 +8,8 @@ import numpy as np
 
 from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
-from selector.policies.base import OperatingPoint, Policy
+from selector.policies.base import Policy
+from selector.policies.objectives import OperatingPoint, paired_error
 from selector.policies.running import run_policy
 
 FOLDS = 4
@@ -32,7 +33,7 @@ def calibrate(policy: Policy, observed: Observations, seed: int = 0) -> Policy:
     """
     policy.fit(observed)  # first, since some dials depend on the portfolio
     dials: list[float | None] = [*policy.dials] or [None]
-    right = np.zeros((len(dials), len(observed)))
+    right = np.zeros((len(dials), len(observed)), dtype=bool)
     macs = np.zeros((len(dials), len(observed)))
     for fitted, held in folds(len(observed), seed):
         partly = policy.fresh().fit(observed.rows(fitted))
@@ -41,8 +42,9 @@ def calibrate(policy: Policy, observed: Observations, seed: int = 0) -> Policy:
             outcome = run_policy(partly, RecordedImages(part), dial)
             right[position, held] = outcome.predicted == part.labels
             macs[position, held] = outcome.macs
+    default = observed.correct[:, observed.default]
     policy.points_ = tuple(
-        OperatingPoint(float(dial) if dial is not None else 0.0, float(r.mean()), float(m.mean()))
+        OperatingPoint(float(dial) if dial is not None else 0.0, float(r.mean()), float(m.mean()), paired_error(r, default))
         for dial, r, m in zip(dials, right, macs, strict=True)
     )
     return policy

@@ -20,7 +20,9 @@ from selector.learning.observing import observe_run, observed_configurations
 from selector.learning.portfolios import LARGEST, learnable_portfolio
 from selector.observation.observations import Observations
 from selector.policies import make
-from selector.policies.base import OBJECTIVES, Policy
+from selector.policies.base import Policy
+from selector.policies.choice import choose
+from selector.policies.objectives import OBJECTIVE_WORDS, OBJECTIVES
 
 SMALLEST = 8
 """Label images, at least."""
@@ -105,3 +107,9 @@ def expected(policies: list[Policy]) -> list[dict[str, Any]]:
             assert point is not None
             rows.append({"policy": policy.name, "objective": objective if policy.dials else None} | asdict(point))
     return rows
+
+
+def recommendations(policies: list[Policy]) -> list[str]:
+    """For each objective the policy that serves it best by cross-validation, or that none beats the default."""
+    choices = [choose(policies, objective) for objective in OBJECTIVES]
+    return [f"For {OBJECTIVE_WORDS[choice.objective]}: {choice.sentence}" for choice in choices if choice is not None]

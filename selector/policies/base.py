@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast, get_args
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import pandas as pd
@@ -28,35 +28,12 @@ from dynamic.integrity import digest_of_file, read_record, write_record
 from oracle.run_record import Digests
 from selector.observation.images import Group, Images
 from selector.observation.observations import Observations
-
-Objective = Literal["accuracy", "default_cost", "efficiency"]
-"""Best accuracy at any cost; best accuracy at no more than the default's cost; the default's accuracy, less
-:data:`TOLERANCE`, at least cost."""
-
-TOLERANCE = 0.005
-"""Accuracy that the objective ``efficiency`` may give up."""
+from selector.policies.objectives import Objective, OperatingPoint, best
 
 POLICY = "policy.json"
 """What makes a folder a policy's."""
 
 _FITTED_ON, _STATE = "fitted_on.parquet", "state.safetensors"
-
-OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """What one setting of a dial promises, estimated on label images the policy was not fitted on.
-
-    Attributes:
-        dial: the setting.
-        accuracy: expected share of right answers.
-        macs: expected MACs an image, the policy's own included.
-    """
-
-    dial: float
-    accuracy: float
-    macs: float
 
 
 @dataclass
@@ -154,20 +131,11 @@ class Policy(ABC):
         """The operating point that serves an objective best, by the estimates; None for a policy without points.
 
         Args:
-            objective: see :data:`Objective`.
+            objective: see :data:`selector.policies.objectives.Objective`.
             accuracy: the default's, on the label split.
             macs: the default's.
         """
-        if not self.points_:
-            return None
-        best = max(self.points_, key=lambda point: (point.accuracy, -point.macs))
-        if objective == "accuracy":
-            return best
-        if objective == "default_cost":
-            within = [point for point in self.points_ if point.macs <= macs]
-            return max(within, key=lambda p: (p.accuracy, -p.macs)) if within else min(self.points_, key=lambda p: p.macs)
-        good = [point for point in self.points_ if point.accuracy >= accuracy - TOLERANCE]
-        return min(good, key=lambda point: (point.macs, -point.accuracy)) if good else best
+        return best(self.points_, objective, OperatingPoint(0.0, accuracy, macs))
 
     @abstractmethod
     def _fit(self, observed: Observations) -> None: ...

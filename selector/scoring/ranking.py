@@ -10,8 +10,10 @@ from dynamic.errors import UserError
 from oracle.evaluation.paired import holm
 from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
-from selector.policies.base import OBJECTIVES, TOLERANCE, Policy
+from selector.policies.base import Policy
+from selector.policies.choice import Choice, choose_among
 from selector.policies.constant import Oracle
+from selector.policies.objectives import OBJECTIVES, Objective, OperatingPoint
 from selector.policies.running import PolicyRun, run_policy
 from selector.scoring.metrics import References, measure
 
@@ -75,7 +77,7 @@ def rank(policies: Sequence[Policy], label: Observations, test: Observations) ->
                 "objective": objective,
                 "learned": policy.learned,
                 "dial": point.dial if point else None,
-                "expected": {"accuracy": point.accuracy, "gmacs": point.macs / 1e9} if point else None,
+                "expected": _expected(point) if point else None,
             }
             rows.append(row | measure(outcomes[name], test, references))
     _adjust(rows)
@@ -93,24 +95,41 @@ def _adjust(rows: Sequence[dict[str, Any]]) -> None:
             row[comparison]["p_holm"] = p
 
 
-def recommended(rows: Sequence[dict[str, Any]], objective: str, default: dict[str, Any]) -> dict[str, Any]:
-    """Of one objective's rows the one with the best expectation, estimated on the label split alone.
+def _expected(point: OperatingPoint) -> dict[str, float]:
+    """What the label split promised, JSON-ready; the standard error only where it was noted."""
+    known = {} if point.error is None else {"error": point.error}
+    return {"accuracy": point.accuracy, "gmacs": point.macs / 1e9} | known
+
+
+def recommended(
+    rows: Sequence[dict[str, Any]], objective: Objective, default: dict[str, Any], labels: int
+) -> tuple[dict[str, Any], Choice]:
+    """Of the default and one objective's rows the one with the best expectation, estimated on the label split alone.
 
     Args:
-        rows: with an expectation, at least one.
-        objective: see :data:`selector.policies.base.Objective`.
+        rows: of learned policies; those without an expectation and of other objectives do not count.
+        objective: see :data:`selector.policies.objectives.Objective`.
         default: the default's row.
+        labels: images that the expectations were estimated on.
 
-    >>> rows = [{"expected": {"accuracy": a, "gmacs": g}} for a, g in ((0.9, 3.0), (0.8, 1.0))]
-    >>> default = {"gmacs": 2.0, "expected": {"accuracy": 0.8, "gmacs": 2.0}}
-    >>> [recommended(rows, o, default)["expected"]["gmacs"] for o in ("accuracy", "default_cost", "efficiency")]
-    [3.0, 1.0, 1.0]
+    Returns:
+        The row, and why; see :class:`selector.policies.choice.Choice`.
+
+    >>> rows = [
+    ...     {"policy": name, "objective": "efficiency", "dial": 0.0, "expected": {"accuracy": a, "gmacs": g}}
+    ...     for name, a, g in (("head", 0.9, 3.0), ("cascade", 0.8, 1.0))
+    ... ]
+    >>> default = {"policy": "default", "expected": {"accuracy": 0.8, "gmacs": 2.0}}
+    >>> recommended(rows, "efficiency", default, 1000)[0]["policy"]
+    'cascade'
+    >>> recommended(rows[:1], "efficiency", default, 1000)[0]["policy"]
+    'default'
     """
-    if objective == "efficiency":
-        needed = default["expected"]["accuracy"] - TOLERANCE
-        good = [row for row in rows if row["expected"]["accuracy"] >= needed]
-        if good:
-            return min(good, key=lambda row: row["expected"]["gmacs"])
-    if objective == "default_cost":
-        rows = [row for row in rows if row["expected"]["gmacs"] <= default["gmacs"]] or rows
-    return max(rows, key=lambda row: row["expected"]["accuracy"])
+    wanted = {row["policy"]: row for row in rows if row["objective"] in (objective, None) and row["expected"]}
+    choice = choose_among({name: _point(row) for name, row in wanted.items()}, objective, _point(default), labels)
+    return wanted[choice.policy] if choice.helps else default, choice
+
+
+def _point(row: dict[str, Any]) -> OperatingPoint:
+    expected = row["expected"]
+    return OperatingPoint(row.get("dial") or 0.0, expected["accuracy"], 1e9 * expected["gmacs"], expected.get("error"))

@@ -6,14 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from oracle.evaluation.paired import LEVEL
+from selector.policies.objectives import OBJECTIVE_WORDS
 from selector.scoring.ranking import recommended
 from selector.scoring.tables import difference_text, gap_text, p_text
-
-OBJECTIVE_WORDS = {
-    "accuracy": "best accuracy at any cost",
-    "default_cost": "best accuracy at no more than the default's cost",
-    "efficiency": "the default's accuracy, less half a point, at least cost",
-}
 
 
 def sentences(result: Mapping[str, Any]) -> list[str]:
@@ -33,9 +28,11 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
     ]
     learned = [row for row in rows if row["learned"]]
     for objective, words in OBJECTIVE_WORDS.items():
-        candidates = [row for row in learned if row["objective"] == objective and row["expected"]]
-        if candidates:
-            found.append(_objective(recommended(candidates, objective, default), words, default))
+        row, choice = recommended(learned, objective, default, result["run"]["label_images"])
+        if choice.helps:
+            found.append(_objective(row, words, default))
+        elif choice.nearest is not None:
+            found.append(f"For {words}: {choice.sentence}.")
     return [*found, *_against_single_best(learned), _control(result["control"])]
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from selector.policies.base import OperatingPoint
 from selector.policies.constant import Cheapest, Default
+from selector.policies.objectives import OperatingPoint
 from serving.errors import Rejection
 from serving.inference.deployment import Deployment
 from serving.inference.plans import FORCED, Plan, operating_plan

@@ -13,7 +13,8 @@ from torch import Tensor
 from dynamic.configuration import Configuration
 from dynamic.network import DynamicNetwork
 from selector.observation.costs import Costs
-from selector.policies.base import Objective, Policy
+from selector.policies.base import Policy
+from selector.policies.objectives import Objective
 from serving.inference.plans import Plan
 
 
@@ -34,6 +35,7 @@ class Deployment:
         costs: MACs of the portfolio.
         policies: by name; ``default`` is one of them.
         active: the plan of a request that names none.
+        why_active: what it promises, or why no learned policy was taken, in a sentence.
         objective: that chose the active policy's operating point.
         dtype, device: of the network.
         results: what ``selector.benchmark`` measured; None where there is nothing, and ``why_no_results`` says why.
@@ -53,6 +55,7 @@ class Deployment:
     costs: Costs
     policies: Mapping[str, Policy]
     active: Plan
+    why_active: str
     objective: Objective
     dtype: torch.dtype
     device: str

@@ -17,7 +17,12 @@ def describe(deployment: Deployment, settings: ServingSettings) -> dict[str, Any
         "network": deployment.name,
         "resolution": deployment.resolution,
         "classes": deployment.classes,
-        "active": {"policy": active.policy, "dial": active.dial, "objective": deployment.objective},
+        "active": {
+            "policy": active.policy,
+            "dial": active.dial,
+            "objective": deployment.objective,
+            "why": deployment.why_active,
+        },
         "default": describe_configuration(deployment, deployment.default).model_dump(),
         "configurations": [describe_configuration(deployment, c).model_dump() for c in deployment.configurations],
         "policies": [_describe_policy(deployment, name) for name in deployment.policies],

@@ -25,7 +25,7 @@ from selector.policies.constant import Cheapest, Default
 from selector.scoring.benchmark import read_results
 from selector.shipped import SHIPPED
 from serving.inference.deployment import Deployment
-from serving.inference.plans import Plan, operating_plan
+from serving.inference.plans import Plan, active_plan
 from serving.settings import ServingSettings
 
 
@@ -95,12 +95,14 @@ def _static(settings: ServingSettings, folder: Path) -> Deployment:
 
 def _of_run(settings: ServingSettings, run: Run, policies: dict[str, Policy], **others: Any) -> Deployment:
     """What every deployment of a run has in common."""
+    active, why_active = _active(settings, policies)
     common: dict[str, Any] = {
+        "active": active,
+        "why_active": why_active,
         "name": run.name,
         "transform": _transform(run),
         "resolution": run.record.resolution,
         "classes": run.record.class_names,
-        "active": _active(settings, policies),
         "objective": settings.objective,
         "dtype": DTYPES[run.settings.dtype],
         "device": settings.device,
@@ -116,6 +118,7 @@ def _from_name(settings: ServingSettings) -> Deployment:
     portfolio = (network.default,) if settings.static else tuple(dynamic.space("stride", network))
     costs = Costs(network, portfolio, network.info.resolution)
     policies = _constants(portfolio, costs, network.default, [Default] if settings.static else [Default, Cheapest])
+    active, why_active = _active(settings, policies)
     return Deployment(
         name=settings.network,
         key=f"{settings.network} {network.digest}",
@@ -127,7 +130,8 @@ def _from_name(settings: ServingSettings) -> Deployment:
         portfolio=portfolio,
         costs=costs,
         policies=policies,
-        active=_active(settings, policies),
+        active=active,
+        why_active=why_active,
         objective=settings.objective,
         dtype=torch.float32,
         device=settings.device,
@@ -137,10 +141,9 @@ def _from_name(settings: ServingSettings) -> Deployment:
     )
 
 
-def _active(settings: ServingSettings, policies: Mapping[str, Policy]) -> Plan:
+def _active(settings: ServingSettings, policies: Mapping[str, Policy]) -> tuple[Plan, str]:
     check_policy(settings, list(policies))
-    chosen = settings.policy or ("cascade" if "cascade" in policies else "default")
-    return operating_plan(policies, chosen, settings.objective)[0]
+    return active_plan(policies, settings.policy, settings.objective)
 
 
 def _constants(

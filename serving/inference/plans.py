@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dynamic.configuration import Configuration
-from selector.policies.base import Objective, OperatingPoint, Policy
+from selector.policies.base import Policy
+from selector.policies.choice import choose
+from selector.policies.objectives import Objective, OperatingPoint
 
 FORCED = "forced"
 """Stands for a policy's name where the request names the configuration."""
@@ -59,3 +61,20 @@ def operating_plan(policies: Mapping[str, Policy], name: str, objective: Objecti
         return Plan(policy=name), None
     point = policy.point(objective, static[0].accuracy, static[0].macs)
     return Plan(policy=name, dial=point.dial if point and policy.dials else None), point
+
+
+def active_plan(policies: Mapping[str, Policy], wanted: str | None, objective: Objective) -> tuple[Plan, str]:
+    """The plan of requests that name none, and why it is that.
+
+    Args:
+        policies: by name, ``default`` among them.
+        wanted: name of the policy that the settings force; None for what serves the objective best by cross-validation: a
+            learned policy that beats the default, or the default.
+        objective: see :func:`operating_plan`.
+    """
+    if wanted is not None:
+        return operating_plan(policies, wanted, objective)[0], f"{wanted}: SERVING_POLICY names it"
+    choice = choose(policies.values(), objective)
+    if choice is None:
+        return Plan(policy="default"), "default: no policy was learned"
+    return operating_plan(policies, choice.policy, objective)[0], choice.sentence

@@ -15,12 +15,13 @@ from selector.learning.fitting import calibrate
 from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
 from selector.policies import LEARNED, REFERENCES, load_policies, load_policy, make
-from selector.policies.base import OperatingPoint, Policy
+from selector.policies.base import Policy
 from selector.policies.blend import Blend, SecondLook, TopTwo
 from selector.policies.boosting import Correctness
 from selector.policies.cascade import Averaging, Cascade
 from selector.policies.constant import Oracle, SingleBest
 from selector.policies.head import Head
+from selector.policies.objectives import OperatingPoint
 from selector.policies.running import run_policy
 from selector.policies.scoring import Neighbours
 from selector.policies.stagewise import Stagewise

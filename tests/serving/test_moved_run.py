@@ -28,7 +28,8 @@ def test_it_is_opened_from_any_directory(folder_run: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     deployment = open_deployment(ServingSettings(network=str(folder_run), device="cpu"))
     assert deployment.classes == CLASSES
-    assert deployment.active.policy == "cascade"
+    assert deployment.active.policy == "default"  # of random weights no policy makes anything
+    assert deployment.why_active.startswith("default: no policy helps here; the nearest, cascade, is expected to reach")
     assert deployment.transform(photograph(5)).shape == (3, 96, 96)
 
 
@@ -37,7 +38,7 @@ def test_it_is_opened_from_any_directory(folder_run: Path, monkeypatch: pytest.M
 def test_a_real_server_answers_with_its_class_names(folder_run: Path, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     photograph(5).save(buffer, "PNG")
-    with serving(tmp_path, network=folder_run, workers=1) as (address, _):
+    with serving(tmp_path, network=folder_run, workers=1, policy="cascade") as (address, _):
         answer = httpx.post(f"{address}/v1/classify", files={"image": buffer.getvalue()}, timeout=30).json()
     assert {prediction["name"] for prediction in answer["predictions"]} == set(CLASSES)
     assert answer["policy"] == "cascade"

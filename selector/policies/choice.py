@@ -1,0 +1,94 @@
+"""Which policy serves an objective: among the default and the learned ones, by what each promises on label images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from selector.policies.base import Policy
+from selector.policies.objectives import Objective, OperatingPoint, Z, beats, best, labels_needed
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What was chosen for an objective, and what was not.
+
+    Attributes:
+        objective: in whose terms.
+        policy: the learned policy that beats the default, or ``default`` where none does.
+        point: its operating point.
+        default: what the default promises.
+        nearest: the learned policy that came nearest, with its point; the chosen one where one was. None without any.
+        labels: images that the promises were estimated on.
+    """
+
+    objective: Objective
+    policy: str
+    point: OperatingPoint
+    default: OperatingPoint
+    nearest: tuple[str, OperatingPoint] | None
+    labels: int
+
+    @property
+    def helps(self) -> bool:
+        """Whether a learned policy is better than the default."""
+        return self.policy != DEFAULT
+
+    @property
+    def needed(self) -> int | None:
+        """Label images that it would take to tell; see :func:`selector.policies.objectives.labels_needed`."""
+        if self.helps or self.nearest is None:
+            return None
+        return labels_needed(self.nearest[1], self.default, self.objective, self.labels)
+
+    @property
+    def sentence(self) -> str:
+        """What was chosen and why, with the numbers."""
+        if self.nearest is None:
+            return "default: there is no learned policy"
+        name, point = self.nearest
+        promise = (
+            f"{point.accuracy:.1%} at {point.macs / 1e6:.1f} MMACs ({point.macs / self.default.macs:.0%} of the default's) "
+            f"where the default has {self.default.accuracy:.1%} at {self.default.macs / 1e6:.1f}, "
+            f"by cross-validation on {self.labels} label images"
+        )
+        if self.helps:
+            return f"{name}: expected to reach {promise}"
+        unclear = ""
+        if self.needed is not None and point.error is not None:
+            unclear = f"; that is within noise (±{100 * Z * point.error:.1f} points), about {self.needed} would tell"
+        return f"default: no policy helps here; the nearest, {name}, is expected to reach {promise}{unclear}"
+
+
+def choose(policies: Iterable[Policy], objective: Objective) -> Choice | None:
+    """The policy to run for an objective; None where nobody estimated the default's accuracy.
+
+    Args:
+        policies: fitted; ``default`` among them.
+        objective: see :data:`selector.policies.objectives.Objective`.
+    """
+    policies = list(policies)
+    static = next(policy for policy in policies if policy.name == DEFAULT)
+    if not static.points_:
+        return None
+    default = static.points_[0]
+    offers = {p.name: p.point(objective, default.accuracy, default.macs) for p in policies if p.learned}
+    return choose_among({k: v for k, v in offers.items() if v}, objective, default, len(static.fitted_on_))
+
+
+def choose_among(offers: Mapping[str, OperatingPoint], objective: Objective, default: OperatingPoint, labels: int) -> Choice:
+    """The same from the point of each learned policy.
+
+    >>> offers = {"cascade": OperatingPoint(0.5, 0.395, 157e6)}
+    >>> print(choose_among(offers, "efficiency", OperatingPoint(0.0, 0.42, 148e6), 400).sentence)
+    default: no policy helps here; the nearest, cascade, is expected to reach 39.5% at 157.0 MMACs (106% of the default's)
+    where the default has 42.0% at 148.0, by cross-validation on 400 label images
+    """
+    point = best(list(offers.values()), objective, default)
+    if point is None:
+        return Choice(objective=objective, policy=DEFAULT, point=default, default=default, nearest=None, labels=labels)
+    nearest = next(name for name, offer in offers.items() if offer is point)
+    policy, chosen = (nearest, point) if beats(point, default, objective) else (DEFAULT, default)
+    return Choice(objective=objective, policy=policy, point=chosen, default=default, nearest=(nearest, point), labels=labels)
