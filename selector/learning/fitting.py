@@ -10,6 +10,7 @@ from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
 from selector.policies.base import Policy
 from selector.policies.objectives import OperatingPoint, paired_error
+from selector.policies.own import own_errors, refuse_peeking
 from selector.policies.running import run_policy
 
 FOLDS = 4
@@ -31,7 +32,14 @@ def calibrate(policy: Policy, observed: Observations, seed: int = 0) -> Policy:
         observed: the label split.
         seed: deals the folds.
     """
-    policy.fit(observed)  # first, since some dials depend on the portfolio
+    with own_errors(policy):
+        policy.fit(observed)  # first, since some dials depend on the portfolio
+        refuse_peeking(policy, observed)
+        return _estimated(policy, observed, seed)
+
+
+def _estimated(policy: Policy, observed: Observations, seed: int) -> Policy:
+    """The fitted policy with its operating points."""
     dials: list[float | None] = [*policy.dials] or [None]
     right = np.zeros((len(dials), len(observed)), dtype=bool)
     macs = np.zeros((len(dials), len(observed)))

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import tyro
 from tqdm import tqdm
@@ -18,11 +19,13 @@ from oracle.runs import Run
 from selector.learning.fitting import calibrate
 from selector.learning.observing import observe_run, observed_configurations
 from selector.learning.portfolios import LARGEST, learnable_portfolio
+from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
-from selector.policies import make
+from selector.policies import load_policy, make
 from selector.policies.base import Policy
 from selector.policies.choice import choose
 from selector.policies.objectives import OBJECTIVE_WORDS, OBJECTIVES
+from selector.policies.own import own_errors
 
 SMALLEST = 8
 """Label images, at least."""
@@ -38,7 +41,7 @@ class TrainSettings:
     """Configurations to choose among, if the run has more: of up to 32 those whose choice can best be learned, by
     cross-validation; of more than 32 as python -m selector.portfolio takes them."""
     policies: str = ""
-    """Comma-separated learned policies; all unless given."""
+    """Comma-separated learned policies; all unless given. FILE.py:CLASS is one of your own, see docs/EXTENDING.md."""
     data_dir: Path | None = None
     """Where the run's images are now, if they were moved."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
@@ -94,7 +97,20 @@ def fit_all(policies: list[Policy], label: Observations, out: Path, seed: int) -
         progress.set_description(policy.name)
         calibrate(policy, label, seed)
         policy.save(out / policy.name)
+        _refuse_forgetting(policy, out / policy.name, label)
     return policies
+
+
+def _refuse_forgetting(policy: Policy, folder: Path, label: Observations) -> None:
+    """Raise UserError where a policy of one's own that was saved decides otherwise than the fitted one."""
+    if policy.source is None:
+        return
+    with own_errors(policy):
+        again = load_policy(folder)
+        dials: list[float | None] = [*policy.dials] or [None]
+        for dial in dials:
+            if not np.array_equal(again.decide(RecordedImages(label), dial), policy.decide(RecordedImages(label), dial)):
+                raise UserError(f"{policy.name} forgets: _state and _restore must keep everything that _fit learns")
 
 
 def expected(policies: list[Policy]) -> list[dict[str, Any]]:

@@ -7,13 +7,15 @@ from hashlib import sha256
 from pathlib import Path
 
 from dynamic.errors import UserError
+from dynamic.integrity import digest_of_file
 from oracle.runs import Run
-from selector.policies.base import POLICY, Policy, load_facts
+from selector.policies.base import POLICY, SOURCE, Policy, load_facts
 from selector.policies.blend import Blend, SecondLook, TopTwo
 from selector.policies.boosting import Correctness, PreferredClassifier, Ranker
 from selector.policies.cascade import Averaging, Cascade
 from selector.policies.constant import Cheapest, Default, MostPreferred, Oracle, RandomChoice, SingleBest
 from selector.policies.head import Head
+from selector.policies.own import policy_class
 from selector.policies.scoring import Neighbours
 from selector.policies.stagewise import Stagewise
 
@@ -41,21 +43,43 @@ BY_NAME: dict[str, type[Policy]] = {cls.name: cls for cls in _ALL}
 def make(names: str = "") -> list[Policy]:
     """Unfitted policies: the references, and the learned ones named (comma-separated) or all.
 
+    ``FILE.py:CLASS`` among the names is a policy of one's own; see :mod:`selector.policies.own`.
+
     Raises:
-        UserError: an unknown name.
+        UserError: an unknown name, a file that cannot be used, or two policies of one name.
     """
     wanted = [name.strip() for name in names.split(",") if name.strip()]
+    own = [_own(name) for name in wanted if ".py:" in name]
+    wanted = [name for name in wanted if ".py:" not in name]
     known = [policy.name for policy in LEARNED]
     unknown = [name for name in wanted if name not in known]
     if unknown:
         raise UserError(f"no learned policy is called {unknown[0]!r}: choose from {', '.join(known)}")
-    makers: list[Callable[[], Policy]] = [*REFERENCES, *(p for p in LEARNED if not wanted or p.name in wanted)]
+    repeated = [cls.name for cls in own if [cls.name for cls in own].count(cls.name) > 1]
+    if repeated:
+        raise UserError(f"two policies are called {repeated[0]!r}: give one of them another name")
+    all_ = not (wanted or own)
+    makers: list[Callable[[], Policy]] = [*REFERENCES, *(p for p in LEARNED if all_ or p.name in wanted), *own]
     return [maker() for maker in makers]
+
+
+def _own(name: str) -> type[Policy]:
+    """The class that ``FILE.py:CLASS`` names."""
+    path, _, kind = name.rpartition(":")
+    found = policy_class(Path(path), kind)
+    if found.name in BY_NAME:
+        raise UserError(f"{path}: a policy called {found.name!r} is there already: give {kind} another name")
+    return found
 
 
 def load_policy(folder: Path) -> Policy:
     """A policy that was saved. Raises UserError where there is none, or one of an unknown kind."""
-    name = str(load_facts(folder).get("policy"))
+    facts = load_facts(folder)
+    name = str(facts.get("policy"))
+    if "class" in facts:
+        if not (folder / SOURCE).is_file() or digest_of_file(folder / SOURCE) != facts["files"][SOURCE]:
+            raise UserError(f"{folder / SOURCE} is missing or damaged: restore a copy, or fit the policy again")
+        return policy_class(folder / SOURCE, facts["class"]).load(folder)
     if name not in BY_NAME:
         raise UserError(f"{folder} holds a policy of unknown kind {name!r}: known are {', '.join(BY_NAME)}")
     return BY_NAME[name].load(folder)
@@ -78,7 +102,7 @@ def load_policies(run: Run) -> list[Policy]:
     lacking = [reference.name for reference in REFERENCES if reference.name not in found]
     if lacking:
         raise UserError(f"{folder} lacks {', '.join(lacking)}: run python -m selector.train {run.folder} to its end")
-    policies = [found[name] for name in BY_NAME if name in found]
+    policies = [found[name] for name in [*BY_NAME, *sorted(found.keys() - BY_NAME.keys())] if name in found]
     known = {c.id for c in run.configurations}
     for policy in policies:
         run.digests.require(policy.digests_, folder / policy.name, "fit it for this run (python -m selector.train RUN)")

@@ -33,6 +33,9 @@ from selector.policies.objectives import Objective, OperatingPoint, best
 POLICY = "policy.json"
 """What makes a folder a policy's."""
 
+SOURCE = "policy.py"
+"""Copy of the file of a policy of one's own."""
+
 _FITTED_ON, _STATE = "fitted_on.parquet", "state.safetensors"
 
 
@@ -51,6 +54,7 @@ class Policy(ABC):
     Attributes:
         name: in tables and on disk.
         learned: whether it learns from labels which configuration suits which image.
+        source, source_path: content and place of the file that it is from, see :mod:`selector.policies.own`; else None.
         dials: settings of the dial, from accurate to cheap; empty for a policy without one.
         portfolio_: ids of the configurations it chooses among.
         fitted_on_: keys of the images it was fitted on.
@@ -60,6 +64,8 @@ class Policy(ABC):
 
     name: ClassVar[str]
     learned: ClassVar[bool] = True
+    source: ClassVar[bytes | None] = None
+    source_path: ClassVar[Path | None] = None
 
     portfolio_: tuple[str, ...]
     fitted_on_: frozenset[str]
@@ -121,7 +127,17 @@ class Policy(ABC):
             return np.empty(0, dtype=np.int64)
         if dial is None and self.dials:
             dial = self.dials[0]
-        return self._decide(images, 0.0 if dial is None else dial)
+        return self._checked(self._decide(images, 0.0 if dial is None else dial), len(images))
+
+    def _checked(self, columns: np.ndarray, count: int) -> np.ndarray:
+        """Positions in the portfolio, one an image; raises UserError where they are something else."""
+        fits = isinstance(columns, np.ndarray) and columns.shape == (count,) and np.issubdtype(columns.dtype, np.integer)
+        if not fits or (columns < 0).any() or (columns >= len(self.portfolio_)).any():
+            raise UserError(
+                f"{self.name} must give for {count} images an array of as many whole numbers from 0 to "
+                f"{len(self.portfolio_) - 1}, positions in the portfolio"
+            )
+        return columns
 
     def predict(self, images: Images, dial: float | None = None) -> list[str]:
         """:meth:`decide` as configuration ids."""
@@ -151,7 +167,8 @@ class Policy(ABC):
 
     def save(self, folder: Path) -> None:
         """Write ``policy.json``, ``fitted_on.parquet`` and, where there is something to put in them,
-        ``state.safetensors`` and ``NAME.txt.gz``; no pickle. ``policy.json`` lists the others with their digests."""
+        ``state.safetensors`` and ``NAME.txt.gz``; no pickle. Of a policy from a file also ``policy.py``, a copy of it.
+        ``policy.json`` lists the others with their digests."""
         folder.mkdir(parents=True, exist_ok=True)
         state = self._state()
         keys = pd.DataFrame({"image": sorted(self.fitted_on_)})
@@ -163,9 +180,13 @@ class Policy(ABC):
             write_whole(folder / _STATE, save({k: np.ascontiguousarray(v) for k, v in state.arrays.items()}))
         for name, text in state.texts.items():
             write_whole(folder / f"{name}.txt.gz", gzip.compress(text.encode(), mtime=0))
-        names = [_FITTED_ON, *([_STATE] if state.arrays else []), *(f"{name}.txt.gz" for name in sorted(state.texts))]
+        if self.source is not None:
+            write_whole(folder / SOURCE, self.source)
+        own = [] if self.source is None else [SOURCE]
+        names = [*own, _FITTED_ON, *([_STATE] if state.arrays else []), *(f"{name}.txt.gz" for name in sorted(state.texts))]
         facts = {
             "policy": self.name,
+            **({"class": type(self).__name__} if own else {}),
             "parameters": self.parameters(),
             "network": asdict(self.digests_) | {"portfolio": portfolio_digest(self.portfolio_)},
             "portfolio": self.portfolio_,

@@ -14,6 +14,7 @@ from selector.policies.base import Policy
 from selector.policies.choice import Choice, choose_among
 from selector.policies.constant import Oracle
 from selector.policies.objectives import OBJECTIVES, Objective, OperatingPoint
+from selector.policies.own import own_errors, refuse_peeking
 from selector.policies.running import PolicyRun, run_policy
 from selector.scoring.metrics import References, measure
 
@@ -60,6 +61,8 @@ def rank(policies: Sequence[Policy], label: Observations, test: Observations) ->
     """
     for policy in policies:
         refuse_overlap(policy, test)
+        with own_errors(policy):
+            refuse_peeking(policy, test)
     by_name = {policy.name: policy for policy in policies}
     oracle = Oracle().fit(label).reveal(test)
     single_best = int(by_name["single_best"].decide(RecordedImages(test))[0])
@@ -70,7 +73,8 @@ def rank(policies: Sequence[Policy], label: Observations, test: Observations) ->
         for objective in OBJECTIVES if policy.dials else (None,):
             point = policy.point(objective or "accuracy", *static)
             name = f"{policy.name}/{objective}" if objective else policy.name
-            outcomes[name] = run_policy(policy, RecordedImages(test), point.dial if point else None)
+            with own_errors(policy):
+                outcomes[name] = run_policy(policy, RecordedImages(test), point.dial if point else None)
             row: dict[str, Any] = {
                 "name": name,
                 "policy": policy.name,

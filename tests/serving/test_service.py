@@ -36,7 +36,7 @@ def test_a_database_that_comes_back_is_found(monkeypatch: pytest.MonkeyPatch) ->
     opened: list[object] = []
 
     class Opening:
-        deployment = SimpleNamespace(name="n", active=SimpleNamespace(policy="p", dial=None))
+        deployment = SimpleNamespace(name="n", active=SimpleNamespace(policy="p", dial=None), why_active="w")
 
         @classmethod
         async def open(cls, settings: ServingSettings) -> Opening:

@@ -1,0 +1,122 @@
+"""Policies of one's own, from a file: ``--policies my_policy.py:Mine``. The run keeps a copy and loads them from it alone.
+
+The file is a Python module that may import this project and what is installed, but no file beside it. Its code runs
+wherever the run is trained, ranked or served.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from dynamic.errors import UserError
+from selector.observation.images import RecordedImages
+from selector.observation.observations import Observations
+from selector.policies.base import Policy
+
+_KEPT = ("fit", "decide", "save", "load", "point", "fresh")
+"""Methods that a policy must leave as they are."""
+
+
+def policy_class(path: Path, name: str) -> type[Policy]:
+    """The policy class ``name`` of a file, which remembers the file's content.
+
+    Raises:
+        UserError: one line about what is wrong with the file or the class.
+    """
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the policy file {path}: {error.strerror}") from error
+    module = ModuleType(f"own_policy_{sha256(source).hexdigest()[:16]}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # where dataclasses look for it
+    try:
+        exec(compile(source, str(path), "exec"), module.__dict__)
+    except SyntaxError as error:
+        raise UserError(f"{path}, line {error.lineno}: {error.msg}") from error
+    except Exception as error:
+        raise UserError(_line(path, error)) from error
+    found = vars(module).get(name)
+    own = [
+        key
+        for key, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, Policy) and value.__module__ == module.__name__
+    ]
+    if found is None:
+        raise UserError(f"{path} has no class {name}: its policies are {', '.join(own) or 'none'}")
+    if not (isinstance(found, type) and issubclass(found, Policy)):
+        raise UserError(f"{path}: {name} is no policy: derive it from selector.policies.base.Policy")
+    _check(path, found)
+    found.source = source
+    found.source_path = path
+    return found
+
+
+def _check(path: Path, found: type[Policy]) -> None:
+    """Raise UserError where the class lacks something or changes what it must not."""
+    name = found.__name__
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", str(getattr(found, "name", ""))):
+        raise UserError(f'{path}: {name} needs a name of small letters, digits and _, such as name = "mine"')
+    if inspect.isabstract(found):
+        raise UserError(f"{path}: {name} lacks {', '.join(sorted(found.__abstractmethods__))}")
+    changed = [method for method in _KEPT if getattr(found, method).__qualname__.split(".")[0] != "Policy"]
+    if changed:
+        raise UserError(f"{path}: {name} must not change {changed[0]}: override _fit, _decide, _state and _restore")
+    try:
+        json.dumps(found().parameters())
+    except (TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: {name}() must work without arguments, keep each as an attribute of its name, and take nothing that "
+            f"JSON cannot hold ({error})"
+        ) from error
+
+
+@contextmanager
+def own_errors(policy: Policy) -> Iterator[None]:
+    """Make whatever a policy from a file raises one line that names the file and its line; others' errors are bugs."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if policy.source_path is None:
+            raise
+        raise UserError(f"{policy.name} fails: {_line(policy.source_path, error)}") from error
+
+
+def _line(path: Path, error: Exception) -> str:
+    """Where in the file an error arose, and what it says."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    said = str(error).splitlines()[0] if str(error) else ""
+    return f"{path}{f', line {lines[-1]}' if lines else ''}: {type(error).__name__}{f': {said}' if said else ''}"
+
+
+def refuse_peeking(policy: Policy, observed: Observations) -> None:
+    """Raise UserError where a policy from a file decides otherwise once the truth about the images is taken from it.
+
+    What it may see is what :class:`selector.observation.images.Images` gives and charges for. Files that it reads by itself
+    are beyond this check.
+    """
+    if policy.source is None:
+        return
+    order = np.random.default_rng(0).permutation(len(observed))
+    blind = replace(
+        observed, labels=observed.labels[order], p_true=np.zeros_like(observed.p_true), sides=None, splits=observed.splits
+    )
+    dials: list[float | None] = [*policy.dials] or [None]
+    for dial in dials:
+        seen, unseen = (policy.decide(RecordedImages(images), dial) for images in (observed, blind))
+        if not np.array_equal(seen, unseen):
+            raise UserError(f"{policy.name} decides by the labels of the images: it may only see what Images gives it")
