@@ -1,0 +1,93 @@
+"""What one brings, in a few lines: the images, and what of the network can change."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dynamic.configuration import ATTRIBUTES, Space
+from dynamic.errors import UserError
+from dynamic.models import LoadedNetwork
+from dynamic.sites import candidates
+from oracle.data.folders import find_root
+from oracle.data.sources import SPLITS, ImageSource
+from selector.learning.training import SMALLEST
+from selector.tuning.settings import TuneSettings
+
+_MEASURED = 2000
+"""Files whose headers are read."""
+
+
+def about_images(settings: TuneSettings, source: ImageSource) -> list[str]:
+    """How many images of how many classes in which split, and their sizes.
+
+    Raises:
+        UserError: too few of them to learn from, or all of one class.
+    """
+    counts = {split: int((source.splits == split).sum()) for split in SPLITS}
+    present = np.unique(source.labels)
+    if counts["label"] < SMALLEST:
+        raise UserError(
+            f"{len(source.keys)} images are too few: {counts['label']} of them are label images, at least {SMALLEST} are "
+            "needed to learn anything, and some hundreds to tell whether it helps"
+        )
+    if len(present) < 2:
+        name = source.class_names[present[0]]
+        raise UserError(f"all {len(source.keys)} images are of one class ({name}): there is nothing to tell apart")
+    by_class = Counter(source.labels.tolist())
+    fewest = min(present, key=lambda label: by_class[label])
+    lines = [
+        f"images: {counts['label']} label images, to choose and learn on, and {counts['test']} test images, to report on; "
+        f"{len(present)} classes, of {source.class_names[fewest]} the fewest ({by_class[fewest]})"
+    ]
+    if len(present) < len(source.class_names):
+        lines[0] += f"; the network knows {len(source.class_names)}"
+    if settings.data_dir is not None:
+        lines += _about_files(find_root(settings.data_dir, settings.images_of, "val"), source.keys)
+    return [*lines, f"the network sees {source.resolution} x {source.resolution} pixels"]
+
+
+def _about_files(root: Path, keys: np.ndarray) -> list[str]:
+    """Sides of the pictures from their headers, and how many have none that can be read."""
+    sizes, broken = [], []
+    for key in keys[:_MEASURED]:
+        try:
+            with Image.open(root / str(key)) as image:
+                sizes.append(image.size)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            broken.append(str(key))
+    lines = []
+    if sizes:
+        few = f" (of the first {_MEASURED})" if len(keys) > _MEASURED else ""
+        short = np.sort([min(size) for size in sizes])
+        lines.append(
+            f"pictures: {len(set(sizes))} sizes{few}, short side {short[0]} to {short[-1]} pixels, "
+            f"{short[len(short) // 2]} in the middle"
+        )
+    if broken:
+        lines.append(f"{len(broken)} files hold no picture that can be read, such as {broken[0]}; they are left out")
+    return lines
+
+
+def about_network(network: LoadedNetwork, spaces: Sequence[Space], resolution: int) -> list[str]:
+    """Its layers, which of their options are to be tried, and what else could be dynamic."""
+    millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    lines = [
+        f"network: {network.info.name}, {millions:.1f} million parameters, {network.info.classes} classes, "
+        f"{network.macs(network.default, resolution) / 1e6:.1f} MMACs an image"
+    ]
+    for position, layer in enumerate(network.dynamic_layers):
+        tried = []
+        for attribute in ATTRIBUTES:
+            options = sorted({getattr(c, attribute)[position] for space in spaces for c in space})
+            if len(options) > 1:
+                tried.append(f"{attribute.replace('_', ' ')} {', '.join(f'{option:g}' for option in options)}")
+        lines.append(f"  layer {'ABCDEF'[position]} {layer}: {'; '.join(tried) or 'stays as it is'}")
+    others = [name for name in candidates(network.original) if name not in network.dynamic_layers]
+    if others:
+        lines.append(f"  {len(others)} other layers could be dynamic (--dynamic-layers), such as {', '.join(others[:3])}")
+    return lines

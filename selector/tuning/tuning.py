@@ -1,0 +1,173 @@
+"""The steps of ``python -m selector.tune``, each a function that has a command of its own."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from typing import Any
+
+from dynamic.errors import UserError
+from dynamic.files import make_writable
+from dynamic.models import LoadedNetwork
+from oracle.data.sources import ImageSource
+from oracle.data.training_images import open_training_images
+from oracle.evaluation.collect import Collection, estimate
+from oracle.pipeline import run as run_oracle
+from oracle.runs import Run, open_images
+from oracle.settings import load_for
+from oracle.training.fine_tuning import fine_tune
+from oracle.training.settings import RofSettings
+from selector.learning.training import TrainSettings, train
+from selector.policies import digest_of_policies
+from selector.scoring.benchmark import BenchmarkSettings, benchmark, read_results
+from selector.tuning.looking import about_images, about_network
+from selector.tuning.record import TuneRecord, training_key
+from selector.tuning.searching import final_settings, search, searches, write_portfolio
+from selector.tuning.settings import TuneSettings
+
+_LABEL_SECONDS = 0.03
+"""Of fitting all policies, for each label image: about what two cores take."""
+
+_BATCH = 128
+"""Images a step of the distillation, at most."""
+
+
+def tune(settings: TuneSettings) -> dict[str, Any]:
+    """From a network and images to a run with ranked policies; returns what the benchmark says of it.
+
+    Whatever is on disk already is not made again.
+
+    Raises:
+        UserError: whatever is wrong with network, images or options, before the first long step where it can be.
+
+    >>> result = tune(TuneSettings(images=20, space="stride"))  # doctest: +SKIP
+    """
+    make_writable(settings.out)
+    record = TuneRecord(settings.out)
+    network = load_for(settings, settings.images_of, settings.seed)
+    source = open_images(settings.run, network.info)
+    images_said = about_images(settings, source)
+    training_images = _training_images(settings, network) if settings.distil else 0
+    record.begin(settings)
+    _say(*images_said)
+    if settings.distil:
+        _head("distil", f"{settings.distil} epochs on {training_images} training images")
+        settings = settings.with_weights(_distilled(settings, training_images))
+        network = load_for(settings, settings.images_of, settings.seed)
+    collections = searches(settings, network)
+    _say(*about_network(network, collections[0].spaces, source.resolution), _plan(settings, collections, source))
+
+    _head("search", f"{len(collections[0].union)} configurations on {len(collections[0].source.keys)} label images")
+    outcomes, recalibrated, said = search(collections, network.default.id)
+    _say(*said)
+    portfolio = settings.out / "portfolio.json"
+    candidates = write_portfolio(outcomes, network, settings.candidates, portfolio)
+    _say(f"candidates: {', '.join(candidates)}")
+
+    _head("evaluate", f"{len(candidates)} candidates on {len(source.keys)} images")
+    summary = run_oracle(final_settings(settings, recalibrated, portfolio), network)
+    if summary["unreadable"]["count"]:
+        _say(f"{summary['unreadable']['count']} images could not be read and are left out; summary.json names them")
+    run = Run.open(settings.out)
+
+    key = training_key(settings, run)
+    if not record.is_done("trained", key):
+        _head("train", settings.policies)
+        shutil.rmtree(run.policies, ignore_errors=True)  # of other options
+        train(_train_settings(settings))
+        record.note("trained", key)
+    ranked = f"{digest_of_policies(run.policies)} {'with' if settings.timing else 'without'} milliseconds"
+    if not record.is_done("ranked", ranked):
+        _head("rank", "each policy once on the test images")
+        benchmark(_benchmark_settings(settings))
+        record.note("ranked", ranked)
+    return read_results(run)
+
+
+def _training_images(settings: TuneSettings, network: LoadedNetwork) -> int:
+    """How many there are to distil on. Raises UserError where there are none."""
+    found = open_training_images(
+        settings.images_of, network.info, settings.data_dir, settings.class_map, None, settings.seed, settings.regime
+    )
+    if len(found) < 2:
+        raise UserError("--distil needs at least two training images: add some to train/, or leave --distil out")
+    return len(found)
+
+
+def _distilled(settings: TuneSettings, images: int) -> str:
+    """The weights after distillation over the space, from the default as teacher: a file in OUT."""
+    shared = {name: getattr(settings, name) for name in ("data_dir", "class_map", "regime", "space", "seed", "device")}
+    made = RofSettings(
+        **settings.network,
+        **shared,
+        dataset=settings.images_of,
+        method="distillation",
+        cost_limit=1.0,
+        epochs=settings.distil,
+        drop_after=max(1, settings.distil * 2 // 3),
+        batch=min(_BATCH, images),
+        out=settings.out / "distilled",
+    )
+    return str(fine_tune(made)["weights"])
+
+
+def _train_settings(settings: TuneSettings) -> TrainSettings:
+    return TrainSettings(
+        run=settings.out,
+        portfolio=settings.portfolio,
+        policies=settings.policies,
+        device=settings.device,
+        seed=settings.seed,
+    )
+
+
+def _benchmark_settings(settings: TuneSettings) -> BenchmarkSettings:
+    return BenchmarkSettings(
+        runs=(settings.out,),
+        learning_curve=False,
+        outside=False,
+        timing=settings.timing,
+        device=settings.device,
+        out=settings.out / "ranking",
+    )
+
+
+def _plan(settings: TuneSettings, collections: list[Collection], source: ImageSource) -> str:
+    """What is about to be done, and about how long it takes."""
+    network, resolution = collections[0].network, source.resolution
+    seconds = [estimate(collection) for collection in collections]
+    labels = len(collections[0].source.keys)
+    steps = f"{len(collections[0].union)} configurations on {labels} label images" + (
+        ", twice (with the network's batch-norm statistics and with re-estimated ones)" if len(seconds) > 1 else ""
+    )
+    steps += (
+        f"; then up to {settings.candidates} of them on all {len(source.keys)} images, policies learned from the label "
+        "images, and their ranking on the test images"
+    )
+    if not seconds[0]:
+        return f"to do: {steps}; the first step is done, and what is missing of the others takes its time again"
+    speed = labels * network.costs.shared(collections[0].union, resolution) / seconds[0]
+    evaluated = len(source.keys) * settings.candidates * network.macs(network.default, resolution) / speed
+    fitted = _LABEL_SECONDS * int((source.splits == "label").sum())
+    first, rest = sum(seconds), 2 * evaluated + fitted  # policies observe the candidates once more
+    return f"to do: {steps}; about {_duration(first)} and at most {_duration(rest)}, within a factor of two"
+
+
+def _duration(seconds: float) -> str:
+    """In words.
+
+    >>> _duration(12.3), _duration(600), _duration(20000)
+    ('20 seconds', '10 minutes', '6 hours')
+    """
+    if seconds < 90:
+        return f"{max(10, 10 * -(-int(seconds) // 10))} seconds"
+    return f"{round(seconds / 60)} minutes" if seconds < 5400 else f"{round(seconds / 3600)} hours"
+
+
+def _head(step: str, what: str) -> None:
+    print(f"\n{step}: {what}", file=sys.stderr)
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)

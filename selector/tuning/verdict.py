@@ -1,0 +1,114 @@
+"""What came out, for a person who wants to know whether choosing pays: one table, and sentences that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil
+from typing import Any
+
+from selector.policies.objectives import OBJECTIVE_WORDS, OBJECTIVES, Objective
+from selector.scoring.ranking import recommended
+from selector.scoring.tables import difference_text
+
+HEADER = ["on the test images", "accuracy", "95 % interval", "MMACs", "of the default's", "points from the default"]
+
+
+def rows_of(result: Mapping[str, Any]) -> list[list[str]]:
+    """The table: default, best static configuration, oracle, and what was chosen on the label split for each objective."""
+    by_name = _by_name(result)
+    default = by_name["default"]
+    named = [("default", default), ("best single configuration", by_name["single_best"]), ("oracle", by_name["oracle"])]
+    for objective in OBJECTIVES:
+        row, choice = chosen(result, objective)
+        if choice.helps:
+            named.append((f"{row['policy']}: {objective.replace('_', ' ')}", row))
+    return [
+        [
+            name,
+            f"{row['accuracy']:.1%}",
+            "{:.1%} – {:.1%}".format(*row["accuracy_ci"]),
+            f"{1000 * row['gmacs']:.1f}",
+            f"{row['gmacs'] / default['gmacs']:.0%}",
+            "" if row is default else difference_text(row["versus_default"]),
+        ]
+        for name, row in named
+    ]
+
+
+def chosen(result: Mapping[str, Any], objective: Objective) -> tuple[dict[str, Any], Any]:
+    """See :func:`selector.scoring.ranking.recommended`."""
+    learned = [row for row in result["policies"] if row["learned"]]
+    return recommended(learned, objective, _by_name(result)["default"], result["run"]["label_images"])
+
+
+def sentences_of(result: Mapping[str, Any]) -> list[str]:
+    """What the network reaches, what the oracle would, and what the best policy brings: or that none does, and why.
+
+    Args:
+        result: of one run, as :func:`selector.scoring.benchmark.benchmark` has it.
+    """
+    by_name, run = _by_name(result), result["run"]
+    default, oracle = by_name["default"], by_name["oracle"]
+    found = [
+        f"For these images, {run['model']} reaches {default['accuracy']:.1%} at {1000 * default['gmacs']:.1f} MMACs; the "
+        f"oracle, which picks the best of {len(run['configurations'])} configurations for each image, would reach "
+        f"{oracle['accuracy']:.1%} at {1000 * oracle['gmacs']:.1f}, part of it by luck with the label."
+    ]
+    if oracle["accuracy"] <= default["accuracy"]:
+        found.append("There is no accuracy to gain by choosing: the oracle is no better than the default.")
+    found += [f"{OBJECTIVE_WORDS[objective].capitalize()}: {_said(result, objective)}" for objective in OBJECTIVES]
+    return found
+
+
+def _said(result: Mapping[str, Any], objective: Objective) -> str:
+    row, choice = chosen(result, objective)
+    if not choice.helps:
+        return f"{choice.sentence}."
+    default, versus = _by_name(result)["default"], row["versus_default"]
+    share = 1 - row["gmacs"] / default["gmacs"]
+    cost = (
+        f"saves {share:.0%} of the multiply-accumulates" if share >= 0 else f"costs {-share:.0%} more multiply-accumulates"
+    )
+    kept = f"{row['policy']} {cost} ({1000 * row['gmacs']:.1f} MMACs) at {row['accuracy']:.1%}"
+    said = f"{kept}, {difference_text(versus)} points from the default on the test images."
+    low, high = versus["interval"]
+    images = result["run"]["test_images"]
+    if low <= 0 <= high and versus["value"]:
+        needed = ceil(images * ((high - low) / 2 / abs(versus["value"])) ** 2)
+        said += f" Zero is in the interval: it would take about {max(needed, images)} test images to tell."
+    elif low <= 0 <= high:
+        said += " No difference was found."
+    elif high < 0:
+        said += " It is worse than the label images promised: more of them would choose better."
+    return said
+
+
+def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for programs, JSON-ready."""
+    by_name = _by_name(result)
+    objectives = {}
+    for objective in OBJECTIVES:
+        row, choice = chosen(result, objective)
+        objectives[objective] = {
+            "policy": choice.policy,
+            "dial": row["dial"] if choice.helps else None,
+            "accuracy": row["accuracy"],
+            "gmacs": row["gmacs"],
+            "versus_default": row["versus_default"]["value"],
+            "versus_default_interval": row["versus_default"]["interval"],
+            "labels_needed": choice.needed,
+            "why": choice.sentence,
+        }
+    return {
+        name: {key: by_name[name][key] for key in ("accuracy", "accuracy_ci", "gmacs")}
+        for name in ("default", "single_best", "oracle")
+    } | {
+        "label_images": result["run"]["label_images"],
+        "test_images": result["run"]["test_images"],
+        "configurations": result["run"]["configurations"],
+        "objectives": objectives,
+    }
+
+
+def _by_name(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in result["policies"]}
