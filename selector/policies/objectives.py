@@ -3,7 +3,8 @@
 The default is the network as it was trained, without any choice: what does not beat it is never recommended or activated.
 Promises are estimates on label images, and the best of hundreds of settings is the best partly by luck. So a gain counts
 where a 95 % interval, paired with the default image by image, lies above zero; a saving where the accuracy is within
-:data:`TOLERANCE` of the default's and the interval rules out a loss of more than :data:`RISK`.
+:data:`TOLERANCE` of the default's, the interval rules out a loss of more than :data:`RISK`, and it is no less than
+:data:`SAVING`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ TOLERANCE = 0.005
 RISK = 0.02
 """Loss of accuracy that the labels must rule out before MACs are saved. At :data:`TOLERANCE` itself no few thousand labels
 could rule anything out; without a limit the cheapest of many settings passes by luck on a hundred labels."""
+
+SAVING = 0.05
+"""Share of the default's MACs that a policy must save to be worth running: below it the time to decide, which MACs hardly
+show, takes back what is saved."""
 
 Z = 1.96
 """Standard errors to either side in a 95 % interval."""
@@ -88,7 +93,7 @@ def beats(point: OperatingPoint, default: OperatingPoint, objective: Objective) 
     True
     """
     gain, noise = point.accuracy - default.accuracy, Z * (point.error or 0.0)
-    saves = point.macs < default.macs and gain >= -TOLERANCE and gain - noise >= -RISK
+    saves = point.macs <= (1 - SAVING) * default.macs and gain >= -TOLERANCE and gain - noise >= -RISK
     if objective == "efficiency":
         return saves
     affordable = objective == "accuracy" or point.macs <= default.macs
@@ -139,5 +144,7 @@ def labels_needed(point: OperatingPoint, default: OperatingPoint, objective: Obj
     gain, error = point.accuracy - default.accuracy, point.error
     if error is None or not beats(OperatingPoint(point.dial, point.accuracy, point.macs), default, objective):
         return None
-    room = max(gain, gain + RISK if point.macs < default.macs and (gain >= 0 or objective == "efficiency") else 0.0)
+    room = max(
+        gain, gain + RISK if point.macs <= (1 - SAVING) * default.macs and (gain >= 0 or objective == "efficiency") else 0.0
+    )
     return ceil(labels * (Z * error / room) ** 2 - 1e-9) if room > 0 else None

@@ -75,9 +75,9 @@ def _about_files(root: Path, keys: np.ndarray) -> list[str]:
 
 def about_network(network: LoadedNetwork, spaces: Sequence[Space], resolution: int) -> list[str]:
     """Its layers, which of their options are to be tried, and what else could be dynamic."""
-    millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    parameters = sum(parameter.numel() for parameter in network.parameters())
     lines = [
-        f"network: {network.info.name}, {millions:.1f} million parameters, {network.info.classes} classes, "
+        f"network: {network.info.name}, {parameters:,} parameters, {network.info.classes} classes, "
         f"{network.macs(network.default, resolution) / 1e6:.1f} MMACs an image"
     ]
     for position, layer in enumerate(network.dynamic_layers):

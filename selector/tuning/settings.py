@@ -20,8 +20,8 @@ from selector.policies import make
 SCENES_IMAGES = 1000
 """Scenes a split, unless given: enough labels to tell a few points of accuracy."""
 
-POLICIES = "correctness,head,blend,top_two,stagewise,cascade"
-"""Those that were ever the best in docs/SELECTORS.md."""
+POLICIES = "correctness,head,blend,cascade"
+"""Those of the good ones in docs/SELECTORS.md that are fitted in a minute or two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,8 @@ class TuneSettings(NetworkSettings):
     distil: int = 0
     """First fine-tune for so many epochs on DIR/train, with the default as teacher of the other configurations."""
     policies: str = POLICIES
-    """Comma-separated learned policies to try, as for selector.train; FILE.py:CLASS is one of your own."""
+    """Comma-separated learned policies to try, as for selector.train (an empty text: all); FILE.py:CLASS is one of your
+    own."""
     timing: bool = False
     """Also measure milliseconds of every policy."""
     seed: int = 0

@@ -25,8 +25,8 @@ from selector.tuning.record import TuneRecord, training_key
 from selector.tuning.searching import final_settings, search, searches, write_portfolio
 from selector.tuning.settings import TuneSettings
 
-_LABEL_SECONDS = 0.03
-"""Of fitting all policies, for each label image: about what two cores take."""
+_FIT_SECONDS, _LABEL_SECONDS = 30, 0.03
+"""Of fitting the usual policies, and for each label image: about what two cores take."""
 
 _BATCH = 128
 """Images a step of the distillation, at most."""
@@ -148,7 +148,7 @@ def _plan(settings: TuneSettings, collections: list[Collection], source: ImageSo
         return f"to do: {steps}; the first step is done, and what is missing of the others takes its time again"
     speed = labels * network.costs.shared(collections[0].union, resolution) / seconds[0]
     evaluated = len(source.keys) * settings.candidates * network.macs(network.default, resolution) / speed
-    fitted = _LABEL_SECONDS * int((source.splits == "label").sum())
+    fitted = _FIT_SECONDS + _LABEL_SECONDS * int((source.splits == "label").sum())
     first, rest = sum(seconds), 2 * evaluated + fitted  # policies observe the candidates once more
     return f"to do: {steps}; about {_duration(first)} and at most {_duration(rest)}, within a factor of two"
 

@@ -18,10 +18,15 @@ def rows_of(result: Mapping[str, Any]) -> list[list[str]]:
     by_name = _by_name(result)
     default = by_name["default"]
     named = [("default", default), ("best single configuration", by_name["single_best"]), ("oracle", by_name["oracle"])]
+    helping: dict[str, list[str]] = {}
     for objective in OBJECTIVES:
         row, choice = chosen(result, objective)
         if choice.helps:
-            named.append((f"{row['policy']}: {objective.replace('_', ' ')}", row))
+            helping.setdefault(f"{row['policy']} {row['dial']}", []).append(objective)
+            by_name[f"{row['policy']} {row['dial']}"] = row
+    for setting, objectives in helping.items():
+        words = ", ".join(objective.replace("_", " ") for objective in objectives)
+        named.append((f"{by_name[setting]['policy']} for {words}", by_name[setting]))
     return [
         [
             name,
@@ -56,8 +61,15 @@ def sentences_of(result: Mapping[str, Any]) -> list[str]:
     ]
     if oracle["accuracy"] <= default["accuracy"]:
         found.append("There is no accuracy to gain by choosing: the oracle is no better than the default.")
-    found += [f"{OBJECTIVE_WORDS[objective].capitalize()}: {_said(result, objective)}" for objective in OBJECTIVES]
-    return found
+    said: dict[str, list[str]] = {}
+    for objective in OBJECTIVES:
+        said.setdefault(_said(result, objective), []).append(OBJECTIVE_WORDS[objective])
+    found += [f"For {'; for '.join(words)}: {sentence}" for sentence, words in said.items()]
+    served = chosen(result, "efficiency")[1]
+    return [
+        *found,
+        f"The service runs {served.policy} on these images, unless SERVING_OBJECTIVE or SERVING_POLICY say otherwise.",
+    ]
 
 
 def _said(result: Mapping[str, Any], objective: Objective) -> str:
@@ -75,7 +87,7 @@ def _said(result: Mapping[str, Any], objective: Objective) -> str:
     images = result["run"]["test_images"]
     if low <= 0 <= high and versus["value"]:
         needed = ceil(images * ((high - low) / 2 / abs(versus["value"])) ** 2)
-        said += f" Zero is in the interval: it would take about {max(needed, images)} test images to tell."
+        said += f" Whether that is a gain or a loss, about {max(needed, images)} test images would tell."
     elif low <= 0 <= high:
         said += " No difference was found."
     elif high < 0:
