@@ -55,13 +55,13 @@ class TuneRecord:
                 print(f"{_option(name)} was {before.get(name)}, is now {now[name]}", file=sys.stderr)
         self._write(settings=now)
 
-    def is_done(self, step: str, key: str) -> bool:
-        """Whether a step was done on just this."""
-        return self._content.get(step) == key
+    def noted(self, step: str) -> Any:
+        """What was noted of a step; None before it is done."""
+        return self._content.get(step)
 
-    def note(self, step: str, key: str) -> None:
-        """A step is done."""
-        self._write(**{step: key})
+    def note(self, step: str, what: Any) -> None:
+        """A step is done: note what came of it, or on what it was done."""
+        self._write(**{step: what})
 
     def _write(self, **changes: Any) -> None:
         self._content |= changes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 from dynamic.errors import UserError
@@ -54,34 +55,44 @@ def tune(settings: TuneSettings) -> dict[str, Any]:
         _head("distil", f"{settings.distil} epochs on {training_images} training images")
         settings = settings.with_weights(_distilled(settings, training_images))
         network = load_for(settings, settings.images_of, settings.seed)
-    collections = searches(settings, network)
-    _say(*about_network(network, collections[0].spaces, source.resolution), _plan(settings, collections, source))
-
-    _head("search", f"{len(collections[0].union)} configurations on {len(collections[0].source.keys)} label images")
-    outcomes, recalibrated, said = search(collections, network.default.id)
-    _say(*said)
     portfolio = settings.out / "portfolio.json"
-    candidates = write_portfolio(outcomes, network, settings.candidates, portfolio)
-    _say(f"candidates: {', '.join(candidates)}")
+    if record.noted("search") is None or not portfolio.exists():
+        record.note("search", _search(settings, network, source, portfolio))
+    searched = record.noted("search")
+    _say(*searched["said"])
 
-    _head("evaluate", f"{len(candidates)} candidates on {len(source.keys)} images")
-    summary = run_oracle(final_settings(settings, recalibrated, portfolio), network)
+    _head("evaluate", f"{searched['candidates']} candidates on {len(source.keys)} images")
+    summary = run_oracle(final_settings(settings, searched["recalibrate"], portfolio), network)
     if summary["unreadable"]["count"]:
         _say(f"{summary['unreadable']['count']} images could not be read and are left out; summary.json names them")
     run = Run.open(settings.out)
 
     key = training_key(settings, run)
-    if not record.is_done("trained", key):
+    if record.noted("trained") != key:
         _head("train", settings.policies)
         shutil.rmtree(run.policies, ignore_errors=True)  # of other options
         train(_train_settings(settings))
         record.note("trained", key)
     ranked = f"{digest_of_policies(run.policies)} {'with' if settings.timing else 'without'} milliseconds"
-    if not record.is_done("ranked", ranked):
+    if record.noted("ranked") != ranked:
         _head("rank", "each policy once on the test images")
         benchmark(_benchmark_settings(settings))
         record.note("ranked", ranked)
     return read_results(run)
+
+
+def _search(settings: TuneSettings, network: LoadedNetwork, source: ImageSource, portfolio: Path) -> dict[str, Any]:
+    """Say what there is and how long it takes, try the space, and list its candidates; returns what came of it."""
+    collections = searches(settings, network)
+    _say(*about_network(network, collections[0].spaces, source.resolution), _plan(settings, collections, source))
+    _head("search", f"{len(collections[0].union)} configurations on {len(collections[0].source.keys)} label images")
+    outcomes, recalibrate, said = search(collections, network.default.id)
+    candidates = write_portfolio(outcomes, network, settings.candidates, portfolio)
+    return {
+        "recalibrate": recalibrate,
+        "candidates": len(candidates),
+        "said": [*said, f"candidates: {', '.join(candidates)}"],
+    }
 
 
 def _training_images(settings: TuneSettings, network: LoadedNetwork) -> int:
@@ -145,7 +156,7 @@ def _plan(settings: TuneSettings, collections: list[Collection], source: ImageSo
         "images, and their ranking on the test images"
     )
     if not seconds[0]:
-        return f"to do: {steps}; the first step is done, and what is missing of the others takes its time again"
+        return f"to do: {steps}; the first is on disk already"
     speed = labels * network.costs.shared(collections[0].union, resolution) / seconds[0]
     evaluated = len(source.keys) * settings.candidates * network.macs(network.default, resolution) / speed
     fitted = _FIT_SECONDS + _LABEL_SECONDS * int((source.splits == "label").sum())
