@@ -32,12 +32,14 @@ class DynamicConv2d(nn.Module):
     * Stride 1/2: a transposed convolution of stride 2 with the kernel flipped and its channel axes swapped, which equals
       inserting zeros between the pixels and convolving; the output is exactly 2H x 2W.
 
+    For torch.nn's own convolutions that pad with zeros; :mod:`dynamic.own_convolution` makes others dynamic too.
+
     Args:
         conv: the original module; its parameters are shared, not copied.
         fixed_bias: the bias is a folded batch norm's shift, which the kernel-size correction must not scale.
 
     Raises:
-        UserError: a kernel that is not square, padding modes other than zeros, or padding given as text.
+        UserError: a convolution that is not square.
 
     >>> layer = DynamicConv2d(nn.Conv2d(3, 8, 3, padding=1))
     >>> layer(torch.zeros(1, 3, 10, 10), Option(0.5, 1, 5)).shape
@@ -46,16 +48,16 @@ class DynamicConv2d(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, fixed_bias: bool = False) -> None:
         super().__init__()
-        for field in ("kernel_size", "stride", "dilation"):
-            if len(set(getattr(conv, field))) > 1:
+        for field in ("kernel_size", "stride", "dilation", "padding"):
+            if not isinstance(getattr(conv, field), str) and len(set(getattr(conv, field))) > 1:
                 raise UserError(f"{field} {getattr(conv, field)} of {conv} differs by axis; dynamic layers must be square")
-        if conv.padding_mode != "zeros" or isinstance(conv.padding, str) or len(set(conv.padding)) > 1:
-            raise UserError(f"padding of {conv} must be one number of zeros")
         self.conv = conv
         self.fixed_bias = fixed_bias
         self.default = Option(conv.stride[0], conv.dilation[0], conv.kernel_size[0])
         # What the original pads beyond "centred" (0 for the usual k // 2); kept under every option.
-        self._extra_padding = int(conv.padding[0]) - conv.dilation[0] * (conv.kernel_size[0] // 2)
+        centred = conv.dilation[0] * (conv.kernel_size[0] // 2)
+        padding = {"same": centred, "valid": 0}[conv.padding] if isinstance(conv.padding, str) else int(conv.padding[0])
+        self._extra_padding = padding - centred
         self._kernels: dict[tuple[int, bool], tuple[tuple[object, ...], Tensor, Tensor | None]] = {}
         self._convolve: Callable[..., Tensor] = F.conv2d
 

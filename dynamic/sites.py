@@ -67,11 +67,6 @@ def _node_of(root: fx.GraphModule, name: str) -> fx.Node:
         node: fx.Node = nodes[0]
         return node
     usable = candidates(root)
-    if not nodes and name in usable:
-        kind = type(root.get_submodule(name)).__name__
-        raise UserError(
-            f"dynamic layer {name!r} is a {kind}, a convolution of its own kind; only torch.nn's own can be dynamic"
-        )
     if len(nodes) > 1:
         raise UserError(f"dynamic layer {name!r} is called {len(nodes)} times; only a layer used once can be dynamic")
     near = difflib.get_close_matches(name, usable, 5, 0.3)

@@ -22,6 +22,7 @@ from dynamic.configuration import ATTRIBUTES, MAX_LAYERS, Attribute, Configurati
 from dynamic.errors import UserError
 from dynamic.layers import DynamicConv2d, DynamicPool2d, Option
 from dynamic.out_of_place import work_out_of_place
+from dynamic.own_convolution import dynamic_convolution, is_plain
 from dynamic.sites import find_sites
 
 BatchNormMode = Literal["kept", "folded", "by_prefix"]
@@ -99,7 +100,7 @@ def trace(network: nn.Module, layers: Sequence[str], batch_norm: BatchNormMode =
         UserError: a network torch.fx cannot trace, a name that is no convolution or pool, a wrong number or order of layers.
     """
     try:
-        graph_module = fx.symbolic_trace(network)
+        graph_module = fx.GraphModule(network, _Tracer().trace(network))
     except Exception as error:
         raise UserError(f"torch.fx cannot trace {type(network).__name__}: {error}") from error
     graph = graph_module.graph
@@ -120,6 +121,13 @@ def trace(network: nn.Module, layers: Sequence[str], batch_norm: BatchNormMode =
     steps = _assign_steps(graph, [node for node, _, _ in found], layers, inlined)
     default = _default_configuration(sites, len(layers))
     return _split(graph_module, sites, steps, inlined, fixed, default, batch_norm == "by_prefix")
+
+
+class _Tracer(fx.Tracer):
+    """Leaves whole what can be a site: convolutions and pools of any class."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _check_arguments(graph: fx.Graph, name: str) -> None:
@@ -149,7 +157,8 @@ def _fold_batch_norms(root: fx.GraphModule) -> set[fx.Node]:
         source = node.args[0]
         assert isinstance(source, fx.Node)
         conv = root.get_submodule(str(source.target)) if source.op == "call_module" else None
-        if not isinstance(conv, nn.Conv2d) or conv.bias is not None or len(source.users) > 1:
+        # A subclass may do something else with its weight, such as standardise it.
+        if type(conv) is not nn.Conv2d or not is_plain(conv) or conv.bias is not None or len(source.users) > 1:
             continue
         if sum(other.target == source.target for other in root.graph.nodes) > 1:
             continue  # called elsewhere too
@@ -168,7 +177,7 @@ def _make_site(
     built = root.get_submodule(name)
     module: DynamicConv2d | DynamicPool2d
     if isinstance(built, nn.Conv2d):
-        module = DynamicConv2d(built, fixed_bias)
+        module = dynamic_convolution(built, fixed_bias)
     else:
         assert isinstance(built, nn.MaxPool2d | nn.AvgPool2d)
         module = DynamicPool2d(built, follows)
