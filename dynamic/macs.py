@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
-from dynamic.layers import Option
+from dynamic.option import Option
 from dynamic.tracing import Program
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]

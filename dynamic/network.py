@@ -122,8 +122,11 @@ class DynamicNetwork(nn.Module):
             if even and site.option(configuration)._replace(dilation=1) != site.module.default._replace(dilation=1):
                 raise UserError(f"{configuration.id} gives {site.name} an even kernel, which has no centre: use odd sizes")
         for (layer, name), reason in self.program.fixed.items():
-            if getattr(configuration, name)[layer] != getattr(self.default, name)[layer]:
+            if configuration.options(name)[layer] != self.default.options(name)[layer]:
                 raise UserError(f"{configuration.id} changes the {name} of layer {'ABCDEF'[layer]}: {reason}")
+        for name, _ in configuration.further:
+            if not any(name in site.attributes for site in self.program.sites):
+                raise UserError(f"{configuration.id} changes the {name}, which was registered after the network was loaded")
 
     def macs(self, configuration: Configuration, resolution: int | tuple[int, int]) -> int:
         """Multiply-accumulates of one image under ``configuration`` at ``resolution`` (pixels; height, width if two).

@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from dynamic.attributes.attribute import Call
 from dynamic.errors import UserError
-from dynamic.layers import DynamicConv2d, Option
+from dynamic.layers import DerivedKernel, DynamicConv2d
+from dynamic.option import KernelOptions, Option, call_under, kernel_under
 
 
 def dynamic_convolution(conv: nn.Conv2d, fixed_bias: bool = False) -> DynamicConv2d:
@@ -43,7 +45,7 @@ class OwnConv2d(DynamicConv2d):
     """A convolution called with an option, by the module's own forward.
 
     * ``stride``, ``dilation`` and ``kernel_size`` of a shallow copy are set, and its forward is called. Its ``weight`` is
-      the kernel interpolated bilinearly, as for plain convolutions; the output, bias included, is scaled by (k0 / k)^2.
+      what attributes make of the kernel, as for plain convolutions; the output, bias included, is scaled by (k0 / k)^2.
     * ``padding`` moves with the kernel's reach, as for plain convolutions, unless the module pads by itself for the kernel
       at hand: where a larger kernel leaves the size of the output as it is, ``padding`` is left alone.
     * Stride 1/2: zeros between the pixels, then the forward at stride 1; the output must be exactly 2H x 2W.
@@ -73,39 +75,39 @@ class OwnConv2d(DynamicConv2d):
         if option == self.default:
             made: Tensor = self.conv(x)
             return made
-        half = option.stride == 0.5
-        size, native = option.kernel_size, self.default.kernel_size
+        call = call_under(option)
+        weight, _, scale = self._kernel(option, False)
         padding = None
         if not self._pads_itself:
-            padding = option.dilation * (size // 2) + (0 if half else self._extra_padding)
-        if half:
+            padding = call.dilation * (weight.shape[-1] // 2) + (0 if call.gaps else self._extra_padding)
+        if call.gaps:
             x = _with_gaps(x)
         if padding is not None and padding < 0:
             x, padding = F.pad(x, [padding] * 4), 0
-        weight, _ = self._kernel(size, False)
-        made = _changed(self.conv, weight, int(max(option.stride, 1)), option.dilation, padding)(x)
-        if half and made.shape[2:] != x.shape[2:]:
+        made = _changed(self.conv, weight, call, padding)(x)
+        if call.gaps and made.shape[2:] != x.shape[2:]:
             raise UserError(
-                f"at stride 1/2 a {_class_of(self.conv).__name__} of kernel {size} makes {made.shape[2]} x {made.shape[3]} "
-                f"of {x.shape[2] // 2} x {x.shape[3] // 2} pixels, not twice as many: leave 0.5 out of this layer's strides"
+                f"at stride 1/2 a {_class_of(self.conv).__name__} of kernel {weight.shape[-1]} makes "
+                f"{made.shape[2]} x {made.shape[3]} of {x.shape[2] // 2} x {x.shape[3] // 2} pixels, not twice as many: "
+                "leave 0.5 out of this layer's strides"
             )
-        return made if size == native else made * (native**2 / size**2)
+        return made if scale == 1 else made * scale
 
     def pack(self) -> None:
         """Stay as it is: what its forward calls is its own business."""
 
-    def _derive(self, size: int, half: bool) -> tuple[Tensor, Tensor | None]:
-        weight = F.interpolate(self.conv.weight, size=(size, size), mode="bilinear")
-        return weight.contiguous(memory_format=torch.channels_last), self.conv.bias
+    def _derive(self, changed: KernelOptions, half: bool) -> DerivedKernel:
+        weight, scale = kernel_under(self.conv.weight, changed)
+        return DerivedKernel(weight.contiguous(memory_format=torch.channels_last), self.conv.bias, scale)
 
 
-def _changed(conv: nn.Conv2d, weight: Tensor, stride: int, dilation: int, padding: int | None) -> nn.Conv2d:
+def _changed(conv: nn.Conv2d, weight: Tensor, call: Call, padding: int | None) -> nn.Conv2d:
     """A shallow copy of ``conv`` under other options; ``padding`` None leaves its own."""
     kind = _class_of(conv)
     changed = kind.__new__(kind)  # copy.copy refuses parametrised modules
     changed.__dict__.update(conv.__dict__, _parameters={**conv._parameters, "weight": weight})
     changed.kernel_size = (weight.shape[2], weight.shape[3])
-    changed.stride, changed.dilation = (stride, stride), (dilation, dilation)
+    changed.stride, changed.dilation = (call.stride,) * 2, (call.dilation,) * 2
     if padding is not None:
         changed.padding = (padding, padding)
         changed._reversed_padding_repeated_twice = [padding] * 4
@@ -135,7 +137,7 @@ def _pads_itself(conv: nn.Conv2d) -> bool:
         for side in (size, size + 2):
             weight = torch.empty(*conv.weight.shape[:2], side, side, device="meta", dtype=conv.weight.dtype)
             with torch.no_grad():
-                sides.append(_changed(model, weight, 1, 1, None)(x).shape[2])
+                sides.append(_changed(model, weight, Call(), None)(x).shape[2])
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"the forward of {conv} does not run with a larger kernel: {reason}") from error

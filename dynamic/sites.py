@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from dynamic.configuration import ATTRIBUTES, Attribute
+from dynamic.attributes.registry import taken_by
 from dynamic.errors import UserError
 
 _JOINS: tuple[Any, ...] = (
@@ -25,13 +25,14 @@ _JOINS: tuple[Any, ...] = (
 )
 """What needs maps of the same sides from all its branches."""
 
-FoundSites = list[tuple[fx.Node, int, tuple[Attribute, ...]]]
+FoundSites = list[tuple[fx.Node, int, tuple[str, ...]]]
 
 
-def find_sites(root: fx.GraphModule, layers: Sequence[str]) -> tuple[FoundSites, dict[tuple[int, Attribute], str]]:
+def find_sites(root: fx.GraphModule, layers: Sequence[str]) -> tuple[FoundSites, dict[tuple[int, str], str]]:
     """The nodes of every layer with the attributes each takes, sites of fewer attributes first; and what cannot vary."""
     sites: FoundSites = []
-    fixed: dict[tuple[int, Attribute], str] = {}
+    everything, of_pool, of_follower = taken_by("convolution"), taken_by("pool"), taken_by("follower")
+    fixed: dict[tuple[int, str], str] = {}
     for layer, spec in enumerate(layers):
         nodes = [_node_of(root, name.strip()) for name in spec.split("+")]
         kinds = [type(root.get_submodule(str(node.target))) for node in nodes]
@@ -39,21 +40,22 @@ def find_sites(root: fx.GraphModule, layers: Sequence[str]) -> tuple[FoundSites,
         convs = [node for node in nodes if node not in pools]
         if len(pools) > 1 or len(convs) > 1:
             raise UserError(f"dynamic layer {spec!r}: one pool and one convolution at most")
-        sites += [(pool, layer, ("stride",)) for pool in pools]
+        sites += [(pool, layer, of_pool) for pool in pools]
         if not convs:
-            fixed[layer, "dilation"] = fixed[layer, "kernel_size"] = f"{spec} is a pool"
+            fixed |= {(layer, name): f"{spec} is a pool" for name in everything if name not in of_pool}
             continue
         if pools:
-            sites.append((convs[0], layer, ("dilation", "kernel_size")))
+            sites.append((convs[0], layer, tuple(name for name in everything if name not in of_pool)))
             continue
         shortcut = _shortcut(root, convs[0])
         if shortcut is None:
-            sites.append((convs[0], layer, ATTRIBUTES))
+            sites.append((convs[0], layer, everything))
         elif not shortcut.follows:
-            fixed[layer, "stride"] = f"{spec} lies beside a shortcut without a convolution, which cannot follow its stride"
-            sites.append((convs[0], layer, ("dilation", "kernel_size")))
+            reason = f"{spec} lies beside a shortcut without a convolution, which cannot follow its stride"
+            fixed |= {(layer, name): reason for name in of_follower}
+            sites.append((convs[0], layer, tuple(name for name in everything if name not in of_follower)))
         else:
-            sites += [(node, layer, ("stride",)) for node in shortcut.follows] + [(convs[0], layer, ATTRIBUTES)]
+            sites += [(node, layer, of_follower) for node in shortcut.follows] + [(convs[0], layer, everything)]
     nodes = [node for node, _, _ in sites]
     twice = {str(node.target) for node in nodes if nodes.count(node) > 1}
     if twice:

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from dynamic import UserError
-from dynamic.layers import DynamicConv2d, DynamicPool2d, Option
+from dynamic.layers import DynamicConv2d, DynamicPool2d
+from dynamic.option import Option
 from tests.plain_loop import InsertZeros
 
 
@@ -37,7 +38,7 @@ def test_kernel_size_equals_interpolation_and_scales_the_output(size: int, dtype
 
 def test_a_kernel_of_one_is_the_centre_pixel() -> None:
     conv = nn.Conv2d(4, 6, 3, padding=1, bias=False)
-    weight, _ = DynamicConv2d(conv)._derive(1, False)
+    weight = DynamicConv2d(conv)._derive((("kernel_size", 1),), False).weight
     torch.testing.assert_close(weight, 9 * conv.weight[:, :, 1:2, 1:2])
 
 

@@ -11,7 +11,7 @@ from timm.layers import Conv2dSame, ScaledStdConv2d, StdConv2dSame
 from torch import Tensor, nn
 
 from dynamic import Configuration, DynamicNetwork, UserError
-from dynamic.layers import Option
+from dynamic.option import Option
 from dynamic.own_convolution import OwnConv2d, dynamic_convolution
 from tests.dynamic.random_networks import settle
 from tests.plain_loop import SitesLoop
