@@ -50,6 +50,7 @@ class Run:
         self.outcomes_store = folder / "outcomes.zarr"
         self.statistics_file = folder / "statistics.safetensors"
         self.weights_file = folder / "weights.safetensors"
+        self.network_file = folder / "network.py"
         self.class_map_file = folder / "class_map.json"
         self.labels = folder / "labels.parquet"
         self.summary = folder / "summary.json"
@@ -69,7 +70,7 @@ class Run:
     @property
     def _relied_on(self) -> tuple[Path, ...]:
         """Files beside the outcomes that others rely on, where they are there."""
-        return self.statistics_file, self.weights_file, self.class_map_file, self.labels
+        return self.statistics_file, self.weights_file, self.network_file, self.class_map_file, self.labels
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -119,13 +120,7 @@ class Run:
 
     def seal(self) -> None:
         """List every file that others rely on with its digest: the run is finished."""
-        wanted = [
-            self.statistics_file,
-            self.weights_file,
-            self.class_map_file,
-            self.labels,
-            *sorted(self.outcomes_store.rglob("*")),
-        ]
+        wanted = [*self._relied_on, *sorted(self.outcomes_store.rglob("*"))]
         files = {path.relative_to(self.folder).as_posix(): digest_of_file(path) for path in wanted if path.is_file()}
         self.write_record(replace(self.record, files=files))
 
@@ -165,8 +160,9 @@ class Run:
         folders = {"data_dir": Path(stored["data_dir"])} if stored.get("data_dir") else {}
         if stored.get("class_map"):
             folders["class_map"] = self.class_map_file  # a copy, which moves with the run
+        lists = {name: tuple(stored[name]) for name in ("mean", "std") if stored.get(name) is not None}
         try:
-            return RunSettings(**(stored | folders | {"out": self.folder, "device": "cpu"}))
+            return RunSettings(**(stored | folders | lists | {"out": self.folder, "device": "cpu"}))
         except TypeError as error:
             raise UserError(f"{self.record_file}: another version made the run ({error})") from error
 
@@ -180,13 +176,16 @@ class Run:
         record = self.record.network
         if record.own:
             raise UserError(
-                f"the network {record.model} of {self.folder} was given in Python: open the run there, with "
-                "Run.open(folder).adopt(network)"
+                f"the network {record.model} of {self.folder} was given in Python, and no command can make it: put a "
+                "function that returns it into a file and run oracle.run with --model FILE.py:FUNCTION --weights "
+                f"{self.weights_file}, or go on in Python with Run.open(folder).adopt(network)"
             )
         if record.registered is not None:
-            network = load(record.model, record.registered, record.dynamic_layers)
+            network = load(record.model, record.registered, record.dynamic_layers, preprocessing=self.record.preprocessing)
         else:
             self.verify(self.weights_file)
+            if record.file is not None:
+                self.verify(self.network_file)
             network = restore(
                 record.model,
                 load_file(self.weights_file),
@@ -194,6 +193,7 @@ class Run:
                 record.dynamic_layers,
                 weights=record.weights,
                 preprocessing=self.record.preprocessing,
+                file=None if record.file is None else self.folder / record.file,
             )
         self._require_network(network)
         return network
