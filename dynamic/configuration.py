@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import overload
 
 from dynamic.attributes.attribute import DECIMAL
-from dynamic.attributes.registry import attributes, built_in
+from dynamic.attributes.registry import attributes, built_in, digest_of
 from dynamic.errors import UserError
 
 MAX_LAYERS = 6
@@ -108,6 +108,18 @@ class Configuration:
                 raise UserError(f"{text!r} is not a configuration id: it has {part[0]!r} twice")
             options[named[part[0]]] = tuple(map(float, part[1:].split("-")))
         return cls.of(options)
+
+
+def own_attributes(configurations: Iterable[Configuration]) -> list[str]:
+    """Names of the attributes of one's own that configurations use, in order."""
+    used = {name for configuration in configurations for name, _ in configuration.further}
+    return [name for name in attributes() if name in used]
+
+
+def identity_of_attributes(configurations: Iterable[Configuration]) -> dict[str, str]:
+    """What must agree of them for a run to go on: the files of those that are used; nothing where none is."""
+    used = own_attributes(configurations)
+    return {"attributes": ", ".join(f"{name} {digest_of(name)}" for name in used)} if used else {}
 
 
 def varied(configurations: Iterable[Configuration]) -> list[str]:

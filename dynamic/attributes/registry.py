@@ -5,13 +5,17 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
+import sys
+import traceback
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 
+import torch
+
 import dynamic.attributes
-from dynamic.attributes.attribute import Attribute, Kind
+from dynamic.attributes.attribute import Attribute, Call, Kernel, Kind
 from dynamic.errors import UserError
 
 _sources: dict[str, bytes] = {}
@@ -63,15 +67,10 @@ def register(path: Path) -> Attribute:
     for name, known in _sources.items():
         if known == source:
             return _all[name]
-    module = ModuleType(f"dynamic_attribute_of_{path.stem}")
-    module.__file__ = str(path)
-    try:
-        exec(compile(source, str(path), "exec"), module.__dict__)
-    except Exception as error:  # whatever a file of one's own raises
-        raise UserError(f"the attribute {path} fails: {type(error).__name__}: {error}") from error
-    attribute = getattr(module, "ATTRIBUTE", None)
+    attribute = _run(path, source).__dict__.get("ATTRIBUTE")
     if not isinstance(attribute, Attribute):
         raise UserError(f"{path} defines no ATTRIBUTE, an Attribute of dynamic.attributes.attribute")
+    _check(path, attribute)
     for other in attributes().values():
         if other.name == attribute.name or other.letter == attribute.letter:
             raise UserError(
@@ -100,3 +99,46 @@ def source_of(name: str) -> bytes:
 def digest_of(name: str) -> str:
     """Short hash of its file."""
     return sha256(_sources[name]).hexdigest()[:16]
+
+
+def _check(path: Path, attribute: Attribute) -> None:
+    """Raise UserError where an attribute does nothing, or its parts do not give what they should."""
+    if attribute.call is None and attribute.kernel is None:
+        raise UserError(f"{path}: {attribute.name} changes nothing: it needs a call or a kernel")
+    try:
+        neutral = attribute.checked((attribute.neutral,))[0]
+        call = None if attribute.call is None else attribute.call(Call(), neutral)
+        kernel = None if attribute.kernel is None else attribute.kernel(torch.zeros(2, 3, 5, 5), neutral)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(_told(path, error)) from error
+    if not isinstance(call, Call | None):
+        raise UserError(f"{path}: the call of {attribute.name} must give a Call, not a {type(call).__name__}")
+    if not isinstance(kernel, Kernel | None):
+        raise UserError(f"{path}: the kernel of {attribute.name} must give a Kernel, not a {type(kernel).__name__}")
+    if kernel is not None and (kernel.weight.shape[:2] != (2, 3) or kernel.weight.ndim != 4):
+        raise UserError(f"{path}: the kernel of {attribute.name} must keep the channels, (out, in, k, k)")
+
+
+def _told(path: Path, error: Exception) -> str:
+    """Where in the file an error arose, and what it says."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    said = " ".join(str(error).split())
+    return f"{path}{f', line {lines[-1]}' if lines else ''}: {type(error).__name__}{said and ': '}{said}"
+
+
+def _run(path: Path, source: bytes) -> ModuleType:
+    """The module that a file defines."""
+    module = ModuleType(f"own_attribute_{sha256(source).hexdigest()[:16]}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # dataclasses look themselves up there
+    try:
+        exec(compile(source, str(path), "exec"), module.__dict__)
+    except SyntaxError as error:
+        raise UserError(f"{path}, line {error.lineno}: {error.msg}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except Exception as error:  # whatever a file of one's own raises
+        raise UserError(_told(path, error)) from error
+    return module
