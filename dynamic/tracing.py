@@ -20,6 +20,7 @@ from torch import fx, nn
 
 from dynamic.configuration import ATTRIBUTES, MAX_LAYERS, Attribute, Configuration
 from dynamic.errors import UserError
+from dynamic.graphs import graph_of
 from dynamic.layers import DynamicConv2d, DynamicPool2d, Option
 from dynamic.out_of_place import work_out_of_place
 from dynamic.sites import find_sites
@@ -85,23 +86,23 @@ class Program:
     default: Configuration
 
 
-def trace(network: nn.Module, layers: Sequence[str], batch_norm: BatchNormMode = "kept") -> Program:
+def trace(
+    network: nn.Module, layers: Sequence[str], batch_norm: BatchNormMode = "kept", *, training: bool = False
+) -> Program:
     """Trace ``network`` and split it at the sites of ``layers``.
 
     Args:
-        network: in eval mode; its modules are shared with the program, not copied, unless folded.
+        network: its modules are shared with the program, not copied, unless folded.
         layers: qualified names from input to output; ``pool+conv`` names a layer whose stride is the pool's and whose
             dilation and kernel size are the convolution's.
         batch_norm: ``kept`` as modules; ``folded`` into the convolutions before them (inference only, equal within
             rounding); or ``by_prefix``, left to the walk, which knows the options so far (see :class:`Segment`).
+        training: trace what ``forward`` does in training mode.
 
     Raises:
         UserError: a network torch.fx cannot trace, a name that is no convolution or pool, a wrong number or order of layers.
     """
-    try:
-        graph_module = fx.symbolic_trace(network)
-    except Exception as error:
-        raise UserError(f"torch.fx cannot trace {type(network).__name__}: {error}") from error
+    graph_module = graph_of(network, [name.strip() for spec in layers for name in spec.split("+")], training)
     graph = graph_module.graph
     _check_arguments(graph, type(network).__name__)
     if not 1 <= len(layers) <= MAX_LAYERS:
