@@ -1,7 +1,7 @@
 """A module as a graph of torch.fx: what the trace looks into, what it leaves whole, and what it cannot keep.
 
-Convolutions, pools and batch norms stay whole, subclasses with a forward of their own included. So does any other module that
-torch.fx cannot follow, or that has hooks, as long as no dynamic layer lies inside: it becomes one step, run as it is.
+Convolutions, pools and batch norms stay whole, subclasses with a forward of their own included. So does any other module
+that torch.fx cannot follow, or that has hooks, as long as no dynamic layer lies inside: it becomes one step, run as it is.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import fx, nn
 
 from dynamic.errors import UserError
+from dynamic.shapes import first_line
 
 _WHOLE = (nn.Conv2d, nn.modules.batchnorm._BatchNorm, nn.MaxPool2d, nn.AvgPool2d)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -36,7 +37,7 @@ def graph_of(network: nn.Module, dynamic_modules: Sequence[str] = (), training: 
     whole: set[str] = set()
     with _mode(network, training):
         while True:
-            tracer = _Tracer(whole, dynamic_modules)
+            tracer = _Tracer(whole, dynamic_modules, training)
             try:
                 graph = tracer.trace(network)
             except UserError:
@@ -44,10 +45,8 @@ def graph_of(network: nn.Module, dynamic_modules: Sequence[str] = (), training: 
             except Exception as error:  # whatever a forward raises when it is given proxies
                 where = tracer.entered if isinstance(error, _ContextError) else tracer.path[-1]
                 if where in whole or not where or tracer.holds_dynamic(where):
-                    place = f" (in {where})" if where else ""
-                    raise UserError(
-                        f"torch.fx cannot trace {type(network).__name__}{place}: {_first_line(error)}"
-                    ) from error
+                    place = type(network).__name__ + (f" (in {where})" if where else "")
+                    raise UserError(f"torch.fx cannot trace {place}: {first_line(error)}") from error
                 kind = type(network.get_submodule(where))
                 alike = {name for name, module in network.named_modules() if type(module) is kind}
                 whole |= {name for name in alike if name and not tracer.holds_dynamic(name)}
@@ -70,16 +69,17 @@ class _Tracer(fx.Tracer):
     Args:
         whole: names of modules to leave whole.
         dynamic_modules: names of modules that must be steps of their own.
+        training: whether gradients matter.
 
     Attributes:
         path: names of the modules whose forward is being followed, "" for the network's; where it failed, after an error.
     """
 
-    def __init__(self, whole: set[str], dynamic_modules: Sequence[str]) -> None:
+    def __init__(self, whole: set[str], dynamic_modules: Sequence[str], training: bool) -> None:
         super().__init__(autowrap_functions=_library_functions())
-        self._names, self._dynamic = whole, dynamic_modules
+        self._names, self._dynamic, self._gradients = whole, dynamic_modules, training
         self.path = [""]
-        self._contexts = [_context()]
+        self._contexts = [self._context()]
 
     @property
     def entered(self) -> str:
@@ -105,26 +105,24 @@ class _Tracer(fx.Tracer):
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.path.append(self.path_of_module(m))
-        self._contexts.append(_context())
+        self._contexts.append(self._context())
         made = super().call_module(m, forward, args, kwargs)
         self.path.pop()
         self._contexts.pop()
         return made
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        if _context() != self._contexts[0]:
+        if self._context() != self._contexts[0]:
             raise _ContextError(
                 "its forward enters torch.autocast or torch.no_grad, which a trace does not keep; "
                 "take that out, and give the network its dtype from outside"
             )
         return super().create_node(*args, **kwargs)
 
-
-def _context() -> tuple[Any, ...]:
-    """What changes the meaning of a step without being one."""
-    devices = ("cpu", "cuda")
-    casts = [torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None for device in devices]
-    return (*casts, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+    def _context(self) -> tuple[Any, ...]:
+        """What changes the meaning of a step without being one."""
+        casts = [torch.get_autocast_dtype(d) if torch.is_autocast_enabled(d) else None for d in ("cpu", "cuda")]
+        return (*casts, self._gradients and torch.is_grad_enabled())
 
 
 def _library_functions() -> tuple[Callable[..., Any], ...]:
@@ -142,7 +140,3 @@ def _mode(network: nn.Module, training: bool) -> Iterator[None]:
     finally:
         for module, mode in before:
             module.training = mode
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

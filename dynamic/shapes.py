@@ -32,8 +32,8 @@ def meta_copy(module: nn.Module) -> Any:
 def image_sizes(network: nn.Module, resolution: int | None = None) -> Iterator[tuple[int, int]]:
     """Channels and sides of the images to try with a network, the likeliest first.
 
-    Three channels come first, then what the first convolution reads, then one: a network that takes three may make one of them
-    itself. Sides are ``resolution`` and :data:`SIZES`.
+    Three channels come first, then what the first convolution reads, then one: a network that takes three may make one of
+    them itself. Sides are ``resolution`` and :data:`SIZES`.
     """
     convolutions = [module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d)]
     sides = SIZES if resolution is None else (resolution, *SIZES)
@@ -57,10 +57,7 @@ def fitting_images(network: nn.Module, resolution: int | None = None) -> Tensor:
         images = blank_images(network, channels, side)
         if failure(network, images) is None:
             return images
-    raise UserError(
-        f"{type(network).__name__} runs on images of none of {sizes_tried(resolution)} pixels a side: "
-        "pass the one it is for as resolution="
-    )
+    raise no_size_fits(network, resolution)
 
 
 def failure(network: nn.Module, images: Tensor) -> str | None:
@@ -73,9 +70,11 @@ def failure(network: nn.Module, images: Tensor) -> str | None:
     return None
 
 
-def sizes_tried(resolution: int | None) -> str:
-    """For messages."""
-    return ", ".join(map(str, sorted(SIZES if resolution is None else {resolution, *SIZES})))
+def no_size_fits(network: nn.Module, resolution: int | None) -> UserError:
+    """What to say of a network that takes none of the images tried."""
+    tried = ", ".join(map(str, sorted(SIZES if resolution is None else {resolution, *SIZES})))
+    name = type(network).__name__
+    return UserError(f"{name} runs on images of none of {tried} pixels a side: pass the one it is for as resolution=")
 
 
 def first_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, fx, nn
 
@@ -96,8 +97,8 @@ PROPOSED = 4
 def propose(network: nn.Module, resolution: int | None = None) -> list[str]:
     """Names of one to four layers to make dynamic, from input to output: where the network strides, as in the paper.
 
-    Of every stage behind the stem that begins with a stride, the convolution that strides; where a pool does, the pool with the
-    stage's first convolution, or that convolution alone if its block has a projection shortcut. If they are fewer than four,
+    Of every stage behind the stem that begins with a stride, the convolution that strides; where a pool does, the pool with
+    the stage's first convolution, or that convolution alone if its block has a projection shortcut. If they are fewer than four,
     the first convolution of a stage without stride joins them. Each can vary at least one attribute, which was tried.
 
     Args:
@@ -214,7 +215,7 @@ def _varies(root: fx.GraphModule, meta: nn.Module, spec: str, images: Tensor) ->
     return frozenset(varies)
 
 
-def _runs(meta: nn.Module, modules: Sequence[nn.Module], stride: int, images: Tensor) -> bool:
+def _runs(meta: nn.Module, modules: Sequence[Any], stride: int, images: Tensor) -> bool:
     """Whether the network runs with another stride of these modules."""
     built = [module.stride for module in modules]
     if built[-1] in (stride, (stride, stride)):
@@ -235,7 +236,7 @@ def _nothing(network: nn.Module, root: fx.GraphModule, stages: Sequence[_Stage])
         return f"{name} has no convolution and no pool that a trace finds: no layer of it can be dynamic"
     if not stages:
         return (
-            f"{name} has no layer to choose options for: behind {convolutions[0].target}, which cuts the image into patches, "
+            f"{name} has no layer to choose options for: behind {convolutions[0].target}, its first, "
             "it has no convolution larger than 1 x 1 and no pool"
         )
     return f"no convolution or pool of {name} behind its first can vary its stride, dilation or kernel size"

@@ -105,6 +105,8 @@ def trace(
     graph_module = graph_of(network, [name.strip() for spec in layers for name in spec.split("+")], training)
     graph = graph_module.graph
     _check_arguments(graph, type(network).__name__)
+    if training:
+        _leave_out_auxiliary(graph)
     if not 1 <= len(layers) <= MAX_LAYERS:
         raise UserError(f"one to {MAX_LAYERS} dynamic layers, not {len(layers)}")
     _check_norms(graph_module)
@@ -131,6 +133,14 @@ def _check_arguments(graph: fx.Graph, name: str) -> None:
                 f"{name}.forward takes {node.target!r} beside the images: wrap it in a module that takes images only"
             )
         graph.erase_node(node)
+
+
+def _leave_out_auxiliary(graph: fx.Graph) -> None:
+    """Keep the first of what a network returns in training, such as Inception's logits beside those of its auxiliary head."""
+    output = next(node for node in graph.nodes if node.op == "output")
+    if isinstance(output.args[0], tuple):
+        output.args = (output.args[0][0],)
+        graph.eliminate_dead_code()
 
 
 def _check_norms(root: fx.GraphModule) -> None:
