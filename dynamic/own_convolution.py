@@ -6,8 +6,6 @@ options are its attributes, so a dynamic layer of it is *its own forward under c
 
 from __future__ import annotations
 
-import copy
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +15,7 @@ from dynamic.attributes.attribute import Call
 from dynamic.errors import UserError
 from dynamic.layers import DerivedKernel, DynamicConv2d
 from dynamic.option import KernelOptions, Option, call_under, kernel_under
+from dynamic.shapes import meta_copy
 
 
 def dynamic_convolution(conv: nn.Conv2d, fixed_bias: bool = False) -> DynamicConv2d:
@@ -130,7 +129,7 @@ def _with_gaps(x: Tensor) -> Tensor:
 def _pads_itself(conv: nn.Conv2d) -> bool:
     """Whether a larger kernel makes an output of the same size, though ``padding`` stays."""
     try:
-        model = copy.deepcopy(conv).to("meta")
+        model = meta_copy(conv)
         size = conv.kernel_size[0]
         x = torch.empty(1, conv.in_channels, 8 * size, 8 * size, device="meta", dtype=conv.weight.dtype)
         sides = []

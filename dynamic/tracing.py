@@ -21,6 +21,7 @@ from torch import fx, nn
 from dynamic.attributes.registry import attributes, taken_by
 from dynamic.configuration import MAX_LAYERS, Configuration
 from dynamic.errors import UserError
+from dynamic.graphs import graph_of
 from dynamic.layers import DynamicConv2d, DynamicPool2d
 from dynamic.option import Option
 from dynamic.out_of_place import work_out_of_place
@@ -87,25 +88,27 @@ class Program:
     default: Configuration
 
 
-def trace(network: nn.Module, layers: Sequence[str], batch_norm: BatchNormMode = "kept") -> Program:
+def trace(
+    network: nn.Module, layers: Sequence[str], batch_norm: BatchNormMode = "kept", *, training: bool = False
+) -> Program:
     """Trace ``network`` and split it at the sites of ``layers``.
 
     Args:
-        network: in eval mode; its modules are shared with the program, not copied, unless folded.
+        network: its modules are shared with the program, not copied, unless folded.
         layers: qualified names from input to output; ``pool+conv`` names a layer whose stride is the pool's and whose
             dilation and kernel size are the convolution's.
         batch_norm: ``kept`` as modules; ``folded`` into the convolutions before them (inference only, equal within
             rounding); or ``by_prefix``, left to the walk, which knows the options so far (see :class:`Segment`).
+        training: trace what ``forward`` does in training mode.
 
     Raises:
         UserError: a network torch.fx cannot trace, a name that is no convolution or pool, a wrong number or order of layers.
     """
-    try:
-        graph_module = fx.GraphModule(network, _Tracer().trace(network))
-    except Exception as error:
-        raise UserError(f"torch.fx cannot trace {type(network).__name__}: {error}") from error
+    graph_module = graph_of(network, [name.strip() for spec in layers for name in spec.split("+")], training)
     graph = graph_module.graph
     _check_arguments(graph, type(network).__name__)
+    if training:
+        _leave_out_auxiliary(graph)
     if not 1 <= len(layers) <= MAX_LAYERS:
         raise UserError(f"one to {MAX_LAYERS} dynamic layers, not {len(layers)}")
     _check_norms(graph_module)
@@ -124,13 +127,6 @@ def trace(network: nn.Module, layers: Sequence[str], batch_norm: BatchNormMode =
     return _split(graph_module, sites, steps, inlined, fixed, default, batch_norm == "by_prefix")
 
 
-class _Tracer(fx.Tracer):
-    """Leaves whole what can be a site: convolutions and pools of any class."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) or super().is_leaf_module(m, module_qualified_name)
-
-
 def _check_arguments(graph: fx.Graph, name: str) -> None:
     _, *others = [node for node in graph.nodes if node.op == "placeholder"]
     for node in others:
@@ -139,6 +135,14 @@ def _check_arguments(graph: fx.Graph, name: str) -> None:
                 f"{name}.forward takes {node.target!r} beside the images: wrap it in a module that takes images only"
             )
         graph.erase_node(node)
+
+
+def _leave_out_auxiliary(graph: fx.Graph) -> None:
+    """Keep the first of what a network returns in training, such as Inception's logits beside those of its auxiliary head."""
+    output = next(node for node in graph.nodes if node.op == "output")
+    if isinstance(output.args[0], tuple):
+        output.args = (output.args[0][0],)
+        graph.eliminate_dead_code()
 
 
 def _check_norms(root: fx.GraphModule) -> None:
