@@ -92,7 +92,12 @@ class Attribute:
         """The options of a configuration's layers, whole numbers as integers. Raises UserError where one is not right."""
         if not all(re.fullmatch(DECIMAL, str(option)) and self.valid(option) for option in options):
             raise UserError(f"{self.name} options {options} of a configuration: each must be {self.right}")
-        return tuple(int(option) if option == int(option) else option for option in options)
+        return tuple(whole(option) for option in options)
+
+
+def whole(option: float) -> float:
+    """Whole numbers as integers, which ids write without a point."""
+    return int(option) if option == int(option) else option
 
 
 def side(value: int | tuple[int, ...]) -> int:
