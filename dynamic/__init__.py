@@ -12,21 +12,34 @@ torch.Size([2, 10])
 50988032
 """
 
+import sys
+
 from dynamic.configuration import Configuration, Space, make_space
 from dynamic.errors import UserError
+from dynamic.fitting import fitting_space
 from dynamic.models import LoadedNetwork, load
 from dynamic.network import DynamicNetwork
 
-__all__ = ["Configuration", "DynamicNetwork", "LoadedNetwork", "Space", "UserError", "load", "space"]
+__all__ = ["Configuration", "DynamicNetwork", "LoadedNetwork", "Space", "UserError", "fitting_space", "load", "space"]
 
 
-def space(name: str, network: DynamicNetwork) -> Space:
+def space(name: str, network: DynamicNetwork, resolution: int | None = None) -> Space:
     """The configuration space called ``name`` for ``network``; see :func:`dynamic.configuration.make_space`.
 
+    What the network cannot run is left out, and said on stderr: options that a layer cannot vary, configurations that do not
+    fit the images.
+
+    Args:
+        name: of a space, or a file.
+        network: what is to run it.
+        resolution: side of the images in pixels; unless given, that of a loaded network's preprocessing.
+
     Raises:
-        UserError: an unknown name, or a space that varies what a layer of this network cannot.
+        UserError: an unknown name, images that the network does not take, or nothing but the default is left of the space.
     """
-    made = make_space(name, network.default)
-    for configuration in made:
-        network.check(configuration)
+    if resolution is None and isinstance(network, LoadedNetwork):
+        resolution = network.info.resolution
+    made, lines = fitting_space(make_space(name, network.default), network, resolution)
+    for line in lines:
+        print(line, file=sys.stderr)
     return made

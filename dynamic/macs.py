@@ -5,7 +5,6 @@ Costs depend on a path of options only through the shapes it leaves, so each (st
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
-from dynamic.layers import Option
+from dynamic.option import Option
+from dynamic.shapes import FAILURES, first_line, meta_copy
 from dynamic.tracing import Program
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
@@ -39,6 +39,7 @@ class CostModel:
 
     Args:
         program: the traced network; a copy of it goes to the meta device.
+        channels: of the images.
 
     >>> import dynamic
     >>> network = dynamic.load("resnet50-slim")
@@ -47,12 +48,12 @@ class CostModel:
     True
     """
 
-    def __init__(self, program: Program) -> None:
-        self._program = program
+    def __init__(self, program: Program, channels: int = 3) -> None:
+        self._program, self._channels = program, channels
         modules = [segment.module for segment in program.segments] + [site.module for site in program.sites]
-        copies = [copy.deepcopy(module).to("meta", torch.float32).requires_grad_(False) for module in modules]
+        copies = [meta_copy(module).to(torch.float32) for module in modules]
         self._segments, self._sites = copies[: len(program.segments)], copies[len(program.segments) :]
-        self._known: dict[tuple[int, Option | None, Shapes], _Step] = {}
+        self._known: dict[tuple[int, Option | None, Shapes], _Step | str] = {}
 
     def macs(self, configuration: Configuration, resolution: Resolution) -> int:
         """MACs of one image under one configuration."""
@@ -98,26 +99,42 @@ class CostModel:
         ((_, shape),) = last.shapes
         return shape[-1]
 
+    def failure(self, configuration: Configuration, resolution: Resolution) -> str | None:
+        """What the network raises under ``configuration`` on images of ``resolution``; None where it runs."""
+        found = self._try_path(configuration, resolution)
+        return found if isinstance(found, str) else None
+
     def _path(self, configuration: Configuration, resolution: Resolution) -> list[_Step]:
         """Every step of one image under ``configuration``."""
+        found = self._try_path(configuration, resolution)
+        if isinstance(found, str):
+            height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
+            raise UserError(f"{configuration.id} does not fit the network at {height} x {width} pixels: {found}")
+        return found
+
+    def _try_path(self, configuration: Configuration, resolution: Resolution) -> list[_Step] | str:
         height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
-        shapes: Shapes = ((self._program.input, (1, 3, height, width)),)
+        shapes: Shapes = ((self._program.input, (1, self._channels, height, width)),)
         path: list[_Step] = []
         for index in range(2 * len(self._program.sites) + 1):
             option = self._program.sites[index // 2].option(configuration) if index % 2 else None
-            try:
-                path.append(self._step(index, option, path[-1].shapes if path else shapes))
-            except (RuntimeError, ValueError) as error:
-                raise UserError(
-                    f"{configuration.id} does not fit the network at {height} x {width} pixels: {str(error).splitlines()[0]}"
-                ) from error
+            step = self._step(index, option, path[-1].shapes if path else shapes)
+            if isinstance(step, str):
+                return step
+            path.append(step)
         return path
 
-    def _step(self, index: int, option: Option | None, shapes: Shapes) -> _Step:
+    def _step(self, index: int, option: Option | None, shapes: Shapes) -> _Step | str:
+        """What one step costs, or what it raises."""
         key = (index, option, shapes)
         if key not in self._known:
             state = {name: torch.empty(shape, device="meta") for name, shape in shapes}
-            self._known[key] = self._count(index, option, state)
+            try:
+                self._known[key] = self._count(index, option, state)
+            except UserError:
+                raise
+            except FAILURES as error:
+                self._known[key] = first_line(error)
         return self._known[key]
 
     @torch.no_grad()
@@ -127,7 +144,8 @@ class CostModel:
         with FlopCounterMode(display=False) as counter:
             if option is None:
                 segment = program.segments[index // 2]
-                made = self._segments[index // 2](*(state[name] for name in segment.inputs))
+                # A traced module that is called, rather than its forward, prints its own code when it fails.
+                made = self._segments[index // 2].forward(*(state[name] for name in segment.inputs))
                 state |= dict(zip(segment.outputs, made, strict=True))
             else:
                 site = program.sites[index // 2]

@@ -18,10 +18,14 @@ from typing import Literal
 import torch
 from torch import fx, nn
 
-from dynamic.configuration import ATTRIBUTES, MAX_LAYERS, Attribute, Configuration
+from dynamic.attributes.registry import attributes, taken_by
+from dynamic.configuration import MAX_LAYERS, Configuration
 from dynamic.errors import UserError
-from dynamic.layers import DynamicConv2d, DynamicPool2d, Option
+from dynamic.graphs import graph_of
+from dynamic.layers import DynamicConv2d, DynamicPool2d
+from dynamic.option import Option
 from dynamic.out_of_place import work_out_of_place
+from dynamic.own_convolution import dynamic_convolution, is_plain
 from dynamic.sites import find_sites
 
 BatchNormMode = Literal["kept", "folded", "by_prefix"]
@@ -41,15 +45,14 @@ class Site:
 
     name: str
     layer: int
-    attributes: tuple[Attribute, ...]
+    attributes: tuple[str, ...]
     module: DynamicConv2d | DynamicPool2d
     input: str
     output: str
 
     def option(self, configuration: Configuration) -> Option:
         """What this site runs with under ``configuration``."""
-        chosen = {name: getattr(configuration, name)[self.layer] for name in self.attributes}
-        return self.module.default._replace(**chosen)
+        return self.module.default.changed({name: configuration.options(name)[self.layer] for name in self.attributes})
 
 
 @dataclass(frozen=True)
@@ -81,40 +84,42 @@ class Program:
     segments: tuple[Segment, ...]
     sites: tuple[Site, ...]
     live: tuple[frozenset[str], ...]
-    fixed: dict[tuple[int, Attribute], str]
+    fixed: dict[tuple[int, str], str]
     default: Configuration
 
 
-def trace(network: nn.Module, layers: Sequence[str], batch_norm: BatchNormMode = "kept") -> Program:
+def trace(
+    network: nn.Module, layers: Sequence[str], batch_norm: BatchNormMode = "kept", *, training: bool = False
+) -> Program:
     """Trace ``network`` and split it at the sites of ``layers``.
 
     Args:
-        network: in eval mode; its modules are shared with the program, not copied, unless folded.
+        network: its modules are shared with the program, not copied, unless folded.
         layers: qualified names from input to output; ``pool+conv`` names a layer whose stride is the pool's and whose
             dilation and kernel size are the convolution's.
         batch_norm: ``kept`` as modules; ``folded`` into the convolutions before them (inference only, equal within
             rounding); or ``by_prefix``, left to the walk, which knows the options so far (see :class:`Segment`).
+        training: trace what ``forward`` does in training mode.
 
     Raises:
         UserError: a network torch.fx cannot trace, a name that is no convolution or pool, a wrong number or order of layers.
     """
-    try:
-        graph_module = fx.symbolic_trace(network)
-    except Exception as error:
-        raise UserError(f"torch.fx cannot trace {type(network).__name__}: {error}") from error
+    graph_module = graph_of(network, [name.strip() for spec in layers for name in spec.split("+")], training)
     graph = graph_module.graph
     _check_arguments(graph, type(network).__name__)
+    if training:
+        _leave_out_auxiliary(graph)
     if not 1 <= len(layers) <= MAX_LAYERS:
         raise UserError(f"one to {MAX_LAYERS} dynamic layers, not {len(layers)}")
     _check_norms(graph_module)
     work_out_of_place(graph_module)
     found, fixed = find_sites(graph_module, layers)
     folded = _fold_batch_norms(graph_module) if batch_norm == "folded" else set()
-    # A pool beside a convolution that has all three attributes is its block's shortcut.
-    beside = {layer for _, layer, attributes in found if attributes == ATTRIBUTES}
+    # A pool beside a convolution that has all attributes is its block's shortcut.
+    beside = {layer for _, layer, taken in found if taken == taken_by("convolution")}
     sites = [
-        _make_site(graph_module, node, layer, attributes, fixed_bias=node in folded, follows=layer in beside)
-        for node, layer, attributes in found
+        _make_site(graph_module, node, layer, taken, fixed_bias=node in folded, follows=layer in beside)
+        for node, layer, taken in found
     ]
     inlined = _inlined(graph)
     steps = _assign_steps(graph, [node for node, _, _ in found], layers, inlined)
@@ -130,6 +135,14 @@ def _check_arguments(graph: fx.Graph, name: str) -> None:
                 f"{name}.forward takes {node.target!r} beside the images: wrap it in a module that takes images only"
             )
         graph.erase_node(node)
+
+
+def _leave_out_auxiliary(graph: fx.Graph) -> None:
+    """Keep the first of what a network returns in training, such as Inception's logits beside those of its auxiliary head."""
+    output = next(node for node in graph.nodes if node.op == "output")
+    if isinstance(output.args[0], tuple):
+        output.args = (output.args[0][0],)
+        graph.eliminate_dead_code()
 
 
 def _check_norms(root: fx.GraphModule) -> None:
@@ -149,7 +162,8 @@ def _fold_batch_norms(root: fx.GraphModule) -> set[fx.Node]:
         source = node.args[0]
         assert isinstance(source, fx.Node)
         conv = root.get_submodule(str(source.target)) if source.op == "call_module" else None
-        if not isinstance(conv, nn.Conv2d) or conv.bias is not None or len(source.users) > 1:
+        # A subclass may do something else with its weight, such as standardise it.
+        if type(conv) is not nn.Conv2d or not is_plain(conv) or conv.bias is not None or len(source.users) > 1:
             continue
         if sum(other.target == source.target for other in root.graph.nodes) > 1:
             continue  # called elsewhere too
@@ -162,13 +176,13 @@ def _fold_batch_norms(root: fx.GraphModule) -> set[fx.Node]:
 
 
 def _make_site(
-    root: fx.GraphModule, node: fx.Node, layer: int, attributes: tuple[Attribute, ...], *, fixed_bias: bool, follows: bool
+    root: fx.GraphModule, node: fx.Node, layer: int, attributes: tuple[str, ...], *, fixed_bias: bool, follows: bool
 ) -> Site:
     name = str(node.target)
     built = root.get_submodule(name)
     module: DynamicConv2d | DynamicPool2d
     if isinstance(built, nn.Conv2d):
-        module = DynamicConv2d(built, fixed_bias)
+        module = dynamic_convolution(built, fixed_bias)
     else:
         assert isinstance(built, nn.MaxPool2d | nn.AvgPool2d)
         module = DynamicPool2d(built, follows)
@@ -219,12 +233,12 @@ def _assign_steps(
 
 
 def _default_configuration(sites: Sequence[Site], layers: int) -> Configuration:
-    options: dict[Attribute, list[float]] = {name: [1] * layers for name in ATTRIBUTES}
+    options: dict[str, list[float]] = {name: [attribute.neutral] * layers for name, attribute in attributes().items()}
     for site in sites:
-        for name in ATTRIBUTES:
-            if name in site.attributes or options[name][site.layer] == 1:
-                options[name][site.layer] = getattr(site.module.default, name)
-    return Configuration(*(tuple(options[name]) for name in ATTRIBUTES))  # type: ignore[arg-type]
+        for name, attribute in attributes().items():
+            if name in site.attributes or options[name][site.layer] == attribute.neutral:
+                options[name][site.layer] = site.module.default.of(name)
+    return Configuration.of({name: tuple(chosen) for name, chosen in options.items()})
 
 
 def _split(
@@ -232,7 +246,7 @@ def _split(
     sites: list[Site],
     steps: dict[fx.Node, int],
     inlined: dict[fx.Node, list[fx.Node]],
-    fixed: dict[tuple[int, Attribute], str],
+    fixed: dict[tuple[int, str], str],
     default: Configuration,
     by_prefix: bool,
 ) -> Program:

@@ -4,65 +4,71 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dynamic.errors import UserError
-
-SIZES = (64, 224, 32, 96, 128, 192, 256, 299, 384, 28, 16, 8)
-"""Sides of the images tried, in pixels, until one fits."""
-
-_FAILURES = (RuntimeError, ValueError, AssertionError, IndexError)
-"""What a network raises on images that are not of its size."""
+from dynamic.shapes import FAILURES, fitting_images, image_sizes, no_size_fits
 
 
-def verify(original: nn.Module, traced: Callable[[Tensor], Tensor], resolution: int | None = None) -> None:
+class Fit(NamedTuple):
+    """Images that a network takes: how many channels, and their side in pixels."""
+
+    channels: int
+    side: int
+
+
+def verify(original: nn.Module, traced: Callable[[Tensor], Tensor], resolution: int | None = None) -> Fit:
     """Refuse a traced network that computes something else, rather than run it wrongly.
 
     Networks without data (on the meta device) cannot be compared and are let through.
 
     Args:
         original: in eval mode.
-        traced: maps images (N, 3, H, W) to what ``original`` should make of them.
-        resolution: side of the images to try first; then :data:`SIZES`.
+        traced: maps images (N, C, H, W) to what ``original`` should make of them.
+        resolution: side of the images to try first; see :func:`dynamic.shapes.image_sizes`.
+
+    Returns:
+        The images that it was tried on.
 
     Raises:
-        UserError: the two differ, or no size fits, or the original answers nothing but infinities and NaN, or its answer for
-            an image depends on the others of the batch (the walk puts together what the original never saw together).
+        UserError: the two differ, or no size fits, or the original answers nothing but infinities and NaN, or at random, or its
+            answer for an image depends on the others of the batch (the walk puts together what it never saw together).
     """
     reference = next(chain(original.parameters(), original.buffers()), torch.zeros(0))
     if reference.is_meta:
-        return
+        return Fit(*fitting_images(original, resolution).shape[1:3])
     name, answered = type(original).__name__, False
-    for side in SIZES if resolution is None else (resolution, *SIZES):
+    for channels, side in image_sizes(original, resolution):
         for amplitude in (1, 0.01):  # large activations may overflow, in half precision above all
-            images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+            images = torch.randn(2, channels, side, side, generator=torch.Generator().manual_seed(0))
             images[1].mul_(2).add_(1)  # large images of the same noise have the same mean: what mixes them would not show
             images = images.mul_(amplitude).to(reference)
             try:
                 with torch.no_grad():
                     expected = original(images.clone())
-            except _FAILURES:
+            except FAILURES:
                 break  # not its resolution
             answered = True
             if not isinstance(expected, Tensor):
                 raise UserError(f"{name} must return one tensor of logits, not a {type(expected).__name__}")
             if expected.isfinite().any():
+                _check_random(name, original, images, expected)
                 _compare(name, traced, images, expected)
                 _check_alone(name, original, images, expected)
-                return
+                return Fit(channels, side)
     if answered:
         raise UserError(f"{name} answers random images with nothing but infinities and NaN: its weights are damaged")
-    tried = ", ".join(map(str, sorted(SIZES if resolution is None else {resolution, *SIZES})))
-    raise UserError(f"{name} runs on images of none of {tried} pixels a side: pass the one it is for as resolution=")
+    raise no_size_fits(original, resolution)
 
 
 def _compare(name: str, traced: Callable[[Tensor], Tensor], images: Tensor, expected: Tensor) -> None:
     try:
         with torch.no_grad():
             got = traced(images)
-    except _FAILURES as error:
+    except FAILURES as error:
         raise UserError(f"the traced {name} fails where the original runs: {str(error).splitlines()[0]}") from error
     finite = expected.isfinite()
     same = got.shape == expected.shape
@@ -74,7 +80,17 @@ def _compare(name: str, traced: Callable[[Tensor], Tensor], images: Tensor, expe
     if not same:
         raise UserError(
             f"the traced {name} does not compute what the original does: "
-            "it writes into a tensor that it reads elsewhere; write such steps out of place"
+            "it writes into a tensor that it reads elsewhere, or keeps something from call to call; write such steps out of place"
+        )
+
+
+def _check_random(name: str, original: nn.Module, images: Tensor, expected: Tensor) -> None:
+    with torch.no_grad():
+        again = original(images.clone())
+    if not torch.allclose(again, expected, rtol=1e-2, equal_nan=True):
+        raise UserError(
+            f"{name} answers the same images differently each time: something random, such as dropout, stays on in evaluation; "
+            "switch it off there"
         )
 
 
@@ -86,7 +102,7 @@ def _check_alone(name: str, original: nn.Module, images: Tensor, expected: Tenso
         with torch.no_grad():
             alone = original(images[:1].clone())
         same = bool(((alone - expected[:1])[finite].abs() <= 1e-2 * expected[:1][finite].abs().max()).all())
-    except _FAILURES:
+    except FAILURES:
         same = False
     if finite.any() and not same:
         raise UserError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from dynamic.attributes.registry import register_all
 from dynamic.models.loading import LoadedNetwork, ModelInfo, load
 from dynamic.models.own_code import CodeName
 from dynamic.models.presets import Pictures, in_words
@@ -40,6 +41,9 @@ class NetworkSettings:
     """Instead of these three: a JSON file of a preprocessing (as in a run's run.json), or FILE.py:NAME of a transform
     of torchvision or timm."""
 
+    attributes: str = ""
+    """Comma-separated Python files of attributes of your own, which spaces may then vary (docs/EXTENDING.md)."""
+
     def __post_init__(self) -> None:
         _ = self.pictures
 
@@ -69,6 +73,7 @@ def load_network(settings: NetworkSettings, seed: int, unless: Preprocessing | N
     >>> network.info.preprocessing.resize, network.info.resolution
     (110, 96)
     """
+    register_all(settings.attributes)  # first: networks take the attributes that are known when they are loaded
     torch.manual_seed(seed)
     weights = None if settings.weights == "none" else settings.weights
     pictures = settings.pictures

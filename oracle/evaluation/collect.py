@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 
 import dynamic
-from dynamic.configuration import Space
+from dynamic.configuration import Space, identity_of_attributes
 from dynamic.errors import UserError
 from dynamic.files import write_whole
 from dynamic.models import LoadedNetwork, identity_of
@@ -134,6 +134,7 @@ def collect(collection: Collection) -> xr.Dataset:
             )
     if settings.class_map is not None:
         write_whole(run.class_map_file, settings.class_map.read_bytes())
+    run.keep_attributes(union)
     run.write_record(record)
     if pending:
         size, dtype = WalkSize(**store.facts["walk"]), DTYPES[settings.dtype]
@@ -265,6 +266,7 @@ def store_identity(collection: Collection) -> dict[str, str]:
         "weights_digest": network.digest,
         **identity_of(network.info),
         "space": f"{union.name} ({len(union)} configurations, {union.digest})",
+        **identity_of_attributes(union),
         "resolution": str(source.resolution),
         "dtype": settings.dtype,
         "device": torch.device(settings.device).type,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import dynamic
-from dynamic.configuration import Configuration
+from dynamic.configuration import Configuration, identity_of_attributes
 from dynamic.errors import UserError
 from dynamic.files import make_writable
 from dynamic.models import LoadedNetwork, folder_name, identity_of
@@ -149,10 +149,10 @@ def _identity(
     images: TrainingImages,
 ) -> dict[str, Any]:
     """What must agree for a training to go on; weights (before the first step), space and images by their content."""
-    where = ("out", "data_dir", "class_map", "device", "json", "weights", "space", "images")
+    where = ("out", "data_dir", "class_map", "device", "json", "weights", "space", "images", "attributes")
     pictures = ("resolution", "mean", "std", "preprocessing")  # are in the network's identity
     kept = {key: value for key, value in asdict(settings).items() if key not in where + pictures}
-    kept |= {"model": network.info.name} | identity_of(network.info)
+    kept |= {"model": network.info.name} | identity_of(network.info) | identity_of_attributes(configurations)
     drawn = sha256("\n".join(c.id for c in configurations).encode()).hexdigest()[:12]
     space = f"{Path(settings.space).stem} ({len(configurations)}, {drawn})"
     return kept | {"start": network.digest, "processes": group.size, "space": space, "training_images": images.digest}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dynamic.configuration import ATTRIBUTES, Space
+from dynamic.configuration import Space, varied
 from dynamic.errors import UserError
 from dynamic.models import LoadedNetwork
 from dynamic.sites import candidates
@@ -80,10 +80,11 @@ def about_network(network: LoadedNetwork, spaces: Sequence[Space], resolution: i
         f"network: {network.info.name}, {parameters:,} parameters, {network.info.classes} classes, "
         f"{network.macs(network.default, resolution) / 1e6:.1f} MMACs an image"
     ]
+    configurations = [configuration for space in spaces for configuration in space]
     for position, layer in enumerate(network.dynamic_layers):
         tried = []
-        for attribute in ATTRIBUTES:
-            options = sorted({getattr(c, attribute)[position] for space in spaces for c in space})
+        for attribute in varied(configurations):
+            options = sorted({c.options(attribute)[position] for c in configurations})
             if len(options) > 1:
                 tried.append(f"{attribute.replace('_', ' ')} {', '.join(f'{option:g}' for option in options)}")
         lines.append(f"  layer {'ABCDEF'[position]} {layer}: {'; '.join(tried) or 'stays as it is'}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,15 +15,14 @@ from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
 from selector.policies import REFERENCES, load_policy, make
 from selector.scoring.ranking import rank
+from tests.pages import EXTENDING, files
 
 Splits = tuple[Observations, Observations]
-
-PAGE = Path(__file__).parents[2] / "docs" / "EXTENDING.md"
 
 
 def example(folder: Path, *changes: tuple[str, str]) -> str:
     """The page's policy in a file of ``folder``, as --policies takes it."""
-    code = re.findall(r"```python my_policy\.py\n(.*?)```", PAGE.read_text(), re.DOTALL)[0]
+    code = files(EXTENDING.read_text())["my_policy.py"]
     for before, after in changes:
         assert before in code
         code = code.replace(before, after)
