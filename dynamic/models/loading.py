@@ -29,6 +29,7 @@ from dynamic.models.names import (
     Built,
     build_any,
     build_timm,
+    drop_auxiliary,
     embedded_names,
     embedded_weights,
     torchvision_weights,
@@ -162,6 +163,7 @@ def restore(
     code = CodeName.parse(name)
     moved = name if code is None or file is None else f"{file}:{code.name}"
     built = build_any(moved, classes, classes)
+    drop_auxiliary(name, built.original, state)
     fill(built.original, state, f"the weights kept of {name}", name)
     chosen = _Chosen(built, _preprocessing(name, built.original, None), weights)
     return _dynamic(name, chosen, dynamic_layers, preprocessing)

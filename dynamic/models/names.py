@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,9 @@ DYNAMIC_LAYERS: dict[str, tuple[str, ...]] = {
 
 TRANSFORMING = ("googlenet", "inception_v3")
 """torchvision's networks that scale their inputs anew."""
+
+AUXILIARY = ("aux1", "aux2", "AuxLogits")
+"""Their heads for training alone, which files may have or not."""
 
 SLIM: dict[str, Callable[[int], nn.Module]] = {
     "resnet50-slim": slim.resnet50_slim,
@@ -88,6 +91,21 @@ def build_any(name: str, classes: int | None = None, likely: int | None = None) 
     # on inputs scaled anew, and a checkpoint does not tell.
     options = {"init_weights": True, "transform_input": True} if name in TRANSFORMING else {}
     return Built(torchvision.models.get_model(name, num_classes=classes or 1000, **options))
+
+
+def drop_auxiliary(name: str, original: nn.Module, stored: Container[str]) -> list[str]:
+    """Take from a network, in place, the auxiliary heads of which ``stored`` has no tensor; returns their names."""
+    if name not in TRANSFORMING:
+        return []
+    heads = [head for head in AUXILIARY if getattr(original, head, None) is not None]
+    lacking = [
+        head for head in heads if not any(key in stored for key in original.state_dict() if key.startswith(f"{head}."))
+    ]
+    for head in lacking:
+        setattr(original, head, None)
+    if lacking == heads:
+        original.aux_logits = False  # type: ignore[assignment]
+    return lacking
 
 
 def known(name: str) -> bool:
