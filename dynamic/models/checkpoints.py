@@ -89,7 +89,7 @@ def _unreadable(path: Path, error: Exception) -> str:
             f"{path} holds a whole module, in torch's format of before 1.6, which can be opened only by running its code: "
             f"where that code is, run once {again}"
         )
-    if "Unsupported operand" in said:
+    if "Unsupported operand" in said and zipfile.is_zipfile(path):
         return f"{path} was pickled in another protocol than torch.save's: store its tensors with {_SAVE}"
     foreign = sorted(name for name in named_in(path) if not name.startswith(("torch.", "collections.")))
     if foreign and any(word in said for word in ("whose module", "Can only ", "stand-in for ", "unrecognized function")):

@@ -125,7 +125,10 @@ def load(
         code = CodeName.parse(model)
         name = model if code is None else code.short
         chosen = _chosen(model, weights, classes)
-    return _dynamic(name, chosen, dynamic_layers, preprocessing)
+    network = _dynamic(name, chosen, dynamic_layers, preprocessing)
+    if classes is not None and network.info.classes != classes:
+        raise UserError(f"{name} has {network.info.classes} classes, not the {classes} asked for")
+    return network
 
 
 def restore(
