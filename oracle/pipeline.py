@@ -54,7 +54,7 @@ def _write(summary: dict[str, Any], folder: Run) -> None:
 
 
 def own_weights(network: LoadedNetwork) -> None:
-    """Note in ``network.info`` where its weights are no longer those that their name stands for, so that a run keeps them."""
+    """Note in ``network.info`` where its weights are no longer those that their name stands for: a run then keeps them."""
     info = network.info
     if info.registered is not None and load(info.name, info.registered, network.dynamic_layers).digest != network.digest:
         network.info = replace(info, registered=None, weights=f"{info.weights}, changed in Python")

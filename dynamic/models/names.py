@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,14 @@ def known(name: str) -> bool:
     (True, True, False)
     """
     return name in SLIM or name.startswith("timm/") or name in torchvision.models.list_models(module=torchvision.models)
+
+
+def code_identity(model: str) -> dict[str, str]:
+    """Name without its folder, and a digest of the file, of a network of one's own; nothing of any other."""
+    code = CodeName.parse(model)
+    if code is None or code.file is None:
+        return {}
+    return {"model": code.short, "network_file": sha256(code.file.read_bytes()).hexdigest()[:16]}
 
 
 def folder_name(model: str) -> str:

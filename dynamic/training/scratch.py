@@ -170,4 +170,5 @@ def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def _identity(settings: TrainSettings) -> dict[str, Any]:
-    return {key: value for key, value in asdict(settings).items() if key not in ("out", "data_dir", "device", "json")}
+    kept = {key: value for key, value in asdict(settings).items() if key not in ("out", "data_dir", "device", "json")}
+    return kept | models.code_identity(settings.model)

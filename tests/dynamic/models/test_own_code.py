@@ -156,3 +156,17 @@ def test_its_code_and_pictures_are_part_of_its_identity(tmp_path: Path, capsys: 
     assert identity_of(network.info).keys() == {"network_file", "preprocessing"}
     file.write_text(file.read_text() + "# changed\n")
     assert identity_of(load_network(settings, 0).info) != plain
+
+
+def test_it_is_trained_from_scratch_on_scenes_of_ten_classes_alone(tmp_path: Path) -> None:
+    from dynamic.training.scratch import TrainSettings, _built, _identity
+
+    file = write_network(tmp_path)
+    assert _built(f"{file}:build").training
+    settings = TrainSettings(model=f"{file}:build", device="cpu")
+    before = _identity(settings)
+    assert before["model"] == "my_net.py:build"
+    file.write_text(NETWORK.replace("(classes=10)", "()").replace("classes", "3"))
+    assert _identity(settings) != before
+    with pytest.raises(UserError, match=r"my_net.py:build makes \(2, 3\) of 2 images, not 2 x 10 logits"):
+        _built(f"{file}:build")
