@@ -14,8 +14,7 @@ from dynamic.models.presets import in_words, read_preprocessing
 from dynamic.preprocessing import Preprocessing, imagenet_preprocessing
 
 TRANSFORM = """\
-from torchvision.transforms import v2
-import torch
+from torchvision import transforms as v2
 
 made = v2.Compose([
     v2.Resize(40), v2.CenterCrop(32), v2.ToTensor(), v2.Normalize([0.5, 0.5, 0.5], [0.25, 0.25, 0.25]),
@@ -49,7 +48,7 @@ def test_of_a_network_of_ones_own_the_short_side_becomes_the_resolution() -> Non
 
 
 def test_a_whole_preprocessing_from_a_file(tmp_path: Path) -> None:
-    wanted = Preprocessing(resize=40, crop=32, mean=(0.5,) * 3, std=(0.25,) * 3)
+    wanted = Preprocessing(resize=40, crop=(32, 32), mean=(0.5,) * 3, std=(0.25,) * 3)
     (tmp_path / "mine.json").write_text(json.dumps(wanted.to_json()))
     (tmp_path / "mine.py").write_text(TRANSFORM)
     for file in (tmp_path / "mine.json", f"{tmp_path}/mine.py:made", f"{tmp_path}/mine.py:build"):
