@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from dynamic.errors import UserError
 from dynamic.files import make_writable, write_whole
-from dynamic.models import LoadedNetwork
+from dynamic.models import LoadedNetwork, load
 from oracle.evaluation.collect import collect, open_collection, store_identity
 from oracle.evaluation.exact_bounds import run_bounds
 from oracle.evaluation.summary import make_labels, summarise, write_labels
@@ -31,6 +32,8 @@ def run(settings: RunSettings, network: LoadedNetwork | None = None) -> dict[str
     361
     """
     make_writable(settings.out)
+    if network is not None:
+        own_weights(network)
     collection = open_collection(settings, network)
     network, folder = collection.network, collection.run
     study = open_study(collection) if settings.study else None
@@ -50,6 +53,13 @@ def _write(summary: dict[str, Any], folder: Run) -> None:
     write_whole(folder.summary, json.dumps(summary, indent=1).encode())
 
 
+def own_weights(network: LoadedNetwork) -> None:
+    """Note in ``network.info`` where its weights are no longer those that their name stands for: a run then keeps them."""
+    info = network.info
+    if info.registered is not None and load(info.name, info.registered, network.dynamic_layers).digest != network.digest:
+        network.info = replace(info, registered=None, weights=f"{info.weights}, changed in Python")
+
+
 def exact_bounds(settings: RunSettings, network: LoadedNetwork | None = None) -> dict[str, Any]:
     """Worst and best case and the cheapest agreeing configurations alone; returns what ``bounds.json`` holds.
 
@@ -63,6 +73,8 @@ def exact_bounds(settings: RunSettings, network: LoadedNetwork | None = None) ->
     if settings.study or settings.recalibrate:
         raise UserError("--bounds-only skips most outcomes: run it without --study and --recalibrate")
     make_writable(settings.out)
+    if network is not None:
+        own_weights(network)
     collection = open_collection(settings, network, ("test",))
     result = run_bounds(collection)
     write_bounds_page(result, store_identity(collection), settings.out / "bounds.html")

@@ -8,21 +8,29 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from dynamic.command import check_device
 from dynamic.errors import UserError
+from dynamic.models import NetworkSettings
 from dynamic.resources import cpu_count
 from selector.policies.objectives import Objective
 
 PREFIX = "SERVING_"
 
 _CORES = cpu_count()
+
+
+def _numbers(value: object) -> object:
+    return [part for part in value.replace(",", " ").split() if part] if isinstance(value, str) else value
 
 
 class ServingSettings(BaseSettings):
@@ -34,9 +42,21 @@ class ServingSettings(BaseSettings):
 
     network: str = "matched"
     """What to serve: a run the package ships (matched, wide), the folder of a run that selector.train learned
-    from, or the name of a network (resnet50) without policies, which then runs its default or what a request forces."""
+    from, or a network without policies, by its name (resnet50) or its code (my_net.py:FUNCTION), which then runs its default
+    or what a request forces. A folder that is called like a network is ./NAME."""
     weights: str = "default"
     """Weights of a network given by name: default (ImageNet's for resnet50), a torchvision weights name, or a file."""
+    dynamic_layers: str = ""
+    """Of a network given by name: module names of its dynamic layers, separated by commas; the paper's four know theirs."""
+    resolution: Annotated[int, Field(ge=1)] | None = None
+    """Of a network given by name: side in pixels of its pictures, unless that of its library, or 224."""
+    mean: Annotated[tuple[float, ...] | None, NoDecode, BeforeValidator(_numbers)] = None
+    """Of a network given by name: what is subtracted from each channel, as fractions of white, separated by commas; unless
+    given its library's, or ImageNet's."""
+    std: Annotated[tuple[float, ...] | None, NoDecode, BeforeValidator(_numbers)] = None
+    """Of a network given by name: what each channel is divided by; as for SERVING_MEAN."""
+    preprocessing: str = ""
+    """Of a network given by name, instead of these three: a JSON file of a preprocessing, or FILE.py:NAME of a transform."""
     policy: str | None = None
     """Which policy chooses unless a request names one; unless given, the learned one that serves the objective best
     by cross-validation, or default where none beats it."""
@@ -93,6 +113,39 @@ class ServingSettings(BaseSettings):
                 "a whole request must fit"
             )
         return self
+
+    @property
+    def by_name(self) -> NetworkSettings:
+        """The network that the settings name where they name no run.
+
+        Raises:
+            UserError: options that do not go together; it names the variables.
+        """
+        with in_variables():
+            return NetworkSettings(
+                model=self.network,
+                weights=self.weights,
+                dynamic_layers=self.dynamic_layers,
+                resolution=self.resolution,
+                mean=self.mean,
+                std=self.std,
+                preprocessing=self.preprocessing,
+            )
+
+
+@contextmanager
+def in_variables() -> Iterator[None]:
+    """Errors that name options of a command line name the environment variables instead."""
+    try:
+        yield
+    except UserError as error:
+        names = "|".join(name.replace("_", "-") for name in NetworkSettings.__dataclass_fields__ if name != "model")
+        text = re.sub(rf"--({names}) (?=FILE|none|\S+[,./]\S)", lambda found: f"{_variable(found[1])}=", str(error))
+        raise UserError(re.sub(rf"--({names})\b", lambda found: _variable(found[1]), text)) from error
+
+
+def _variable(option: str) -> str:
+    return PREFIX + option.upper().replace("-", "_")
 
 
 def read_settings() -> ServingSettings:

@@ -2,7 +2,7 @@
 
 from dynamic.models.checkpoints import read_checkpoint
 from dynamic.models.loading import LoadedNetwork, ModelInfo, class_names, identity_of, load, restore
-from dynamic.models.names import DYNAMIC_LAYERS, SLIM, build, embedded_weights, folder_name, known
+from dynamic.models.names import DYNAMIC_LAYERS, SLIM, build, code_identity, embedded_weights, folder_name, known
 from dynamic.models.presets import Pictures
 from dynamic.models.settings import NetworkSettings, load_network
 
@@ -15,6 +15,7 @@ __all__ = [
     "Pictures",
     "build",
     "class_names",
+    "code_identity",
     "embedded_weights",
     "folder_name",
     "identity_of",

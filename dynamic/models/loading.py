@@ -29,6 +29,7 @@ from dynamic.models.names import (
     Built,
     build_any,
     build_timm,
+    drop_auxiliary,
     embedded_names,
     embedded_weights,
     torchvision_weights,
@@ -124,7 +125,10 @@ def load(
         code = CodeName.parse(model)
         name = model if code is None else code.short
         chosen = _chosen(model, weights, classes)
-    return _dynamic(name, chosen, dynamic_layers, preprocessing)
+    network = _dynamic(name, chosen, dynamic_layers, preprocessing)
+    if classes is not None and network.info.classes != classes:
+        raise UserError(f"{name} has {network.info.classes} classes, not the {classes} asked for")
+    return network
 
 
 def restore(
@@ -162,6 +166,7 @@ def restore(
     code = CodeName.parse(name)
     moved = name if code is None or file is None else f"{file}:{code.name}"
     built = build_any(moved, classes, classes)
+    drop_auxiliary(name, built.original, state)
     fill(built.original, state, f"the weights kept of {name}", name)
     chosen = _Chosen(built, _preprocessing(name, built.original, None), weights)
     return _dynamic(name, chosen, dynamic_layers, preprocessing)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ DYNAMIC_LAYERS: dict[str, tuple[str, ...]] = {
 
 TRANSFORMING = ("googlenet", "inception_v3")
 """torchvision's networks that scale their inputs anew."""
+
+AUXILIARY = ("aux1", "aux2", "AuxLogits")
+"""Their heads for training alone, which files may have or not."""
 
 SLIM: dict[str, Callable[[int], nn.Module]] = {
     "resnet50-slim": slim.resnet50_slim,
@@ -90,6 +94,21 @@ def build_any(name: str, classes: int | None = None, likely: int | None = None) 
     return Built(torchvision.models.get_model(name, num_classes=classes or 1000, **options))
 
 
+def drop_auxiliary(name: str, original: nn.Module, stored: Container[str]) -> list[str]:
+    """Take from a network, in place, the auxiliary heads of which ``stored`` has no tensor; returns their names."""
+    if name not in TRANSFORMING:
+        return []
+    heads = [head for head in AUXILIARY if getattr(original, head, None) is not None]
+    lacking = [
+        head for head in heads if not any(key in stored for key in original.state_dict() if key.startswith(f"{head}."))
+    ]
+    for head in lacking:
+        setattr(original, head, None)
+    if lacking == heads:
+        original.aux_logits = False  # type: ignore[assignment]
+    return lacking
+
+
 def known(name: str) -> bool:
     """Whether the project, torchvision or timm has a network of this name.
 
@@ -97,6 +116,14 @@ def known(name: str) -> bool:
     (True, True, False)
     """
     return name in SLIM or name.startswith("timm/") or name in torchvision.models.list_models(module=torchvision.models)
+
+
+def code_identity(model: str) -> dict[str, str]:
+    """Name without its folder, and a digest of the file, of a network of one's own; nothing of any other."""
+    code = CodeName.parse(model)
+    if code is None or code.file is None:
+        return {}
+    return {"model": code.short, "network_file": sha256(code.file.read_bytes()).hexdigest()[:16]}
 
 
 def folder_name(model: str) -> str:

@@ -149,10 +149,11 @@ def _beside(folder: str, before: set[str]) -> dict[Path, str]:
     packages = {name.partition(".")[0] for name in before}
     found = {}
     for name in set(sys.modules) - before:
-        path = getattr(sys.modules[name], "__file__", None)
-        new = folder and path is not None and name.partition(".")[0] not in packages
-        if new and Path(path).is_relative_to(folder) and "site-packages" not in Path(path).parts:
-            found[Path(path)] = name
+        path = Path(getattr(sys.modules[name], "__file__", None) or "")
+        if name.partition(".")[0] in packages or not folder or "site-packages" in path.parts:
+            continue
+        if path.is_relative_to(folder):
+            found[path] = name
     return dict(sorted(found.items()))
 
 
@@ -173,9 +174,8 @@ def _told(code: CodeName, error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         file, line = error.filename, error.lineno or 0
     else:
-        own = str(code.file.resolve()) if code.file is not None else code.where.__str__().replace(".", "/")
-        for frame in traceback.extract_tb(error.__traceback__):
-            if own in frame.filename:
+        for frame in traceback.extract_tb(error.__traceback__):  # the innermost line of the person's own code
+            if _is_own(Path(frame.filename), code):
                 file, line = frame.filename, frame.lineno or 0
     what = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
     place = f"{file}, line {line}" if line else file
@@ -186,8 +186,16 @@ def _told(code: CodeName, error: BaseException) -> str:
             "(PYTHONPATH, or installed)"
         )
     if isinstance(error, SystemExit):
-        return f"{place}: ended the program when it was imported: keep what is a script under if __name__ == '__main__'"
+        return f"{place}: ended the program: keep what is a script under if __name__ == '__main__'"
     return f"{place}: {type(error).__name__}" + (f": {what}" if what else "")
+
+
+def _is_own(file: Path, code: CodeName) -> bool:
+    """Whether a file lies beside the code's, or in its package."""
+    if code.file is not None:
+        return file.is_relative_to(code.file.resolve().parent) and "site-packages" not in file.parts
+    package = str(code.where).partition(".")[0]
+    return package in file.parts or file.stem == package
 
 
 def _classes_argument(code: CodeName, found: Any) -> tuple[str | None, bool]:

@@ -17,7 +17,7 @@ from dynamic import models
 from dynamic.command import check_device
 from dynamic.errors import UserError
 from dynamic.files import make_writable
-from dynamic.scenes import CLASSES, FashionScenes
+from dynamic.scenes import CANVAS, CLASSES, FashionScenes
 from dynamic.training.checkpoint import append_line, stored_weights, write_weights
 from dynamic.training.loop import Training, autocast, run_epochs
 
@@ -27,8 +27,8 @@ class TrainSettings:
     """How to train; docs/training lists the commands that made the embedded weights."""
 
     model: str = "resnet50-slim"
-    """resnet50-slim, resnext50_32x4d-slim, mobilenet_v2-slim, densenet121-slim, or a torchvision or timm model, with
-    random weights."""
+    """resnet50-slim, resnext50_32x4d-slim, mobilenet_v2-slim, densenet121-slim, a torchvision or timm model, with random
+    weights, or a network of your own: path/to/file.py:FUNCTION or package.module:FUNCTION."""
     out: Path | None = None
     """Folder for weights, log and checkpoint; trained/MODEL unless given."""
     data_dir: Path | None = None
@@ -68,11 +68,11 @@ def train(settings: TrainSettings) -> dict[str, Any]:
     Raises:
         UserError: no training photographs, an unknown model, or a checkpoint in the folder that does not fit.
     """
-    out = settings.out or Path("trained") / settings.model.replace("/", "-")
+    out = settings.out or Path("trained") / models.folder_name(settings.model)
     scenes = FashionScenes("train", data_dir=settings.data_dir, count=settings.images)
     make_writable(out)
     torch.manual_seed(settings.seed)
-    network = models.build(settings.model, len(CLASSES)).to(settings.device).to(memory_format=torch.channels_last)
+    network = _built(settings.model).to(settings.device).to(memory_format=torch.channels_last)
     steps = -(-len(scenes) // settings.batch)
     optimizer = torch.optim.SGD(
         _groups(network, settings.weight_decay), lr=settings.learning_rate, momentum=0.9, nesterov=True
@@ -110,6 +110,23 @@ def train(settings: TrainSettings) -> dict[str, Any]:
     }
     append_line(out / "log.jsonl", result)
     return result
+
+
+def _built(model: str) -> nn.Module:
+    """Raises UserError where a network of one's own is none for scenes of so many classes."""
+    network = models.build(model, len(CLASSES))
+    if models.known(model):
+        return network
+    try:
+        with torch.inference_mode():
+            shape = tuple(network.eval()(torch.zeros(2, 3, CANVAS, CANVAS)).shape)
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{model} cannot run on {CANVAS}-pixel images: {str(error).splitlines()[0]}") from error
+    if shape != (2, len(CLASSES)):
+        raise UserError(
+            f"{model} makes {shape} of 2 images, not 2 x {len(CLASSES)} logits, one for each class of the scenes"
+        )
+    return network.train()
 
 
 def _batches(settings: TrainSettings, scenes: FashionScenes, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -153,4 +170,5 @@ def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def _identity(settings: TrainSettings) -> dict[str, Any]:
-    return {key: value for key, value in asdict(settings).items() if key not in ("out", "data_dir", "device", "json")}
+    kept = {key: value for key, value in asdict(settings).items() if key not in ("out", "data_dir", "device", "json")}
+    return kept | models.code_identity(settings.model)

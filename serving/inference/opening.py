@@ -14,7 +14,7 @@ from torch import Tensor
 import dynamic
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
-from dynamic.models import class_names, load
+from dynamic.models import class_names, identity_of, known, load_network
 from oracle.data.views import View
 from oracle.runs import Run
 from oracle.settings import DTYPES
@@ -26,11 +26,13 @@ from selector.scoring.benchmark import read_results
 from selector.shipped import SHIPPED
 from serving.inference.deployment import Deployment
 from serving.inference.plans import Plan, active_plan
-from serving.settings import ServingSettings
+from serving.settings import ServingSettings, in_variables
 
 
 def folder_of(settings: ServingSettings) -> Path | None:
-    """The folder of the run that is served; None for a network given by its name."""
+    """The folder of the run that is served; None for a network given by its name, which comes before a folder's."""
+    if settings.network not in SHIPPED and known(settings.network):
+        return None
     path = SHIPPED.get(settings.network, Path(settings.network))
     return path if path.is_dir() else None
 
@@ -111,17 +113,16 @@ def _of_run(settings: ServingSettings, run: Run, policies: dict[str, Policy], **
 
 
 def _from_name(settings: ServingSettings) -> Deployment:
-    try:
-        network = load(settings.network, None if settings.weights == "none" else settings.weights)
-    except UserError as error:
-        raise UserError(str(error).replace("--weights ", "SERVING_WEIGHTS=")) from error
+    with in_variables():
+        network = load_network(settings.by_name, 0)
+    others = identity_of(network.info)
     portfolio = (network.default,) if settings.static else tuple(dynamic.space("stride", network))
     costs = Costs(network, portfolio, network.info.resolution)
     policies = _constants(portfolio, costs, network.default, [Default] if settings.static else [Default, Cheapest])
     active, why_active = _active(settings, policies)
     return Deployment(
-        name=settings.network,
-        key=f"{settings.network} {network.digest}",
+        name=network.info.name,
+        key=" ".join([network.info.name, network.digest, *(f"{name}={value}" for name, value in others.items())]),
         network=network.for_inference(settings.device, packed=True),
         transform=network.info.preprocessing,
         resolution=network.info.resolution,

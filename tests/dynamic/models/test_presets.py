@@ -1,0 +1,88 @@
+"""How pictures are prepared: a library's way, a resolution, mean and deviation, or a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import dynamic
+from dynamic import UserError
+from dynamic.models import NetworkSettings, Pictures, load_network
+from dynamic.models.presets import in_words, read_preprocessing
+from dynamic.preprocessing import Preprocessing, imagenet_preprocessing
+
+TRANSFORM = """\
+from torchvision import transforms as v2
+
+made = v2.Compose([
+    v2.Resize(40), v2.CenterCrop(32), v2.ToTensor(), v2.Normalize([0.5, 0.5, 0.5], [0.25, 0.25, 0.25]),
+])
+
+
+def build():
+    return made
+"""
+
+
+@pytest.mark.parametrize(
+    ("preset", "side", "resize", "crop"),
+    [
+        ({"resize": 256, "crop": 224}, 96, 110, 96),
+        ({"resize": 235, "crop": 224}, 448, 470, 448),
+        ({"resize": (256, 256), "crop": 224}, 112, (128, 128), 112),
+        ({"resize": 96, "crop": 96}, 64, 64, 64),
+        ({"resize": (224, 224), "crop": None}, 32, (32, 32), None),
+    ],
+)
+def test_a_librarys_sizes_keep_their_proportion(preset: dict[str, object], side: int, resize: object, crop: object) -> None:
+    whole = Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, **preset)  # type: ignore[arg-type]
+    made = Pictures(resolution=side).over(whole)
+    assert (made.resize, made.crop, made.resolution) == (resize, crop, side)
+
+
+def test_of_a_network_of_ones_own_the_short_side_becomes_the_resolution() -> None:
+    made = Pictures(resolution=48, mean=(0.1, 0.2, 0.3)).over(imagenet_preprocessing(), own=True)
+    assert (made.resize, made.crop, made.mean, made.std) == (48, 48, (0.1, 0.2, 0.3), imagenet_preprocessing().std)
+
+
+def test_a_whole_preprocessing_from_a_file(tmp_path: Path) -> None:
+    wanted = Preprocessing(resize=40, crop=(32, 32), mean=(0.5,) * 3, std=(0.25,) * 3)
+    (tmp_path / "mine.json").write_text(json.dumps(wanted.to_json()))
+    (tmp_path / "mine.py").write_text(TRANSFORM)
+    for file in (tmp_path / "mine.json", f"{tmp_path}/mine.py:made", f"{tmp_path}/mine.py:build"):
+        assert read_preprocessing(str(file)) == wanted
+    assert Pictures(file=str(tmp_path / "mine.json")).over(imagenet_preprocessing()) == wanted
+    network = dynamic.load("resnet50-slim", preprocessing=Pictures(file=str(tmp_path / "mine.json")))
+    assert (network.info.preprocessing, network.info.preset) == (wanted, False)
+    (tmp_path / "mine.json").write_text("{}")
+    with pytest.raises(UserError, match="this is no preprocessing"):
+        read_preprocessing(str(tmp_path / "mine.json"))
+    with pytest.raises(UserError, match=r"--preprocessing .*no.json is neither JSON nor FILE.py:NAME of a transform"):
+        read_preprocessing(str(tmp_path / "no.json"))
+    (tmp_path / "mine.py").write_text("from torchvision.transforms import v2\n\nmade = v2.Compose([v2.RandomCrop(3)])\n")
+    with pytest.raises(UserError, match="a transform of RandomCrop cannot be kept as plain data"):
+        read_preprocessing(f"{tmp_path}/mine.py:made")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"resolution": 0}, "--resolution must be a side in pixels, not 0"),
+        ({"mean": (0.5, 0.5)}, "--mean must be one number for each channel, 3 or 1, not 2"),
+        ({"mean": (0.5,), "std": (0.5, 0.5, 0.5)}, "--mean has 1 numbers, --std 3"),
+        ({"preprocessing": "x.json", "mean": (0.5,)}, "--preprocessing says all: leave out --resolution, --mean and --std"),
+    ],
+)
+def test_options_that_do_not_go_together(options: dict[str, object], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        NetworkSettings(**options)  # type: ignore[arg-type]
+
+
+def test_only_what_was_asked_for_or_assumed_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    load_network(NetworkSettings(), 0)
+    assert capsys.readouterr().err == ""
+    network = load_network(NetworkSettings(resolution=64), 0)
+    assert capsys.readouterr().err == f"pictures: {in_words(network.info.preprocessing)}\n"
+    assert in_words(network.info.preprocessing).startswith("short side to 64, centre 64 x 64, bilinear, grey, mean")

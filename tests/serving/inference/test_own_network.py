@@ -1,0 +1,81 @@
+"""A network of one's own served without a run, and names that are folders too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from dynamic.errors import UserError
+from dynamic.models import build
+from serving.inference.engine import answer
+from serving.inference.opening import folder_of, open_deployment
+from serving.inference.plans import Plan
+from serving.settings import ServingSettings, read_settings
+from serving.startup import check_before_start
+from tests.own_networks import LAYERS, write_network
+
+
+def test_it_is_served_as_its_settings_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_network(tmp_path)
+    torch.manual_seed(3)
+    original = build(f"{file}:build", 4).eval()
+    torch.save({"model": original.state_dict()}, tmp_path / "best.pth")
+    for name, value in (
+        ("NETWORK", f"{file}:build"),
+        ("WEIGHTS", tmp_path / "best.pth"),
+        ("DYNAMIC_LAYERS", ",".join(LAYERS)),
+        ("RESOLUTION", "32"),
+        ("MEAN", "0.5, 0.5,0.5"),
+        ("STD", "0.25 0.25 0.25"),
+        ("STATIC", "true"),
+        ("DEVICE", "cpu"),
+    ):
+        monkeypatch.setenv(f"SERVING_{name}", str(value))
+    settings = read_settings()
+    check_before_start(settings)
+    deployment = open_deployment(settings)
+    assert (deployment.name, deployment.resolution) == ("my_net.py:build", 32)
+    assert deployment.classes == ("class 0", "class 1", "class 2", "class 3")
+    picture = Image.new("RGB", (64, 40), (255, 0, 127))
+    image = deployment.transform(picture)[None]
+    assert image[0, :, 0, 0].tolist() == pytest.approx([2, -2, (127 / 255 - 0.5) * 4], abs=1e-5)
+    (found,) = answer(deployment, image, [Plan(policy="default")])
+    assert found.probabilities == pytest.approx(original(image).softmax(1)[0].tolist(), abs=1e-4)
+
+
+def test_what_is_wrong_names_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_network(tmp_path)
+    own = f"{file}:build"
+    for options, told in (
+        ({"network": f"{tmp_path}/no.py:build"}, r"SERVING_NETWORK=.*no.py:build: no file"),
+        ({"network": str(file)}, r"my_net.py is a file: say which function in it"),
+        ({"network": own, "weights": "best.pth"}, r"SERVING_WEIGHTS=best.pth is neither a file nor of default, none"),
+        ({"network": own, "mean": (0.5, 0.5)}, r"SERVING_MEAN must be one number for each channel, 3 or 1, not 2"),
+        (
+            {"network": own, "preprocessing": "x.json", "resolution": 9},
+            r"SERVING_PREPROCESSING says all: leave out SERVING_R",
+        ),
+        (
+            {"network": "matched", "resolution": 32},
+            r"SERVING_RESOLUTION: for a network given by name; .*matched is a run",
+        ),
+    ):
+        with pytest.raises(UserError, match=told):
+            check_before_start(ServingSettings(**options))  # type: ignore[arg-type]
+    monkeypatch.setenv("SERVING_MEAN", "dark")
+    with pytest.raises(UserError, match=r"SERVING_MEAN='dark': input should be a valid number"):
+        read_settings()
+
+
+def test_a_network_comes_before_a_folder_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "resnet50-slim").mkdir()
+    assert folder_of(ServingSettings(network="resnet50-slim")) is None
+    assert folder_of(ServingSettings(network="./resnet50-slim")) == Path("resnet50-slim")
+    check_before_start(ServingSettings(network="resnet50-slim"))
+    assert "is the network; the folder is ./resnet50-slim" in capsys.readouterr().err
