@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dynamic.configuration import Space
 from dynamic.errors import UserError
 from dynamic.files import make_writable
 from dynamic.models import LoadedNetwork
 from oracle.data.sources import ImageSource
 from oracle.data.training_images import open_training_images
-from oracle.evaluation.collect import Collection, estimate
+from oracle.evaluation.collect import Collection, collect, estimate, open_collection
 from oracle.pipeline import run as run_oracle
 from oracle.runs import Run, open_images
 from oracle.settings import load_for
@@ -49,9 +51,11 @@ def tune(settings: TuneSettings) -> dict[str, Any]:
     source = open_images(settings.run, network.info)
     images_said = about_images(settings, source)
     training_images = _training_images(settings, network) if settings.distil else 0
+    before = None
     record.begin(settings)
     _say(*images_said)
     if settings.distil:
+        before = _default_accuracy(settings, network)
         _head("distil", f"{settings.distil} epochs on {training_images} training images")
         settings = settings.with_weights(_distilled(settings, training_images))
         network = load_for(settings, settings.images_of, settings.seed)
@@ -78,7 +82,15 @@ def tune(settings: TuneSettings) -> dict[str, Any]:
         _head("rank", "each policy once on the test images")
         benchmark(_benchmark_settings(settings))
         record.note("ranked", ranked)
-    return read_results(run)
+    return read_results(run) | ({"before_distillation": before} if before is not None else {})
+
+
+def _default_accuracy(settings: TuneSettings, network: LoadedNetwork) -> float:
+    """Of the network as it was brought, on the test images: what distillation is to be compared with."""
+    made = replace(settings.run, out=Run(settings.out).set("before").folder)
+    alone = open_collection(made, network, ("test",), [Space("default", [network.default])])
+    outcomes = collect(alone)
+    return float((outcomes["predicted"].values[:, 0] == outcomes["label"].values).mean())
 
 
 def _search(settings: TuneSettings, network: LoadedNetwork, source: ImageSource, portfolio: Path) -> dict[str, Any]:

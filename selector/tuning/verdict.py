@@ -59,6 +59,8 @@ def sentences_of(result: Mapping[str, Any]) -> list[str]:
         f"oracle, which picks the best of {len(run['configurations'])} configurations for each image, would reach "
         f"{oracle['accuracy']:.1%} at {1000 * oracle['gmacs']:.1f}, part of it by luck with the label."
     ]
+    if "before_distillation" in result:
+        found.append(f"Before the distillation it reached {result['before_distillation']:.1%} on the same test images.")
     if oracle["accuracy"] <= default["accuracy"]:
         found.append("There is no accuracy to gain by choosing: the oracle is no better than the default.")
     said: dict[str, list[str]] = {}

@@ -141,6 +141,22 @@ def test_what_is_done_is_not_done_again_and_what_changed_is_told(
         tune(settings)
 
 
+@pytest.mark.slow
+def test_distilled_first(brought: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(brought / "photos", tmp_path / "split" / "val")
+    shutil.copytree(brought / "photos", tmp_path / "split" / "train")
+    settings = settings_of(brought, tmp_path / "run", data_dir=tmp_path / "split", distil=1, recalibrate=0)
+    done = tune(settings)
+    assert "distil: 1 epochs on 96 training images" in capsys.readouterr().err
+    assert 0 <= done["before_distillation"] <= 1
+    run = Run.open(settings.out)
+    assert run.record.network.weights == str(settings.out / "distilled" / "weights.safetensors")
+    assert run.record.network.digest != Run.open(run.set("before").folder).record.network.digest
+    before = all_bytes(settings.out)
+    assert tune(settings) == done
+    assert all_bytes(settings.out) == before
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -68,6 +68,8 @@ def test_nothing_helps_and_why() -> None:
     assert [cells[0] for cells in rows_of(found)] == ["default", "best single configuration", "oracle"]
     assert sentences_of(found)[-1].startswith("The service runs default on these images")
     assert summary_of(found)["objectives"]["efficiency"]["labels_needed"] == 3458
+    found["before_distillation"] = 0.712
+    assert sentences_of(found)[1] == "Before the distillation it reached 71.2% on the same test images."
     flat = told(row("cascade/efficiency", **unclear))
     flat["policies"][2]["accuracy"] = 0.70
     assert "There is no accuracy to gain by choosing: the oracle is no better than the default." in sentences_of(flat)
