@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
-from dynamic.configuration import Configuration, Space
+from dynamic.configuration import Attribute, Configuration, Space
 from dynamic.errors import UserError
 from dynamic.macs import Resolution
 from dynamic.network import DynamicNetwork
@@ -15,8 +15,8 @@ from dynamic.network import DynamicNetwork
 def fitting_space(space: Space, network: DynamicNetwork, resolution: Resolution | None) -> tuple[Space, list[str]]:
     """The configurations of ``space`` that ``network`` runs, under the same name, and one line for each kind that it cannot.
 
-    No image is run: shapes are followed step by step, each prefix of options once. Where a layer cannot vary an attribute and
-    the space does not have the option that the layer was built with, the layer keeps that option.
+    No image is run: shapes are followed step by step, each prefix of options once. Where a layer cannot vary an attribute
+    and the space does not have the option that the layer was built with, the layer keeps that option.
 
     Args:
         space: of as many layers as the network has.
@@ -47,10 +47,8 @@ def fitting_space(space: Space, network: DynamicNetwork, resolution: Resolution 
             kept.append(configuration)
         else:
             reasons[reason] += 1
-    lines = [
-        f"space {space.name!r}: {count} of {len(space)} configurations left out: each {why}"
-        for why, count in reasons.items()
-    ]
+    left_out = f"of {len(space)} configurations left out: each"
+    lines = [f"space {space.name!r}: {count} {left_out} {why}" for why, count in reasons.items()]
     if lines and set(kept) <= {network.default}:
         raise UserError(f"nothing but the default is left: {'; '.join(lines)}")
     return Space(space.name, kept), lines
@@ -62,11 +60,13 @@ def _with_what_cannot_change(space: Iterable[Configuration], network: DynamicNet
     for layer, name in network.fixed:
         built = getattr(network.default, name)[layer]
         if all(getattr(configuration, name)[layer] != built for configuration in configurations):
-            configurations = [
-                replace(c, **{name: (*getattr(c, name)[:layer], built, *getattr(c, name)[layer + 1 :])})
-                for c in configurations
-            ]
+            configurations = [_with_option(configuration, name, layer, built) for configuration in configurations]
     return list(dict.fromkeys(configurations))
+
+
+def _with_option(configuration: Configuration, name: Attribute, layer: int, option: float) -> Configuration:
+    options = getattr(configuration, name)
+    return replace(configuration, **{name: (*options[:layer], option, *options[layer + 1 :])})
 
 
 def _pixels(resolution: Resolution) -> str:

@@ -98,8 +98,8 @@ def propose(network: nn.Module, resolution: int | None = None) -> list[str]:
     """Names of one to four layers to make dynamic, from input to output: where the network strides, as in the paper.
 
     Of every stage behind the stem that begins with a stride, the convolution that strides; where a pool does, the pool with
-    the stage's first convolution, or that convolution alone if its block has a projection shortcut. If they are fewer than four,
-    the first convolution of a stage without stride joins them. Each can vary at least one attribute, which was tried.
+    the stage's first convolution, or that convolution alone if its block has a projection shortcut. If they are fewer than
+    four, the first convolution of a stage without stride joins them. Each can vary at least one attribute, which was tried.
 
     Args:
         network: any module that :func:`dynamic.tracing.trace` takes.

@@ -136,7 +136,7 @@ def _check_arguments(graph: fx.Graph, name: str) -> None:
 
 
 def _leave_out_auxiliary(graph: fx.Graph) -> None:
-    """Keep the first of what a network returns in training, such as Inception's logits beside those of its auxiliary head."""
+    """Keep the first of what a network returns in training, such as Inception's logits beside its auxiliary head's."""
     output = next(node for node in graph.nodes if node.op == "output")
     if isinstance(output.args[0], tuple):
         output.args = (output.args[0][0],)
