@@ -120,8 +120,8 @@ def propose(network: nn.Module, resolution: int | None = None) -> list[str]:
     stages = _stages(root)
     for stage in stages:
         tried = [_Proposal(spec, _varies(root, meta, spec, images)) for spec in stage.specs(root)]
-        chosen = next((p for p in tried if "stride" in p.varies), next((p for p in tried if p.varies), None))
-        if chosen is not None:
+        chosen = max(tried, key=lambda proposal: ("stride" in proposal.varies, len(proposal.varies)))  # the first of equals
+        if chosen.varies:
             (strided if stage.begins else others).append(chosen)
     if len(strided) > PROPOSED:  # a last pool has only a stride
         strided = [proposal for proposal in strided if len(proposal.varies) > 1] or strided

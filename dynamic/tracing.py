@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import fx, nn
 
+from dynamic.batch_norms import check_norms, fold, is_plain, split_fused
 from dynamic.configuration import ATTRIBUTES, MAX_LAYERS, Attribute, Configuration
 from dynamic.errors import UserError
 from dynamic.graphs import graph_of
@@ -109,10 +109,12 @@ def trace(
         _leave_out_auxiliary(graph)
     if not 1 <= len(layers) <= MAX_LAYERS:
         raise UserError(f"one to {MAX_LAYERS} dynamic layers, not {len(layers)}")
-    _check_norms(graph_module)
+    check_norms(graph_module)
+    if batch_norm != "kept":
+        split_fused(graph_module)
     work_out_of_place(graph_module)
     found, fixed = find_sites(graph_module, layers)
-    folded = _fold_batch_norms(graph_module) if batch_norm == "folded" else set()
+    folded = fold(graph_module) if batch_norm == "folded" else set()
     # A pool beside a convolution that has all three attributes is its block's shortcut.
     beside = {layer for _, layer, attributes in found if attributes == ATTRIBUTES}
     sites = [
@@ -141,35 +143,6 @@ def _leave_out_auxiliary(graph: fx.Graph) -> None:
     if isinstance(output.args[0], tuple):
         output.args = (output.args[0][0],)
         graph.eliminate_dead_code()
-
-
-def _check_norms(root: fx.GraphModule) -> None:
-    """Refuse batch norms without running statistics: the walk would normalise branches together that have to be apart."""
-    for node in root.graph.nodes:
-        module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.running_mean is None:
-            raise UserError(f"{node.target} has no running statistics, so every image changes the others' answers")
-
-
-def _fold_batch_norms(root: fx.GraphModule) -> set[fx.Node]:
-    """Fold batch norms into copies of the convolutions before them; return the nodes whose bias is now a shift."""
-    folded = set()
-    for node in list(root.graph.nodes):
-        if node.op != "call_module" or not isinstance(norm := root.get_submodule(str(node.target)), nn.BatchNorm2d):
-            continue
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
-        conv = root.get_submodule(str(source.target)) if source.op == "call_module" else None
-        if not isinstance(conv, nn.Conv2d) or conv.bias is not None or len(source.users) > 1:
-            continue
-        if sum(other.target == source.target for other in root.graph.nodes) > 1:
-            continue  # called elsewhere too
-        parent, _, name = str(source.target).rpartition(".")
-        setattr(root.get_submodule(parent), name, torch.nn.utils.fuse_conv_bn_eval(conv, norm))
-        node.replace_all_uses_with(source)
-        root.graph.erase_node(node)
-        folded.add(source)
-    return folded
 
 
 def _make_site(
@@ -291,7 +264,7 @@ def _make_segment(
             for source in node.all_input_nodes:
                 copied(source)
             module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
-            if asked is not None and isinstance(module, nn.BatchNorm2d):
+            if asked is not None and isinstance(module, nn.BatchNorm2d) and is_plain(module):
                 (x,) = node.all_input_nodes
                 copies[node] = graph.call_method("normalise", (asked, copies[x], len(norms)))
                 norms.append(module)

@@ -9,6 +9,7 @@ network = load(my_module, dynamic_layers=["stage2.conv", "stage3.conv"])
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from dynamic.models.names import (
 from dynamic.network import DynamicNetwork
 from dynamic.preprocessing import Preprocessing, imagenet_preprocessing, library_preprocessing, scenes_preprocessing
 from dynamic.scenes import CLASSES
-from dynamic.sites import candidates
+from dynamic.sites import propose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,8 @@ def load(
         weights: ``default`` (embedded for slim networks, IMAGENET1K_V1 for torchvision, timm's own), a torchvision weights
             name, a checkpoint file (.safetensors, or what ``torch.save(module.state_dict())`` wrote), or None for random.
             A name comes before a file that is called so: ``./NAME`` is the file. A module keeps the weights it has.
-        dynamic_layers: names of one to six layers; needed for all but the four networks of the paper.
+        dynamic_layers: names of one to six layers; unless given, the paper's of its four networks, and of others those that
+            :func:`dynamic.sites.propose` finds, which is said on stderr.
         classes: number of classes; unless given, that of the weights.
 
     Raises:
@@ -158,8 +160,8 @@ class _Built:
 def _dynamic(name: str, built: _Built, dynamic_layers: Sequence[str] | None) -> LoadedNetwork:
     layers = dynamic_layers or DYNAMIC_LAYERS.get(name.removesuffix("-slim"))
     if layers is None:
-        found = ", ".join(candidates(built.original))
-        raise UserError(f"name one to six dynamic layers of {name} (--dynamic-layers a,b,c,d); candidates: {found}")
+        layers = propose(built.original, built.preprocessing.resolution)
+        print(f"{name}: dynamic layers proposed: {','.join(layers)} (--dynamic-layers names others)", file=sys.stderr)
     network = LoadedNetwork(built.original, layers, resolution=built.preprocessing.resolution)
     network.info = ModelInfo(
         name=name,
