@@ -9,6 +9,7 @@ from torch import fx, nn
 
 from dynamic.errors import UserError
 from dynamic.graphs import has_hooks
+from dynamic.own_convolution import is_plain
 
 
 def check_norms(root: fx.GraphModule) -> None:
@@ -20,7 +21,7 @@ def check_norms(root: fx.GraphModule) -> None:
                 raise UserError(f"{place} has no running statistics, so every image changes the others' answers")
 
 
-def is_plain(module: nn.Module | None) -> bool:
+def norm_alone(module: nn.Module | None) -> bool:
     """Whether a module is a batch norm that does nothing else, so that another way of computing it may take its place."""
     return type(module) is nn.BatchNorm2d and not has_hooks(module)
 
@@ -38,7 +39,7 @@ def split_fused(root: fx.GraphModule) -> None:
         if not isinstance(fused, nn.BatchNorm2d) or type(fused) is not layers.BatchNormAct2d or has_hooks(fused):
             continue
         (source,), name = node.args, f"{node.name}_norm"
-        root.add_submodule(name, _norm_alone(fused))
+        root.add_submodule(name, _norm_of(fused))
         with root.graph.inserting_before(node):
             made = root.graph.call_module(name, (source,))
             for part in ("drop", "act"):
@@ -47,7 +48,7 @@ def split_fused(root: fx.GraphModule) -> None:
         root.graph.erase_node(node)
 
 
-def _norm_alone(fused: nn.BatchNorm2d) -> nn.BatchNorm2d:
+def _norm_of(fused: nn.BatchNorm2d) -> nn.BatchNorm2d:
     norm = nn.BatchNorm2d(fused.num_features, fused.eps, device="meta").eval()
     for name in ("weight", "bias"):
         setattr(norm, name, getattr(fused, name))
@@ -64,13 +65,15 @@ def fold(root: fx.GraphModule) -> set[fx.Node]:
     folded = set()
     for node in list(root.graph.nodes):
         norm = root.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if not is_plain(norm):
+        if not norm_alone(norm):
             continue
         source = node.args[0]
         assert isinstance(source, fx.Node)
         assert isinstance(norm, nn.BatchNorm2d)
         conv = root.get_submodule(str(source.target)) if source.op == "call_module" else None
-        if type(conv) is not nn.Conv2d or conv.bias is not None or has_hooks(conv) or len(source.users) > 1:
+        if type(conv) is not nn.Conv2d or not is_plain(conv) or has_hooks(conv):
+            continue
+        if conv.bias is not None or len(source.users) > 1:
             continue
         if sum(other.target == source.target for other in root.graph.nodes) > 1:
             continue  # called elsewhere too

@@ -1,4 +1,4 @@
-"""Configurations: one option of stride, dilation and kernel size for each dynamic layer, and ordered spaces of them."""
+"""Configurations: one option of every attribute for each dynamic layer, and ordered spaces of them."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal, get_args, overload
+from typing import overload
 
+from dynamic.attributes.attribute import DECIMAL
+from dynamic.attributes.registry import attributes, built_in, digest_of
 from dynamic.errors import UserError
-
-Attribute = Literal["stride", "dilation", "kernel_size"]
-ATTRIBUTES: tuple[Attribute, ...] = get_args(Attribute)
 
 MAX_LAYERS = 6
 MAX_CONFIGURATIONS = 500_000
 
-STRIDES = (1, 2, 3, 4)
-STRIDES_FROM_C = (0.5, *STRIDES)
-"""Layers A and B never run at stride 1/2 (paper, section 3.3)."""
-DILATIONS = (1, 2, 3, 4, 5)
-KERNEL_SIZES = (1, 3, 5, 7, 9)
+_OPTIONS = f"{DECIMAL}(?:-{DECIMAL})*"
+_ID = re.compile(rf"s({_OPTIONS})_d({_OPTIONS})_k({_OPTIONS})((?:_[a-z]{_OPTIONS})*)")
+
+Further = tuple[tuple[str, tuple[float, ...]], ...]
+"""Options of attributes of one's own, by name."""
 
 
 @dataclass(frozen=True, order=True)
@@ -35,6 +34,7 @@ class Configuration:
         stride: 0.5 or a positive integer a layer.
         dilation: a positive integer a layer.
         kernel_size: an odd positive integer a layer (a layer without a kernel of its own carries the one it was built with).
+        further: of attributes of one's own, in their order; those that are neutral in all layers are left out.
 
     Raises:
         UserError: an option out of range, or tuples of different lengths.
@@ -46,18 +46,43 @@ class Configuration:
     stride: tuple[float, ...]
     dilation: tuple[int, ...]
     kernel_size: tuple[int, ...]
+    further: Further = ()
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.stride) <= MAX_LAYERS or not len(self.stride) == len(self.dilation) == len(self.kernel_size):
-            lengths = ", ".join(f"{len(getattr(self, name))} of {name}" for name in ATTRIBUTES)
-            raise UserError(f"a configuration has one to {MAX_LAYERS} layers, each with all three options; got {lengths}")
-        for name, right in (("stride", "0.5 or 1, 2, 3, …"), ("dilation", "1, 2, 3, …"), ("kernel_size", "1, 2, 3, …")):
-            options = getattr(self, name)
-            if not all(
-                (option == 0.5 and name == "stride") or (option >= 1 and float(option).is_integer()) for option in options
-            ):
-                raise UserError(f"{name} options {options} of a configuration: each must be {right}")
-            object.__setattr__(self, name, tuple(option if option == 0.5 else int(option) for option in options))
+        known = attributes()
+        options = {name: tuple(getattr(self, name)) for name in built_in()} | {name: tuple(o) for name, o in self.further}
+        unknown = ", ".join(options.keys() - known.keys())
+        if unknown:
+            raise UserError(f"no attribute is called {unknown}: register its file first (--attributes FILE.py)")
+        if not 1 <= len(self.stride) <= MAX_LAYERS or len(set(map(len, options.values()))) > 1:
+            lengths = ", ".join(f"{len(chosen)} of {name}" for name, chosen in options.items())
+            raise UserError(f"a configuration has one to {MAX_LAYERS} layers, each with an option of all; got {lengths}")
+        for name in built_in():
+            object.__setattr__(self, name, known[name].checked(options[name]))
+        own = ((name, known[name].checked(options[name])) for name in known if name in options and name not in built_in())
+        further = tuple((name, chosen) for name, chosen in own if set(chosen) != {known[name].neutral})
+        object.__setattr__(self, "further", further)
+
+    @classmethod
+    def of(cls, options: Mapping[str, tuple[float, ...]]) -> Configuration:
+        """From the options of attributes by name: all of this package's, and any of one's own."""
+        further = tuple((name, chosen) for name, chosen in options.items() if name not in built_in())
+        return cls(**{name: options[name] for name in built_in()}, further=further)  # type: ignore[arg-type]
+
+    def options(self, attribute: str) -> tuple[float, ...]:
+        """The options of one attribute, one a layer.
+
+        >>> Configuration((1, 2), (1, 1), (3, 3)).options("kernel_size")
+        (3, 3)
+        """
+        if attribute in built_in():
+            chosen: tuple[float, ...] = getattr(self, attribute)
+            return chosen
+        return dict(self.further).get(attribute, (attributes()[attribute].neutral,) * len(self.stride))
+
+    def changed(self, options: Mapping[str, tuple[float, ...]]) -> Configuration:
+        """With other options of some attributes."""
+        return self.of({name: self.options(name) for name in attributes()} | dict(options))
 
     def __str__(self) -> str:
         return self.id
@@ -65,16 +90,42 @@ class Configuration:
     @cached_property
     def id(self) -> str:
         """Stable name, the same in every space, for every network and resolution."""
-        return "_".join(f"{name[0]}{'-'.join(map(str, getattr(self, name)))}" for name in ATTRIBUTES)
+        named = [(name, self.options(name)) for name in built_in()] + list(self.further)
+        return "_".join(f"{attributes()[name].letter}{'-'.join(map(str, chosen))}" for name, chosen in named)
 
     @classmethod
     def parse(cls, text: str) -> Configuration:
         """Read an id back. Raises UserError where ``text`` is none."""
-        match = re.fullmatch(r"s((?:0\.5|\d+)(?:-(?:0\.5|\d+))*)_d(\d+(?:-\d+)*)_k(\d+(?:-\d+)*)", text)
+        match = _ID.fullmatch(text)
         if match is None:
             raise UserError(f"{text!r} is not a configuration id; one looks like s1-2-2-0.5_d1-1-1-1_k3-3-3-3")
-        stride, dilation, kernel_size = (tuple(map(float, group.split("-"))) for group in match.groups())
-        return cls(stride, tuple(map(int, dilation)), tuple(map(int, kernel_size)))
+        named = {attribute.letter: name for name, attribute in attributes().items()}
+        options: dict[str, tuple[float, ...]] = {}
+        for part in text.split("_"):
+            if part[0] not in named:
+                raise UserError(f"{text!r}: no attribute has the letter {part[0]!r}: name its file (--attributes FILE.py)")
+            if named[part[0]] in options:
+                raise UserError(f"{text!r} is not a configuration id: it has {part[0]!r} twice")
+            options[named[part[0]]] = tuple(map(float, part[1:].split("-")))
+        return cls.of(options)
+
+
+def own_attributes(configurations: Iterable[Configuration]) -> list[str]:
+    """Names of the attributes of one's own that configurations use, in order."""
+    used = {name for configuration in configurations for name, _ in configuration.further}
+    return [name for name in attributes() if name in used]
+
+
+def identity_of_attributes(configurations: Iterable[Configuration]) -> dict[str, str]:
+    """What must agree of them for a run to go on: the files of those that are used; nothing where none is."""
+    used = own_attributes(configurations)
+    return {"attributes": ", ".join(f"{name} {digest_of(name)}" for name in used)} if used else {}
+
+
+def varied(configurations: Iterable[Configuration]) -> list[str]:
+    """Names of the attributes in which configurations differ, in order."""
+    configurations = list(configurations)
+    return [name for name in attributes() if len({c.options(name) for c in configurations}) > 1]
 
 
 class Space(Sequence[Configuration]):
@@ -118,64 +169,43 @@ class Space(Sequence[Configuration]):
         return sha256("\n".join(self.ids).encode()).hexdigest()[:16]
 
 
-# The paper runs 361 of the 400 stride configurations and gives no rule beyond memory. We leave out the 39 that cost most
-# MACs on the full ResNet-50 at 224 x 224 (tests/dynamic/test_configuration.py derives them), for every network.
-_COSTLIEST_STRIDES = frozenset(
-    tuple(map(float, strides.split("-")))
-    for strides in """
-    1-1-0.5-0.5 1-1-0.5-1 1-1-0.5-2 1-1-0.5-3 1-1-0.5-4 1-1-1-0.5 1-1-1-1 1-1-1-2 1-1-1-3 1-1-1-4 1-1-2-0.5 1-1-2-1
-    1-1-3-0.5 1-2-0.5-0.5 1-2-0.5-1 1-2-0.5-2 1-2-0.5-3 1-2-0.5-4 1-2-1-0.5 1-2-1-1 1-3-0.5-0.5 1-3-0.5-1 1-3-1-0.5
-    1-4-0.5-0.5 1-4-0.5-1 2-1-0.5-0.5 2-1-0.5-1 2-1-0.5-2 2-1-0.5-3 2-1-0.5-4 2-1-1-0.5 2-1-1-1 2-2-0.5-0.5
-    2-3-0.5-0.5 3-1-0.5-0.5 3-1-0.5-1 3-1-1-0.5 3-2-0.5-0.5 4-1-0.5-0.5
-    """.split()
-)
+def space_names() -> list[str]:
+    """Names that spaces go by, each attribute's after another's.
+
+    >>> space_names()[:5]
+    ['stride', 'stride-all', 'efficiency', 'dilation', 'size']
+    """
+    return list(dict.fromkeys(name for attribute in attributes().values() for name in attribute.spaces))
 
 
-def named_options(name: str, layers: int) -> list[dict[Attribute, tuple[float, ...]]]:
+def named_options(name: str, layers: int) -> list[dict[str, tuple[float, ...]]]:
     """The combinations of options that a space's name stands for; attributes it does not vary are missing.
 
     Raises:
         UserError: an unknown name.
     """
-    strides = [STRIDES if layer < 2 else STRIDES_FROM_C for layer in range(layers)]
-    match name:
-        case "stride":
-            return [{"stride": options} for options in itertools.product(*strides) if options not in _COSTLIEST_STRIDES]
-        case "stride-all":
-            return [{"stride": options} for options in itertools.product(*strides)]
-        case "dilation":
-            return [{"dilation": options} for options in itertools.product(DILATIONS, repeat=layers)]
-        case "size":
-            return [{"kernel_size": options} for options in itertools.product(KERNEL_SIZES, repeat=layers)]
-        case "efficiency":
-            sizes = list(itertools.product((1, 3), repeat=layers))
-            return [
-                {"stride": stride, "kernel_size": size}
-                for stride in itertools.product(STRIDES, repeat=layers)
-                for size in sizes
-            ]
-    raise UserError(
-        f"unknown configuration space {name!r}: choose from {', '.join(SPACES)}, join two with +, or name a file"
-    )
-
-
-SPACES = ("stride", "stride-all", "dilation", "size", "efficiency")
+    varied = {key: attribute.spaces[name](layers) for key, attribute in attributes().items() if name in attribute.spaces}
+    if not varied:
+        raise UserError(
+            f"unknown configuration space {name!r}: choose from {', '.join(space_names())}, join two with +, or name a file"
+        )
+    return [dict(zip(varied, chosen, strict=True)) for chosen in itertools.product(*varied.values())]
 
 
 def make_space(name: str, default: Configuration) -> Space:
     """The configuration space called ``name`` for a network whose default configuration is ``default``.
 
     Args:
-        name: one of :data:`SPACES`; several joined by ``+`` for all their combinations (each attribute once); or a file.
-            The file is JSON: a list of configuration ids, or options per attribute and layer, of which all combinations
-            are run: ``{"stride": [[1, 2], [1, 2], [2], [2]], "dilation": [[1], [1], [1, 2], [1, 2]]}``.
+        name: one of :func:`space_names`; several joined by ``+`` for all their combinations (each attribute once); or a
+            file. The file is JSON: a list of configuration ids, or options per attribute and layer, of which all
+            combinations are run: ``{"stride": [[1, 2], [1, 2], [2], [2]], "dilation": [[1], [1], [1, 2], [1, 2]]}``.
         default: gives the options of the attributes that the space does not vary.
 
     Raises:
         UserError: unknown name, unreadable file, options out of range, or more than 500,000 configurations.
     """
     if Path(name).suffix:
-        if Path(name).stem in SPACES:
+        if Path(name).stem in space_names():
             raise UserError(f"rename {name}: {Path(name).stem!r} is the name of a space that is defined already")
         return _space_from_file(Path(name), default)
     parts = [named_options(part, len(default.stride)) for part in name.split("+")]
@@ -184,11 +214,7 @@ def make_space(name: str, default: Configuration) -> Space:
         raise UserError(f"{name!r} varies {', '.join(sorted({a for a in varied if varied.count(a) > 1}))} twice")
     _check_count(name, [len(part) for part in parts])
     combined = (dict(item for options in chosen for item in options.items()) for chosen in itertools.product(*parts))
-    return Space(name, [_with_options(default, options) for options in combined])
-
-
-def _with_options(default: Configuration, options: Mapping[Attribute, tuple[float, ...]]) -> Configuration:
-    return replace(default, **options)  # type: ignore[arg-type]
+    return Space(name, [default.changed(options) for options in combined])
 
 
 def _check_count(name: str, counts: Sequence[int]) -> None:
@@ -213,7 +239,7 @@ def _space_from_file(path: Path, default: Configuration) -> Space:
         if len(space[0].stride) != layers:
             raise UserError(f"{path} configures {len(space[0].stride)} layers, the network has {layers}")
         return space
-    if isinstance(content, dict) and content and set(content) <= set(ATTRIBUTES):
+    if isinstance(content, dict) and content and set(content) <= set(attributes()):
         for attribute, options in content.items():
             right = isinstance(options, list) and len(options) == layers and all(isinstance(o, list) and o for o in options)
             if not right or not all(isinstance(v, int | float) for o in options for v in o):
@@ -223,5 +249,8 @@ def _space_from_file(path: Path, default: Configuration) -> Space:
         per_attribute = {attribute: list(itertools.product(*options)) for attribute, options in content.items()}
         _check_count(path.name, [len(options) for options in per_attribute.values()])
         combined = (dict(zip(per_attribute, chosen, strict=True)) for chosen in itertools.product(*per_attribute.values()))
-        return Space(path.stem, [_with_options(default, options) for options in combined])
-    raise UserError(f"{path} must hold a list of configuration ids, or lists of options by {', '.join(ATTRIBUTES)}")
+        return Space(path.stem, [default.changed(options) for options in combined])
+    raise UserError(
+        f"{path} must hold a list of configuration ids, or lists of options by {', '.join(attributes())}"
+        " (another attribute: --attributes FILE.py)"
+    )

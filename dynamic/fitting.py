@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
 
-from dynamic.configuration import Attribute, Configuration, Space
+from dynamic.configuration import Configuration, Space
 from dynamic.errors import UserError
 from dynamic.macs import Resolution
 from dynamic.network import DynamicNetwork
@@ -58,15 +57,11 @@ def _with_what_cannot_change(space: Iterable[Configuration], network: DynamicNet
     """The configurations, at the default's option where an attribute is fixed and no configuration has that option."""
     configurations = list(space)
     for layer, name in network.fixed:
-        built = getattr(network.default, name)[layer]
-        if all(getattr(configuration, name)[layer] != built for configuration in configurations):
-            configurations = [_with_option(configuration, name, layer, built) for configuration in configurations]
+        built = network.default.options(name)[layer]
+        if all(configuration.options(name)[layer] != built for configuration in configurations):
+            options = [(c, c.options(name)) for c in configurations]
+            configurations = [c.changed({name: (*taken[:layer], built, *taken[layer + 1 :])}) for c, taken in options]
     return list(dict.fromkeys(configurations))
-
-
-def _with_option(configuration: Configuration, name: Attribute, layer: int, option: float) -> Configuration:
-    options = getattr(configuration, name)
-    return replace(configuration, **{name: (*options[:layer], option, *options[layer + 1 :])})
 
 
 def _pixels(resolution: Resolution) -> str:

@@ -1,4 +1,4 @@
-"""Convolutions and pools whose stride, dilation and kernel size are arguments of the call (paper, section 3.2).
+"""Convolutions and pools that are called with an option: stride, dilation, kernel size, … (paper, section 3.2).
 
 Weights are never changed: every option is computed from the original module's own tensors.
 """
@@ -12,32 +12,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynamic.attributes.attribute import side
 from dynamic.errors import UserError
+from dynamic.option import KernelOptions, Option, built_option, call_under, kernel_options, kernel_under
 from dynamic.packing import PackedConvolution
 
 
-class Option(NamedTuple):
-    """What one module of a dynamic layer runs with."""
+class DerivedKernel(NamedTuple):
+    """The kernel and bias of a call, and the factor of the output that is not in them."""
 
-    stride: float
-    dilation: int
-    kernel_size: int
+    weight: Tensor
+    bias: Tensor | None
+    scale: float = 1.0
 
 
 class DynamicConv2d(nn.Module):
     """A convolution called with an option.
 
     * Stride and dilation are arguments of the convolution; padding moves with the kernel's reach, which keeps it centred.
-    * Kernel size k: the k0 x k0 kernel interpolated bilinearly to k x k, the output scaled by (k0 / k)^2.
+    * Kernels are what attributes make of the built one. Kernel size k: the k0 x k0 kernel interpolated bilinearly to k x k,
+      the output scaled by (k0 / k)^2.
     * Stride 1/2: a transposed convolution of stride 2 with the kernel flipped and its channel axes swapped, which equals
       inserting zeros between the pixels and convolving; the output is exactly 2H x 2W.
+
+    For torch.nn's own convolutions that pad with zeros; :mod:`dynamic.own_convolution` makes others dynamic too.
 
     Args:
         conv: the original module; its parameters are shared, not copied.
         fixed_bias: the bias is a folded batch norm's shift, which the kernel-size correction must not scale.
 
     Raises:
-        UserError: a kernel that is not square, padding modes other than zeros, or padding given as text.
+        UserError: a convolution that is not square.
 
     >>> layer = DynamicConv2d(nn.Conv2d(3, 8, 3, padding=1))
     >>> layer(torch.zeros(1, 3, 10, 10), Option(0.5, 1, 5)).shape
@@ -46,67 +51,67 @@ class DynamicConv2d(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, fixed_bias: bool = False) -> None:
         super().__init__()
-        for field in ("kernel_size", "stride", "dilation"):
-            if len(set(getattr(conv, field))) > 1:
+        for field in ("kernel_size", "stride", "dilation", "padding"):
+            if not isinstance(getattr(conv, field), str) and len(set(getattr(conv, field))) > 1:
                 raise UserError(f"{field} {getattr(conv, field)} of {conv} differs by axis; dynamic layers must be square")
-        if conv.padding_mode != "zeros" or isinstance(conv.padding, str) or len(set(conv.padding)) > 1:
-            raise UserError(f"padding of {conv} must be one number of zeros")
         self.conv = conv
         self.fixed_bias = fixed_bias
-        self.default = Option(conv.stride[0], conv.dilation[0], conv.kernel_size[0])
+        self.default = built_option(conv)
         # What the original pads beyond "centred" (0 for the usual k // 2); kept under every option.
-        self._extra_padding = int(conv.padding[0]) - conv.dilation[0] * (conv.kernel_size[0] // 2)
-        self._kernels: dict[tuple[int, bool], tuple[tuple[object, ...], Tensor, Tensor | None]] = {}
+        centred = conv.dilation[0] * (conv.kernel_size[0] // 2)
+        padding = {"same": centred, "valid": 0}[conv.padding] if isinstance(conv.padding, str) else int(conv.padding[0])
+        self._extra_padding = padding - centred
+        self._kernels: dict[tuple[KernelOptions, bool], tuple[tuple[object, ...], DerivedKernel]] = {}
         self._convolve: Callable[..., Tensor] = F.conv2d
 
     def forward(self, x: Tensor, option: Option) -> Tensor:
         """Convolve ``x`` (N, C, H, W) under ``option``."""
-        half = option.stride == 0.5
-        weight, bias = self._kernel(option.kernel_size, half)
-        reach = option.dilation * (option.kernel_size // 2)
-        if half:
-            return F.conv_transpose2d(x, weight, bias, 2, reach, 1, self.conv.groups, option.dilation)
+        call = call_under(option)
+        weight, bias, _ = self._kernel(option, call.gaps)
+        size = weight.shape[-1]
+        reach = call.dilation * (size // 2)
+        if call.gaps:
+            return F.conv_transpose2d(x, weight, bias, 2, reach, 1, self.conv.groups, call.dilation)
         padding = reach + self._extra_padding
         if padding < 0:
             x, padding = F.pad(x, [padding] * 4), 0
-        stride = int(option.stride)
-        if not self._extra_padding and option.kernel_size % 2:
+        stride = call.stride
+        if not self._extra_padding and size % 2:
             # A stride beyond the map makes one window, as the map's side does; oneDNN's bfloat16 weight gradients are
             # uninitialised memory there (torch 2.15 on a CPU).
             stride = min(stride, *x.shape[2:]) if x.shape[2] == x.shape[3] else stride
-        return self._convolve(x, weight, bias, stride, padding, option.dilation, self.conv.groups)
+        return self._convolve(x, weight, bias, stride, padding, call.dilation, self.conv.groups)
 
     def pack(self) -> None:
         """Keep kernels as oneDNN wants them; see :mod:`dynamic.packing`."""
         self._convolve = PackedConvolution()
 
-    def _kernel(self, size: int, half: bool) -> tuple[Tensor, Tensor | None]:
-        """The kernel and bias for this size; kept where the weights are frozen, afresh where they may change."""
+    def _kernel(self, option: Option, half: bool) -> DerivedKernel:
+        """The kernel for an option; kept where the weights are frozen, afresh where they may change."""
         weight, bias = self.conv.weight, self.conv.bias
-        if size == self.default.kernel_size and not half:
-            return weight, bias
+        changed = kernel_options(option, self.default)
+        if not changed and not half:
+            return DerivedKernel(weight, bias)
         if weight.requires_grad:
-            return self._derive(size, half)
+            return self._derive(changed, half)
         version = tuple(_version(tensor) for tensor in (weight, bias) if tensor is not None)
-        cached = self._kernels.get((size, half))
+        cached = self._kernels.get((changed, half))
         if cached is None or cached[0] != version:
             with torch.inference_mode(False), torch.no_grad():  # so that gradients may flow to the input later
-                cached = self._kernels[size, half] = (version, *self._derive(size, half))
-        return cached[1:]
+                cached = self._kernels[changed, half] = (version, self._derive(changed, half))
+        return cached[1]
 
-    def _derive(self, size: int, half: bool) -> tuple[Tensor, Tensor | None]:
-        weight, bias = self.conv.weight, self.conv.bias
-        native = self.default.kernel_size
-        if size != native:
-            scale = native**2 / size**2
-            weight = F.interpolate(weight, size=(size, size), mode="bilinear") * scale
+    def _derive(self, changed: KernelOptions, half: bool) -> DerivedKernel:
+        (weight, scale), bias = kernel_under(self.conv.weight, changed), self.conv.bias
+        if scale != 1:
+            weight = weight * scale
             bias = bias if bias is None or self.fixed_bias else bias * scale
         if half:
             groups = self.conv.groups
-            out_channels, in_channels = weight.shape[:2]
-            grouped = weight.reshape(groups, out_channels // groups, in_channels, size, size).transpose(1, 2)
-            weight = grouped.reshape(groups * in_channels, out_channels // groups, size, size).flip(2, 3)
-        return weight.contiguous(memory_format=torch.channels_last), bias
+            out_channels, in_channels, *sides = weight.shape
+            grouped = weight.reshape(groups, out_channels // groups, in_channels, *sides).transpose(1, 2)
+            weight = grouped.reshape(groups * in_channels, out_channels // groups, *sides).flip(2, 3)
+        return DerivedKernel(weight.contiguous(memory_format=torch.channels_last), bias)
 
 
 class DynamicPool2d(nn.Module):
@@ -130,25 +135,26 @@ class DynamicPool2d(nn.Module):
         for field in ("kernel_size", "stride", "padding"):
             if isinstance(getattr(pool, field), tuple) and len(set(getattr(pool, field))) > 1:
                 raise UserError(f"{field} {getattr(pool, field)} of {pool} differs by axis; dynamic layers must be square")
-        if isinstance(pool, nn.MaxPool2d) and _single(pool.dilation) != 1:
+        if isinstance(pool, nn.MaxPool2d) and side(pool.dilation) != 1:
             raise UserError(f"{pool} is dilated; only plain pools can be dynamic")
         self.pool = pool
-        self.default = Option(_single(pool.stride), 1, _single(pool.kernel_size))
+        self.default = built_option(pool)
 
     def forward(self, x: Tensor, option: Option) -> Tensor:
         """Pool ``x`` (N, C, H, W) at ``option.stride``."""
         pool, height, width = self.pool, x.shape[2], x.shape[3]
-        if option.stride == 0.5:
+        call = call_under(option)
+        if call.gaps:
             return self._half(x)
-        window, padding = self.default.kernel_size, _single(pool.padding)
+        window, padding = self.default.kernel_size, side(pool.padding)
         kernel = (min(window, height + 2 * padding), min(window, width + 2 * padding))
-        stride = int(option.stride)
+        stride = call.stride
         ceil_mode = pool.ceil_mode
         if self.follows and stride != self.default.stride:
             ceil_mode = False
             right, below = (
-                max((-(-side // stride) - 1) * stride + reach - side - 2 * padding, 0)
-                for side, reach in ((width, kernel[1]), (height, kernel[0]))
+                max((-(-pixels // stride) - 1) * stride + reach - pixels - 2 * padding, 0)
+                for pixels, reach in ((width, kernel[1]), (height, kernel[0]))
             )
             x = F.pad(x, [0, right, 0, below], mode="replicate")
         if isinstance(pool, nn.MaxPool2d):
@@ -168,10 +174,6 @@ class DynamicPool2d(nn.Module):
         present[:, :, ::2, ::2] = 1
         total, count = (F.avg_pool2d(F.pad(t, margin), window, 1, divisor_override=1) for t in (spread, present))
         return total / count
-
-
-def _single(value: int | tuple[int, ...]) -> int:
-    return value[0] if isinstance(value, tuple) else value
 
 
 def _version(tensor: Tensor) -> tuple[object, ...]:

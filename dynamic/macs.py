@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
-from dynamic.layers import Option
+from dynamic.option import Option
 from dynamic.shapes import FAILURES, first_line, meta_copy
 from dynamic.tracing import Program
 

@@ -10,7 +10,8 @@ from hashlib import sha256
 import torch
 from torch import Tensor, nn
 
-from dynamic.configuration import ATTRIBUTES, Configuration
+from dynamic.attributes.registry import attributes
+from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 from dynamic.layers import DynamicConv2d
 from dynamic.macs import CostModel
@@ -77,7 +78,7 @@ class DynamicNetwork(nn.Module):
             if wrote:
                 raise UserError(f"{wrote[0]} writes into its input, which other configurations read: let it work on a copy")
             self.fixed = self.fixed | stuck_strides(self.program, self.costs, side)
-            if len(self.fixed) == len(self.dynamic_layers) * len(ATTRIBUTES):
+            if len(self.fixed) == len(self.dynamic_layers) * len(attributes()):
                 raise UserError(f"no layer can vary anything: {'; '.join(dict.fromkeys(self.fixed.values()))}")
 
     def train(self, mode: bool = True) -> DynamicNetwork:
@@ -155,8 +156,11 @@ class DynamicNetwork(nn.Module):
             if even and site.option(configuration)._replace(dilation=1) != site.module.default._replace(dilation=1):
                 return f"gives {site.name} an even kernel, which has no centre: use odd sizes"
         for (layer, name), reason in self.fixed.items():
-            if getattr(configuration, name)[layer] != getattr(self.default, name)[layer]:
+            if configuration.options(name)[layer] != self.default.options(name)[layer]:
                 return f"changes the {name} of layer {'ABCDEF'[layer]}: {reason}"
+        for name, _ in configuration.further:
+            if not any(name in site.attributes for site in self.program.sites):
+                return f"changes the {name}, which was registered after the network was loaded"
         return None
 
     def macs(self, configuration: Configuration, resolution: int | tuple[int, int]) -> int:

@@ -17,9 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from dynamic.attributes.registry import built_in
 from dynamic.errors import UserError
 from dynamic.files import write_whole
-from dynamic.layers import Option
+from dynamic.option import Option
 from dynamic.tracing import Program, Segment
 from dynamic.walk import Node
 
@@ -54,14 +55,18 @@ class Statistics:
     def save(self, path: Path) -> None:
         """Write one safetensors file, with its :attr:`digest` inside."""
         tensors = {}
+        further = {name for known in self.prefixes for prefix in known for option in prefix for name, _ in option.further}
+        names = [*built_in(), *sorted(further)]
         for index, (known, moments) in enumerate(zip(self.prefixes, self.moments, strict=True)):
             tensors[f"moments.{index}"] = moments.contiguous()
-            tensors[f"prefixes.{index}"] = torch.tensor([*map(list, known)]).reshape(len(known), index, 3).float()
+            options = [[option.of(name) for option in prefix for name in names] for prefix in known]
+            tensors[f"prefixes.{index}"] = torch.tensor(options).reshape(len(known), index, len(names)).float()
         facts = {
             "weights_digest": self.weights_digest,
             "images": str(self.images),
             "segments": str(len(self.moments)),
             "digest": self.digest,
+            **({"further": sorted(further)} if further else {}),
         }
         write_whole(path, save(tensors, metadata={"statistics": json.dumps(facts)}))
 
@@ -96,15 +101,19 @@ def _read(path: Path) -> tuple[Statistics, str | None]:
     for known, tensor in zip(rows, moments, strict=True):
         if tensor.dtype != torch.float32 or tensor.ndim != 3 or tensor.shape[:2] != (len(known), 2):
             raise ValueError(f"moments of {len(known)} prefixes are {tensor.dtype} of shape {tuple(tensor.shape)}")
-    prefixes = tuple({_prefix(row): position for position, row in enumerate(known)} for known in rows)
+    further = facts.get("further", [])
+    prefixes = tuple({_prefix(row, further): position for position, row in enumerate(known)} for known in rows)
     return Statistics(prefixes, moments, facts["weights_digest"], int(facts["images"])), facts.get("digest")
 
 
-def _prefix(row: list[list[float]]) -> Prefix:
+def _prefix(row: list[list[float]], further: list[str]) -> Prefix:
     for option in row:
-        if any(number != int(number) and (number != 0.5 or place) for place, number in enumerate(option)):
+        if any(number != int(number) and (number != 0.5 or place) for place, number in enumerate(option[:3])):
             raise ValueError(f"{option} are no options")
-    return tuple(Option(s if s == 0.5 else int(s), int(d), int(k)) for s, d, k in row)
+    return tuple(
+        Option(s if s == 0.5 else int(s), int(d), int(k)).changed(dict(zip(further, own, strict=True)))
+        for s, d, k, *own in row
+    )
 
 
 class PrefixNorms:

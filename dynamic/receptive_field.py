@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from dynamic.configuration import Configuration
 from dynamic.network import DynamicNetwork
+from dynamic.option import call_under
 from dynamic.tracing import Segment
 
 
@@ -53,9 +54,9 @@ def receptive_fields(network: DynamicNetwork, configuration: Configuration) -> l
             layer = site.layer
         option = site.option(configuration)
         before = known[site.input]
-        step = before.step * (option.stride if option.stride == 0.5 else 1)  # gaps come before the kernel
-        after = 1 if option.stride == 0.5 else option.stride
-        known[site.output] = Field(before.side + option.dilation * (option.kernel_size - 1) * step, step * after)
+        call = call_under(option)
+        step = before.step * (0.5 if call.gaps else 1)  # gaps come before the kernel
+        known[site.output] = Field(before.side + call.dilation * (option.kernel_size - 1) * step, step * call.stride)
     return [*sides, known[program.output].side]
 
 

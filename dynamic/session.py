@@ -26,8 +26,8 @@ from torch import Tensor
 
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
-from dynamic.layers import Option
 from dynamic.network import DynamicNetwork
+from dynamic.option import Option
 from dynamic.walk import Node
 
 Prefix = tuple[Option, ...]

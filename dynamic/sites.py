@@ -14,20 +14,22 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from dynamic.attributes.registry import attributes, taken_by
 from dynamic.branches import added_to, followers, stride_of, usable
-from dynamic.configuration import ATTRIBUTES, Attribute
 from dynamic.errors import UserError
 from dynamic.graphs import graph_of, has_hooks
-from dynamic.layers import DynamicConv2d, DynamicPool2d
+from dynamic.layers import DynamicPool2d
+from dynamic.own_convolution import dynamic_convolution
 from dynamic.shapes import failure, fitting_images, meta_copy
 
-FoundSites = list[tuple[fx.Node, int, tuple[Attribute, ...]]]
+FoundSites = list[tuple[fx.Node, int, tuple[str, ...]]]
 
 
-def find_sites(root: fx.GraphModule, layers: Sequence[str]) -> tuple[FoundSites, dict[tuple[int, Attribute], str]]:
+def find_sites(root: fx.GraphModule, layers: Sequence[str]) -> tuple[FoundSites, dict[tuple[int, str], str]]:
     """The nodes of every layer with the attributes each takes, sites of fewer attributes first; and what cannot vary."""
     sites: FoundSites = []
-    fixed: dict[tuple[int, Attribute], str] = {}
+    everything, of_pool, of_follower = taken_by("convolution"), taken_by("pool"), taken_by("follower")
+    fixed: dict[tuple[int, str], str] = {}
     for layer, spec in enumerate(layers):
         nodes = [_node_of(root, name.strip()) for name in spec.split("+")]
         kinds = [type(root.get_submodule(str(node.target))) for node in nodes]
@@ -36,12 +38,14 @@ def find_sites(root: fx.GraphModule, layers: Sequence[str]) -> tuple[FoundSites,
         if len(pools) > 1 or len(convs) > 1:
             raise UserError(f"dynamic layer {spec!r}: one pool and one convolution at most")
         beside = followers(root, (pools or convs)[0])
+        elsewhere = of_pool if pools else of_follower if beside is None else ()
         if beside is None:
-            fixed[layer, "stride"] = f"{spec} lies beside a shortcut without a convolution, which cannot follow its stride"
+            reason = f"{spec} lies beside a shortcut without a convolution, which cannot follow its stride"
+            fixed |= {(layer, name): reason for name in of_follower}
         if not convs:
-            fixed[layer, "dilation"] = fixed[layer, "kernel_size"] = f"{spec} is a pool"
-        sites += [(node, layer, ("stride",)) for node in (*(beside or ()), *pools)]
-        sites += [(conv, layer, ("dilation", "kernel_size") if pools or beside is None else ATTRIBUTES) for conv in convs]
+            fixed |= {(layer, name): f"{spec} is a pool" for name in everything if name not in of_pool}
+        sites += [(node, layer, of_follower) for node in beside or ()] + [(pool, layer, of_pool) for pool in pools]
+        sites += [(conv, layer, tuple(name for name in everything if name not in elsewhere)) for conv in convs]
     nodes = [node for node, _, _ in sites]
     twice = {str(node.target) for node in nodes if nodes.count(node) > 1}
     if twice:
@@ -136,7 +140,7 @@ def propose(network: nn.Module, resolution: int | None = None) -> list[str]:
 @dataclass(frozen=True)
 class _Proposal:
     spec: str
-    varies: frozenset[Attribute]
+    varies: frozenset[str]
 
 
 @dataclass
@@ -195,21 +199,21 @@ def _stages(root: fx.GraphModule) -> list[_Stage]:
     return [stages[product] for product in sorted(stages)]
 
 
-def _varies(root: fx.GraphModule, meta: nn.Module, spec: str, images: Tensor) -> frozenset[Attribute]:
+def _varies(root: fx.GraphModule, meta: nn.Module, spec: str, images: Tensor) -> frozenset[str]:
     """The attributes that a layer can vary: strides are tried on the meta device, the others leave maps as they are."""
     try:
         sites, fixed = find_sites(root, [spec])
         for node, _, _ in sites:
             module = root.get_submodule(str(node.target))
-            DynamicConv2d(module) if isinstance(module, nn.Conv2d) else DynamicPool2d(module)  # type: ignore[arg-type]
+            dynamic_convolution(module) if isinstance(module, nn.Conv2d) else DynamicPool2d(module)  # type: ignore[arg-type]
     except UserError:
         return frozenset()
-    convs = [root.get_submodule(str(node.target)) for node, _, attributes in sites if "kernel_size" in attributes]
+    convs = [root.get_submodule(str(node.target)) for node, _, taken in sites if "kernel_size" in taken]
     even = any(isinstance(conv, nn.Conv2d) and conv.kernel_size[0] % 2 == 0 for conv in convs)
-    varies = {attribute for attribute in ATTRIBUTES if (0, attribute) not in fixed}
+    varies = {name for name in attributes() if (0, name) not in fixed}
     if even:  # has no centre to grow or stride around
         return frozenset(varies & {"dilation"})
-    modules = [meta.get_submodule(str(node.target)) for node, _, attributes in sites if "stride" in attributes]
+    modules = [meta.get_submodule(str(node.target)) for node, _, taken in sites if "stride" in taken]
     if "stride" in varies and not any(_runs(meta, modules, stride, images) for stride in (1, 2, 3, 4)):
         varies.remove("stride")
     return frozenset(varies)

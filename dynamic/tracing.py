@@ -17,12 +17,15 @@ from typing import Literal
 
 from torch import fx, nn
 
-from dynamic.batch_norms import check_norms, fold, is_plain, split_fused
-from dynamic.configuration import ATTRIBUTES, MAX_LAYERS, Attribute, Configuration
+from dynamic.attributes.registry import attributes, taken_by
+from dynamic.batch_norms import check_norms, fold, norm_alone, split_fused
+from dynamic.configuration import MAX_LAYERS, Configuration
 from dynamic.errors import UserError
 from dynamic.graphs import graph_of
-from dynamic.layers import DynamicConv2d, DynamicPool2d, Option
+from dynamic.layers import DynamicConv2d, DynamicPool2d
+from dynamic.option import Option
 from dynamic.out_of_place import work_out_of_place
+from dynamic.own_convolution import dynamic_convolution
 from dynamic.sites import find_sites
 
 BatchNormMode = Literal["kept", "folded", "by_prefix"]
@@ -42,15 +45,14 @@ class Site:
 
     name: str
     layer: int
-    attributes: tuple[Attribute, ...]
+    attributes: tuple[str, ...]
     module: DynamicConv2d | DynamicPool2d
     input: str
     output: str
 
     def option(self, configuration: Configuration) -> Option:
         """What this site runs with under ``configuration``."""
-        chosen = {name: getattr(configuration, name)[self.layer] for name in self.attributes}
-        return self.module.default._replace(**chosen)
+        return self.module.default.changed({name: configuration.options(name)[self.layer] for name in self.attributes})
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Program:
     segments: tuple[Segment, ...]
     sites: tuple[Site, ...]
     live: tuple[frozenset[str], ...]
-    fixed: dict[tuple[int, Attribute], str]
+    fixed: dict[tuple[int, str], str]
     default: Configuration
 
 
@@ -115,11 +117,11 @@ def trace(
     work_out_of_place(graph_module)
     found, fixed = find_sites(graph_module, layers)
     folded = fold(graph_module) if batch_norm == "folded" else set()
-    # A pool beside a convolution that has all three attributes is its block's shortcut.
-    beside = {layer for _, layer, attributes in found if attributes == ATTRIBUTES}
+    # A pool beside a convolution that has all attributes is its block's shortcut.
+    beside = {layer for _, layer, taken in found if taken == taken_by("convolution")}
     sites = [
-        _make_site(graph_module, node, layer, attributes, fixed_bias=node in folded, follows=layer in beside)
-        for node, layer, attributes in found
+        _make_site(graph_module, node, layer, taken, fixed_bias=node in folded, follows=layer in beside)
+        for node, layer, taken in found
     ]
     inlined = _inlined(graph)
     steps = _assign_steps(graph, [node for node, _, _ in found], layers, inlined)
@@ -146,13 +148,13 @@ def _leave_out_auxiliary(graph: fx.Graph) -> None:
 
 
 def _make_site(
-    root: fx.GraphModule, node: fx.Node, layer: int, attributes: tuple[Attribute, ...], *, fixed_bias: bool, follows: bool
+    root: fx.GraphModule, node: fx.Node, layer: int, attributes: tuple[str, ...], *, fixed_bias: bool, follows: bool
 ) -> Site:
     name = str(node.target)
     built = root.get_submodule(name)
     module: DynamicConv2d | DynamicPool2d
     if isinstance(built, nn.Conv2d):
-        module = DynamicConv2d(built, fixed_bias)
+        module = dynamic_convolution(built, fixed_bias)
     else:
         assert isinstance(built, nn.MaxPool2d | nn.AvgPool2d)
         module = DynamicPool2d(built, follows)
@@ -203,12 +205,12 @@ def _assign_steps(
 
 
 def _default_configuration(sites: Sequence[Site], layers: int) -> Configuration:
-    options: dict[Attribute, list[float]] = {name: [1] * layers for name in ATTRIBUTES}
+    options: dict[str, list[float]] = {name: [attribute.neutral] * layers for name, attribute in attributes().items()}
     for site in sites:
-        for name in ATTRIBUTES:
-            if name in site.attributes or options[name][site.layer] == 1:
-                options[name][site.layer] = getattr(site.module.default, name)
-    return Configuration(*(tuple(options[name]) for name in ATTRIBUTES))  # type: ignore[arg-type]
+        for name, attribute in attributes().items():
+            if name in site.attributes or options[name][site.layer] == attribute.neutral:
+                options[name][site.layer] = site.module.default.of(name)
+    return Configuration.of({name: tuple(chosen) for name, chosen in options.items()})
 
 
 def _split(
@@ -216,7 +218,7 @@ def _split(
     sites: list[Site],
     steps: dict[fx.Node, int],
     inlined: dict[fx.Node, list[fx.Node]],
-    fixed: dict[tuple[int, Attribute], str],
+    fixed: dict[tuple[int, str], str],
     default: Configuration,
     by_prefix: bool,
 ) -> Program:
@@ -264,7 +266,7 @@ def _make_segment(
             for source in node.all_input_nodes:
                 copied(source)
             module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
-            if asked is not None and isinstance(module, nn.BatchNorm2d) and is_plain(module):
+            if asked is not None and isinstance(module, nn.BatchNorm2d) and norm_alone(module):
                 (x,) = node.all_input_nodes
                 copies[node] = graph.call_method("normalise", (asked, copies[x], len(norms)))
                 norms.append(module)

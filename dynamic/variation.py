@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from dynamic.configuration import STRIDES_FROM_C, Attribute, Configuration
+from dynamic.attributes.stride import STRIDES_FROM_C
+from dynamic.configuration import Configuration
 from dynamic.macs import CostModel, Resolution
 from dynamic.tracing import Program
 
@@ -13,7 +14,7 @@ _TRIED = sorted(STRIDES_FROM_C, key=lambda stride: (stride < 1, stride))
 """Strides that a layer is tried with, the likeliest to fit first."""
 
 
-def stuck_strides(program: Program, costs: CostModel, resolution: Resolution) -> dict[tuple[int, Attribute], str]:
+def stuck_strides(program: Program, costs: CostModel, resolution: Resolution) -> dict[tuple[int, str], str]:
     """Layers of which the network takes no stride but the default, with the reason.
 
     Args:
@@ -24,7 +25,7 @@ def stuck_strides(program: Program, costs: CostModel, resolution: Resolution) ->
     Returns:
         As :attr:`dynamic.tracing.Program.fixed`, what that holds already left out.
     """
-    found: dict[tuple[int, Attribute], str] = {}
+    found: dict[tuple[int, str], str] = {}
     for layer in range(len(program.default.stride)):
         if (layer, "stride") in program.fixed:
             continue

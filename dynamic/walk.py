@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dynamic.configuration import Configuration
-from dynamic.layers import Option
+from dynamic.option import Option
 from dynamic.tracing import Program
 
 

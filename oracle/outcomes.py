@@ -17,7 +17,8 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from dynamic.configuration import ATTRIBUTES, Configuration
+from dynamic.attributes.registry import built_in
+from dynamic.configuration import Configuration, varied
 from dynamic.errors import UserError
 from oracle.data.sources import ImageSource
 
@@ -146,9 +147,9 @@ class OutcomesStore:
             add(name, ("image",), values.dtype, 0, values)
         add("configuration", ("configuration",), str, "", np.array([c.id for c in configurations], dtype=object))
         add("macs", ("configuration",), "int64", 0, macs, "multiply-accumulates an image")
-        for attribute in ATTRIBUTES:
+        for attribute in dict.fromkeys([*built_in(), *varied(configurations)]):
             for layer in range(len(configurations[0].stride)):
-                options = np.array([getattr(c, attribute)[layer] for c in configurations], dtype="float32")
+                options = np.array([c.options(attribute)[layer] for c in configurations], dtype="float32")
                 add(f"{attribute}_{'ABCDEF'[layer]}", ("configuration",), "float32", 0.0, options)
         # xarray reads this list as "these variables are coordinates".
         coordinates = sorted(set(group.array_keys()) - {"predicted", "p_true", "label", "macs", "image", "configuration"})

@@ -57,6 +57,7 @@ class NetworkRecord:
         digest: of the weights.
         slim: whether it is one of the project's small stand-ins.
         own: whether it was given in Python, so that no name can build it again.
+        file: the run's copy of the Python file that makes it; None where a library or an installed package does.
     """
 
     model: str
@@ -67,6 +68,7 @@ class NetworkRecord:
     digest: str
     slim: bool
     own: bool = False
+    file: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ statistics. So it can be moved, zipped, mounted read-only and served from anywhe
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,8 @@ import xarray as xr
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from dynamic.configuration import Configuration
+from dynamic.attributes.registry import register, source_of
+from dynamic.configuration import Configuration, own_attributes
 from dynamic.errors import UserError
 from dynamic.files import write_whole
 from dynamic.integrity import digest_of_file, read_record, write_record
@@ -50,7 +52,9 @@ class Run:
         self.outcomes_store = folder / "outcomes.zarr"
         self.statistics_file = folder / "statistics.safetensors"
         self.weights_file = folder / "weights.safetensors"
+        self.network_file = folder / "network.py"
         self.class_map_file = folder / "class_map.json"
+        self.attributes = folder / "attributes"
         self.labels = folder / "labels.parquet"
         self.summary = folder / "summary.json"
         self.report = folder / "report.html"
@@ -69,7 +73,7 @@ class Run:
     @property
     def _relied_on(self) -> tuple[Path, ...]:
         """Files beside the outcomes that others rely on, where they are there."""
-        return self.statistics_file, self.weights_file, self.class_map_file, self.labels
+        return self.statistics_file, self.weights_file, self.network_file, self.class_map_file, self.labels
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -85,10 +89,11 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path) -> Run:
-        """A finished run.
+        """A finished run; attributes of one's own that it used are registered, from the run's copies of their files.
 
         Raises:
-            UserError: no run there, one that is not finished, damaged, or made by an earlier version.
+            UserError: no run there, one that is not finished, damaged, or made by an earlier version; or an attribute that
+                is registered in another version.
         """
         run = cls(folder)
         if not run.record_file.is_file():
@@ -101,7 +106,17 @@ class Run:
             raise UserError(f"no run in {folder} (no {run.record_file.name}): make one with {command}")
         if not run.record.files:
             raise UserError(f"the run in {folder} is not finished: start its command again")
+        kept = [folder / name for name in run.record.files if name.startswith(f"{run.attributes.name}/")]
+        for path in kept:
+            run.verify(path)
+            register(path)
         return run
+
+    def keep_attributes(self, configurations: Iterable[Configuration]) -> None:
+        """Copy the files of attributes of one's own that configurations use."""
+        for name in own_attributes(configurations):
+            self.attributes.mkdir(exist_ok=True)
+            write_whole(self.attributes / f"{name}.py", source_of(name))
 
     @cached_property
     def record(self) -> RunRecord:
@@ -119,19 +134,13 @@ class Run:
 
     def seal(self) -> None:
         """List every file that others rely on with its digest: the run is finished."""
-        wanted = [
-            self.statistics_file,
-            self.weights_file,
-            self.class_map_file,
-            self.labels,
-            *sorted(self.outcomes_store.rglob("*")),
-        ]
+        wanted = [*self._relied_on, *sorted(self.attributes.glob("*.py")), *sorted(self.outcomes_store.rglob("*"))]
         files = {path.relative_to(self.folder).as_posix(): digest_of_file(path) for path in wanted if path.is_file()}
         self.write_record(replace(self.record, files=files))
 
     def verify_all(self) -> None:
         """:meth:`verify` everything that is listed."""
-        for path in (*self._relied_on, self.outcomes_store):
+        for path in (*self._relied_on, self.attributes, self.outcomes_store):
             if any(name.startswith(path.name) for name in self.record.files):
                 self.verify(path)
 
@@ -165,8 +174,9 @@ class Run:
         folders = {"data_dir": Path(stored["data_dir"])} if stored.get("data_dir") else {}
         if stored.get("class_map"):
             folders["class_map"] = self.class_map_file  # a copy, which moves with the run
+        lists = {name: tuple(stored[name]) for name in ("mean", "std") if stored.get(name) is not None}
         try:
-            return RunSettings(**(stored | folders | {"out": self.folder, "device": "cpu"}))
+            return RunSettings(**(stored | folders | lists | {"out": self.folder, "device": "cpu"}))
         except TypeError as error:
             raise UserError(f"{self.record_file}: another version made the run ({error})") from error
 
@@ -180,13 +190,16 @@ class Run:
         record = self.record.network
         if record.own:
             raise UserError(
-                f"the network {record.model} of {self.folder} was given in Python: open the run there, with "
-                "Run.open(folder).adopt(network)"
+                f"the network {record.model} of {self.folder} was given in Python, and no command can make it: put a "
+                "function that returns it into a file and run oracle.run with --model FILE.py:FUNCTION --weights "
+                f"{self.weights_file}, or go on in Python with Run.open(folder).adopt(network)"
             )
         if record.registered is not None:
-            network = load(record.model, record.registered, record.dynamic_layers)
+            network = load(record.model, record.registered, record.dynamic_layers, preprocessing=self.record.preprocessing)
         else:
             self.verify(self.weights_file)
+            if record.file is not None:
+                self.verify(self.network_file)
             network = restore(
                 record.model,
                 load_file(self.weights_file),
@@ -194,6 +207,7 @@ class Run:
                 record.dynamic_layers,
                 weights=record.weights,
                 preprocessing=self.record.preprocessing,
+                file=None if record.file is None else self.folder / record.file,
             )
         self._require_network(network)
         return network

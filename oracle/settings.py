@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from dynamic.command import check_device
 from dynamic.errors import UserError
-from dynamic.scenes import Regime
+from dynamic.models import LoadedNetwork, NetworkSettings, Pictures, load_network
+from dynamic.preprocessing import scenes_preprocessing
+from dynamic.scenes import CANVAS, Regime
 from oracle.data.sources import DatasetName
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -19,15 +21,9 @@ SCENES_IMAGES = 250
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings:
+class RunSettings(NetworkSettings):
     """What to run."""
 
-    model: str = "resnet50-slim"
-    """resnet50-slim, resnext50_32x4d-slim, mobilenet_v2-slim, densenet121-slim, a torchvision model, or timm/NAME."""
-    weights: str = "default"
-    """default, none (random), a torchvision weights name such as IMAGENET1K_V1, or a checkpoint file."""
-    dynamic_layers: str = ""
-    """Comma-separated module names of one to six layers, input to output; known for the paper's four networks."""
     dataset: DatasetName = "fashion-scenes"
     """Which images."""
     data_dir: Path | None = None
@@ -80,6 +76,8 @@ class RunSettings:
     """Print one JSON object as the last line of stdout."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_scenes(self, self.dataset)
         if self.dtype not in DTYPES:
             raise UserError(f"--dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}")
         if self.region < 1:
@@ -94,3 +92,22 @@ class RunSettings:
         if self.keep_default and not self.recalibrate:
             raise UserError("--keep-default goes with re-estimated statistics: pass --recalibrate N too")
         check_device(self.device)
+
+
+def check_scenes(settings: NetworkSettings, dataset: DatasetName) -> None:
+    """Raise UserError where the settings would have fashion-scenes prepared in another way than they are rendered."""
+    pictures = settings.pictures
+    if dataset == "fashion-scenes" and pictures != replace(Pictures(), resolution=pictures.resolution):
+        raise UserError(
+            "fashion-scenes are rendered normalised: --mean, --std and --preprocessing are for pictures of another --dataset"
+        )
+    if dataset == "fashion-scenes" and pictures.resolution not in (None, CANVAS):
+        raise UserError(
+            f"fashion-scenes are rendered at {CANVAS} pixels, not {pictures.resolution}: enlarge or reduce them with "
+            "--resize FACTOR, or choose another --dataset"
+        )
+
+
+def load_for(settings: NetworkSettings, dataset: DatasetName, seed: int) -> LoadedNetwork:
+    """The network of the settings, for pictures of a data set; see :func:`dynamic.models.load_network`."""
+    return load_network(settings, seed, scenes_preprocessing() if dataset == "fashion-scenes" else None)

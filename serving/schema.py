@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 import bentoml
@@ -9,6 +10,7 @@ import PIL.Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
+from dynamic.attributes.registry import attributes
 from serving.errors import Rejection
 
 INPUT = "serving.input"
@@ -57,13 +59,26 @@ class Prediction(_Model):
     probability: float
 
 
-class Layer(_Model):
-    """The options of one dynamic layer."""
+def _name_attributes(schema: dict[str, Any]) -> None:
+    """The options that answers have, in the schema."""
+    schema["properties"] |= {
+        name: {"title": name.replace("_", " ").title(), "type": "number" if attribute.fractions else "integer"}
+        for name, attribute in attributes().items()
+    }
+    schema["required"] = list(schema["properties"])
 
+
+class Layer(_Model, extra="allow", json_schema_extra=_name_attributes):
+    """The options of one dynamic layer, by attribute."""
+
+    __pydantic_extra__: dict[str, int | float] = Field(init=False)
     layer: str
-    stride: float
-    dilation: int
-    kernel_size: int
+
+    @classmethod
+    def of(cls, layer: str, options: Mapping[str, float]) -> Self:
+        """From the options of a configuration's layer."""
+        known = attributes()
+        return cls(layer=layer, **{name: float(o) if known[name].fractions else int(o) for name, o in options.items()})
 
 
 class RunConfiguration(_Model):

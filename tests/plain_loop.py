@@ -50,9 +50,23 @@ def replace(root: nn.Module, name: str, module: nn.Module) -> None:
     setattr(root.get_submodule(parent), last, module)
 
 
-def set_convolution(root: nn.Module, name: str, stride: float, dilation: int, size: int) -> None:
+class Crop(nn.Module):
+    """Leaves out a border."""
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__()
+        self.pixels = pixels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, self.pixels : x.shape[2] - self.pixels, self.pixels : x.shape[3] - self.pixels]
+
+
+def set_convolution(
+    root: nn.Module, name: str, stride: float, dilation: int, size: int, *, pads_itself: bool = False
+) -> None:
     conv = root.get_submodule(name)
     native = conv.kernel_size[0]
+    beyond_centred = 0 if pads_itself else conv.padding[0] - conv.dilation[0] * (native // 2)
     parts: list[nn.Module] = [conv]
     if size != native:
         conv.weight = nn.Parameter(
@@ -60,7 +74,12 @@ def set_convolution(root: nn.Module, name: str, stride: float, dilation: int, si
         )
         parts.append(Scale(native**2 / size**2))
     conv.kernel_size, conv.dilation, conv.stride = (size, size), (dilation, dilation), (int(max(stride, 1)),) * 2
-    conv.padding = (dilation * (size // 2),) * 2
+    if not pads_itself:
+        padding = dilation * (size // 2) + (0 if stride == 0.5 else beyond_centred)
+        if padding < 0:
+            parts.insert(0, Crop(-padding))
+        conv.padding = (max(padding, 0),) * 2
+        conv._reversed_padding_repeated_twice = [max(padding, 0)] * 4  # what torch pads with in modes other than zeros
     if stride == 0.5:
         parts.insert(0, InsertZeros())
     if len(parts) > 1:
@@ -155,10 +174,16 @@ class SitesLoop:
         original: copied.
         sites: for every module that takes options: its name, its layer, the attributes that it takes from the configuration,
             and whether it must make maps as large as a convolution beside it.
+        pads_itself: names of convolutions that work out their padding in their forward.
     """
 
-    def __init__(self, original: nn.Module, sites: list[tuple[str, int, tuple[str, ...], bool]]) -> None:
-        self.original, self.sites = original, sites
+    def __init__(
+        self,
+        original: nn.Module,
+        sites: list[tuple[str, int, tuple[str, ...], bool]],
+        pads_itself: frozenset[str] = frozenset(),
+    ) -> None:
+        self.original, self.sites, self.pads_itself = original, sites, pads_itself
 
     def set(self, configuration: Configuration) -> nn.Module:
         """A copy of the network that runs ``configuration`` and nothing else."""
@@ -170,7 +195,7 @@ class SitesLoop:
                 stride, dilation, size = (
                     option.get(key, getattr(module, key)[0]) for key in ("stride", "dilation", "kernel_size")
                 )
-                set_convolution(network, name, stride, dilation, size)
+                set_convolution(network, name, stride, dilation, size, pads_itself=name in self.pads_itself)
             elif option["stride"] == 0.5:
                 replace(network, name, GappedPool(module))
             elif option["stride"] != module.stride:

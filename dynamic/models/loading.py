@@ -4,14 +4,17 @@ network = load("resnet50-slim")                          # embedded weights, 96-
 network = load("resnet50", weights="IMAGENET1K_V1")      # torchvision's
 network = load("resnet50", weights="mine.pth")           # a checkpoint; its class count is read off it
 network = load("timm/resnet26", dynamic_layers=["layer3.0.conv2", "layer4.0.conv2"])
+network = load("my_net.py:build", weights="best.pth", dynamic_layers=["stage2.conv", "stage3.conv"])
 network = load(my_module, dynamic_layers=["stage2.conv", "stage3.conv"])
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +22,22 @@ import torchvision
 from torch import Tensor, nn
 
 from dynamic.errors import UserError
-from dynamic.models.checkpoints import fill, from_checkpoint
+from dynamic.models.checkpoints import read_checkpoint
+from dynamic.models.fitting import fill, fitted
 from dynamic.models.names import (
     DYNAMIC_LAYERS,
     SLIM,
-    build,
+    Built,
+    build_any,
     build_timm,
     embedded_names,
     embedded_weights,
     torchvision_weights,
 )
+from dynamic.models.own_code import CodeName
+from dynamic.models.presets import Pictures, assumed_of
 from dynamic.network import DynamicNetwork
-from dynamic.preprocessing import Preprocessing, imagenet_preprocessing, library_preprocessing, scenes_preprocessing
+from dynamic.preprocessing import Preprocessing, library_preprocessing, scenes_preprocessing
 from dynamic.scenes import CLASSES
 from dynamic.sites import propose
 
@@ -40,13 +47,17 @@ class ModelInfo:
     """What belongs to a network beside its graph.
 
     Attributes:
-        name: as given to :func:`load`.
+        name: as given to :func:`load`; of a file of one's own without its folder.
         weights: which weights, for people.
-        registered: name under which the package or a library has these weights; None for files, random ones, own modules.
+        registered: name under which the package or a library has these weights; None for files, random ones, own networks.
         classes: number of classes.
         preprocessing: of the pictures it classifies.
+        preset: whether that is what its library has, or what is assumed of networks of one's own.
         slim: whether it is one of the project's small stand-ins.
         own: whether it was given as a module, so that no name can build it again.
+        file: Python file of one's own that makes it; None where a library or a package does.
+        code: what is in it.
+        neighbours: files beside ``file`` that it imported.
     """
 
     name: str
@@ -54,13 +65,22 @@ class ModelInfo:
     registered: str | None
     classes: int
     preprocessing: Preprocessing
+    preset: bool = True
     slim: bool
     own: bool = False
+    file: Path | None = None
+    code: bytes = b""
+    neighbours: tuple[str, ...] = ()
 
     @property
     def resolution(self) -> int:
         """Side in pixels of the images that ``preprocessing`` makes."""
         return self.preprocessing.resolution
+
+    @property
+    def library(self) -> bool:
+        """Whether the project, torchvision or timm makes it."""
+        return not self.own and CodeName.parse(self.name) is None
 
 
 class LoadedNetwork(DynamicNetwork):
@@ -74,31 +94,39 @@ def load(
     weights: str | Path | None = "default",
     dynamic_layers: Sequence[str] | None = None,
     classes: int | None = None,
+    preprocessing: Preprocessing | Pictures | None = None,
 ) -> LoadedNetwork:
     """Make a dynamic network.
 
     Args:
         model: a slim network (:data:`dynamic.models.names.SLIM`), any torchvision classifier, any timm model
-            (``timm/NAME``), or a module.
-        weights: ``default`` (embedded for slim networks, IMAGENET1K_V1 for torchvision, timm's own), a torchvision weights
-            name, a checkpoint file (.safetensors, or what ``torch.save(module.state_dict())`` wrote), or None for random.
-            A name comes before a file that is called so: ``./NAME`` is the file. A module keeps the weights it has.
+            (``timm/NAME``), a function of one's own that returns a network (``path/to/file.py:FUNCTION`` or
+            ``package.module:FUNCTION``; it takes no argument, or ``classes``), or a module.
+        weights: ``default`` (embedded for slim networks, IMAGENET1K_V1 for torchvision, timm's own, what a function of
+            one's own returns), a torchvision weights name, a checkpoint file (.safetensors, or what
+            ``torch.save(module.state_dict())`` wrote), or None for random. A name comes before a file that is called so:
+            ``./NAME`` is the file. A module keeps the weights it has.
         dynamic_layers: names of one to six layers; unless given, the paper's of its four networks, and of others those that
             :func:`dynamic.sites.propose` finds, which is said on stderr.
         classes: number of classes; unless given, that of the weights.
+        preprocessing: of its pictures, or what to change of the library's; unless given, the library's, or ImageNet's at
+            224 pixels for a network of one's own.
 
     Raises:
-        UserError: an unknown name, a missing, truncated or unfitting checkpoint, weights that cannot be downloaded.
+        UserError: an unknown name, a missing, truncated or unfitting checkpoint, weights that cannot be downloaded or have
+            another number of classes, an error in one's own code.
 
     >>> load("resnet50", weights=None).default.id
     's1-2-2-2_d1-1-1-1_k3-3-3-3'
     """
     if isinstance(model, nn.Module):
-        built = _Built(model, imagenet_preprocessing(), "as given", own=True)
+        chosen = _Chosen(Built(model), assumed_of(model), "as given", own=True)
         name = type(model).__name__
     else:
-        built, name = _built(model, weights, classes), model
-    return _dynamic(name, built, dynamic_layers)
+        code = CodeName.parse(model)
+        name = model if code is None else code.short
+        chosen = _chosen(model, weights, classes)
+    return _dynamic(name, chosen, dynamic_layers, preprocessing)
 
 
 def restore(
@@ -109,6 +137,7 @@ def restore(
     *,
     weights: str,
     preprocessing: Preprocessing,
+    file: Path | None = None,
 ) -> LoadedNetwork:
     """A network from the tensors that were kept of it.
 
@@ -119,6 +148,7 @@ def restore(
         dynamic_layers: names of its layers.
         weights: which they were, for people.
         preprocessing: of its pictures.
+        file: where the Python file that makes it is now, if one does.
 
     Raises:
         UserError: an unknown name, or tensors that do not fit it.
@@ -131,46 +161,73 @@ def restore(
     >>> again.digest == network.digest
     True
     """
-    original = build(name, classes)
-    fill(original, state, f"the weights kept of {name}", name)
-    return _dynamic(name, _Built(original, preprocessing, weights), dynamic_layers)
+    code = CodeName.parse(name)
+    moved = name if code is None or file is None else f"{file}:{code.name}"
+    built = build_any(moved, classes, classes)
+    fill(built.original, state, f"the weights kept of {name}", name)
+    chosen = _Chosen(built, _preprocessing(name, built.original, None), weights)
+    return _dynamic(name, chosen, dynamic_layers, preprocessing)
 
 
 def class_names(info: ModelInfo) -> tuple[str, ...]:
     """What a network's classes are called where no images tell: those of fashion-scenes, ImageNet's, or numbers."""
     if info.slim and info.classes == len(CLASSES):
         return CLASSES
-    if info.classes == 1000 and not info.slim:
+    if info.classes == 1000 and not info.slim and info.library:
         weights = torchvision.models.get_model_weights("resnet50").IMAGENET1K_V1
         return tuple(weights.meta["categories"])
     return tuple(f"class {position}" for position in range(info.classes))
 
 
+def identity_of(info: ModelInfo) -> dict[str, str]:
+    """What decides a network's answers beside name, layers and weights, where its name does not: code and preprocessing.
+
+    >>> identity_of(load("resnet50-slim").info)
+    {}
+    """
+    code = {"network_file": sha256(info.code).hexdigest()[:16]} if info.code else {}
+    return code | ({} if info.preset else {"preprocessing": json.dumps(info.preprocessing.to_json())})
+
+
 @dataclass(frozen=True)
-class _Built:
+class _Chosen:
     """A network with its weights, before it is dynamic."""
 
-    original: nn.Module
+    built: Built
     preprocessing: Preprocessing
     weights: str
     registered: str | None = None
     own: bool = False
 
 
-def _dynamic(name: str, built: _Built, dynamic_layers: Sequence[str] | None) -> LoadedNetwork:
+def _dynamic(
+    name: str,
+    chosen: _Chosen,
+    dynamic_layers: Sequence[str] | None,
+    preprocessing: Preprocessing | Pictures | None,
+) -> LoadedNetwork:
+    original, preset = chosen.built.original, chosen.preprocessing
+    foreign = chosen.own or chosen.built.own_code
+    if isinstance(preprocessing, Pictures):
+        preprocessing = preprocessing.over(preset, own=foreign)
+    prepared = preset if preprocessing is None else preprocessing
     layers = dynamic_layers or DYNAMIC_LAYERS.get(name.removesuffix("-slim"))
     if layers is None:
-        layers = propose(built.original, built.preprocessing.resolution)
+        layers = propose(original, prepared.resolution)
         print(f"{name}: dynamic layers proposed: {','.join(layers)} (--dynamic-layers names others)", file=sys.stderr)
-    network = LoadedNetwork(built.original, layers, resolution=built.preprocessing.resolution)
+    network = LoadedNetwork(original, layers, resolution=prepared.resolution)
     network.info = ModelInfo(
         name=name,
-        weights=built.weights,
-        registered=built.registered,
-        classes=_count_classes(network, built.preprocessing.resolution),
-        preprocessing=built.preprocessing,
+        weights=chosen.weights,
+        registered=chosen.registered,
+        classes=_count_classes(network, prepared.resolution),
+        preprocessing=prepared,
+        preset=prepared == preset,
         slim=name in SLIM,
-        own=built.own,
+        own=chosen.own,
+        file=chosen.built.file,
+        code=b"" if chosen.built.file is None else chosen.built.file.read_bytes(),
+        neighbours=chosen.built.neighbours,
     )
     return network
 
@@ -185,12 +242,13 @@ def _count_classes(network: DynamicNetwork, resolution: int) -> int:
         return heads[-1].out_features
 
 
-def _built(name: str, weights: str | Path | None, classes: int | None) -> _Built:
+def _chosen(name: str, weights: str | Path | None, classes: int | None) -> _Chosen:
     """The network called ``name`` with the weights asked for: registered names come before files."""
-    if weights is None:
-        original = build(name, classes)
-        return _Built(original, _preprocessing(name, original, None), "random")
-    if not isinstance(weights, Path):
+    own = CodeName.parse(name) is not None
+    if weights is None or (own and weights == "default"):
+        built = build_any(name, classes)
+        return _Chosen(built, _preprocessing(name, built.original, None), "random" if weights is None else "as built")
+    if not isinstance(weights, Path) and not own:
         registered = _registered(name, weights, classes)
         if registered is not None:
             return registered
@@ -198,31 +256,41 @@ def _built(name: str, weights: str | Path | None, classes: int | None) -> _Built
     if not (path.is_file() or path.suffix in (".pt", ".pth", ".safetensors", ".ckpt", ".bin")):
         found = f"; {path} is a folder" if path.is_dir() else ""
         raise UserError(f"unknown weights {str(weights)!r} for {name}{found}: {_choices(name)}")
-    original = from_checkpoint(name, path, classes)
-    return _Built(original, _preprocessing(name, original, path), str(path))
+    built = fitted(name, read_checkpoint(path), str(path), classes)
+    return _Chosen(built, _preprocessing(name, built.original, path), str(path))
 
 
-def _registered(name: str, weights: str, classes: int | None) -> _Built | None:
+def _registered(name: str, weights: str, classes: int | None) -> _Chosen | None:
     """Weights that the package or a library has under this name; None where they have none."""
     if name in SLIM:
         embedded = embedded_weights(name, weights)
         if embedded is None:
             return None
-        original = from_checkpoint(name, embedded, classes)
-        return _Built(original, scenes_preprocessing(), f"embedded ({weights})", weights)
+        built = fitted(name, read_checkpoint(embedded), str(embedded), classes)
+        return _Chosen(built, scenes_preprocessing(), f"embedded ({weights})", weights)
     if name.startswith("timm/"):
         if weights != "default":
             return None
-        original = _download(name, lambda: build_timm(name.removeprefix("timm/"), True, classes), "--weights FILE")
-        return _Built(original, _preprocessing(name, original, None), f"{name} pretrained", weights)
+        original = _download(name, lambda: build_timm(name.removeprefix("timm/"), True, None), "--weights FILE")
+        _require_classes(f"{name} pretrained", int(getattr(original, "num_classes", 0)), classes)
+        return _Chosen(Built(original), _preprocessing(name, original, None), f"{name} pretrained", weights)
     named = torchvision_weights(name)
     wanted = "IMAGENET1K_V1" if weights == "default" else weights
     if wanted not in named:
         return None
     chosen = named[wanted]
+    _require_classes(str(chosen), len(chosen.meta["categories"]), classes)
     fetch = f"fetch {chosen.url} where there is a network and pass --weights FILE"
     original = _download(str(chosen), lambda: torchvision.models.get_model(name, weights=chosen), fetch)
-    return _Built(original, library_preprocessing(chosen.transforms()), str(chosen), wanted)
+    return _Chosen(Built(original), library_preprocessing(chosen.transforms()), str(chosen), wanted)
+
+
+def _require_classes(weights: str, found: int, asked: int | None) -> None:
+    if asked is not None and asked != found:
+        raise UserError(
+            f"{weights} has {found} classes, not the {asked} asked for: pass a checkpoint file of {asked} classes, or "
+            "weights none"
+        )
 
 
 def _download(what: str, get: Any, instead: str) -> nn.Module:
@@ -240,7 +308,7 @@ def _choices(name: str) -> str:
     if name in SLIM:
         others = "".join(f", {known}" for known in embedded_names(name))
         return f"use default{others}, none, or a .safetensors or .pth file"
-    if name.startswith("timm/"):
+    if name.startswith("timm/") or CodeName.parse(name) is not None:
         return "use default, none, or a checkpoint file"
     return f"choose from {', '.join(torchvision_weights(name))}, none, or a checkpoint file"
 
@@ -249,6 +317,8 @@ def _preprocessing(name: str, original: nn.Module, path: Path | None) -> Preproc
     """Of a network whose weights are random or a file's: the preset of the weights whose file this is, else the first."""
     if name in SLIM:
         return scenes_preprocessing()
+    if CodeName.parse(name) is not None:
+        return assumed_of(original)
     if name.startswith("timm/"):
         from timm.data.config import resolve_model_data_config
         from timm.data.transforms_factory import create_transform

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 from dynamic.errors import UserError
 from dynamic.files import ASSETS
 from dynamic.models import slim
+from dynamic.models.own_code import CodeName, build_own
 
 _RESNET_LAYERS = tuple(f"layer{stage}.0.conv2" for stage in (1, 2, 3, 4))
 _DENSENET_LAYERS = (
@@ -32,6 +34,9 @@ DYNAMIC_LAYERS: dict[str, tuple[str, ...]] = {
 }
 """Layers A-D of the paper's four networks (section 3.3), full size and slim."""
 
+TRANSFORMING = ("googlenet", "inception_v3")
+"""torchvision's networks that scale their inputs anew."""
+
 SLIM: dict[str, Callable[[int], nn.Module]] = {
     "resnet50-slim": slim.resnet50_slim,
     "resnext50_32x4d-slim": slim.resnext50_32x4d_slim,
@@ -40,16 +45,68 @@ SLIM: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
+@dataclass(frozen=True)
+class Built:
+    """A network and where it came from.
+
+    Attributes:
+        original: the network.
+        own_code: whether a function of one's own made it.
+        file: the Python file of that function; None where there is none.
+        neighbours: files beside it that it imported.
+        takes_classes: whether it can be made with another number of classes.
+    """
+
+    original: nn.Module
+    own_code: bool = False
+    file: Path | None = None
+    neighbours: tuple[str, ...] = ()
+    takes_classes: bool = True
+
+
 def build(name: str, classes: int | None = None) -> nn.Module:
-    """A network with random weights. Raises UserError for an unknown name, with the nearest known ones."""
+    """A network with random weights, or what a function of one's own returns.
+
+    Raises:
+        UserError: an unknown name, with the nearest known ones, or an error in one's own code.
+    """
+    return build_any(name, classes).original
+
+
+def build_any(name: str, classes: int | None = None, likely: int | None = None) -> Built:
+    """As :func:`build`; ``likely`` is the number of classes for a function of one's own that must be told one."""
+    code = CodeName.parse(name)
+    if code is not None:
+        own = build_own(code, classes, likely)
+        return Built(own.original, True, code.file, own.neighbours, own.takes_classes)
     if name in SLIM:
-        return SLIM[name](classes or slim.CLASSES)
+        return Built(SLIM[name](classes or slim.CLASSES))
     if name.startswith("timm/"):
-        return build_timm(name.removeprefix("timm/"), False, classes)
+        return Built(build_timm(name.removeprefix("timm/"), False, classes))
     _check_torchvision(name)
-    # Inception and GoogLeNet warn unless told how to draw their initial weights.
-    options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    return torchvision.models.get_model(name, num_classes=classes or 1000, **options)
+    # These two warn unless told how to draw their initial weights; all weights that torchvision has of them were trained
+    # on inputs scaled anew, and a checkpoint does not tell.
+    options = {"init_weights": True, "transform_input": True} if name in TRANSFORMING else {}
+    return Built(torchvision.models.get_model(name, num_classes=classes or 1000, **options))
+
+
+def known(name: str) -> bool:
+    """Whether the project, torchvision or timm has a network of this name.
+
+    >>> known("resnet50-slim"), known("resnet50"), known("runs/mine")
+    (True, True, False)
+    """
+    return name in SLIM or name.startswith("timm/") or name in torchvision.models.list_models(module=torchvision.models)
+
+
+def folder_name(model: str) -> str:
+    """A model's name as the name of a folder.
+
+    >>> folder_name("timm/resnet26"), folder_name("nets/my_net.py:build")
+    ('timm-resnet26', 'my_net-build')
+    """
+    code = CodeName.parse(model)
+    return model.replace("/", "-") if code is None else code.short.replace(".py:", "-").replace(":", "-")
 
 
 def embedded_weights(name: str, weights: str) -> Path | None:
@@ -75,7 +132,8 @@ def _check_torchvision(name: str) -> None:
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise UserError(
-            f"unknown model {name!r}: choose from {', '.join(SLIM)}, timm/NAME, or torchvision's {', '.join(known)}"
+            f"unknown model {name!r}: choose from {', '.join(SLIM)}, timm/NAME, a network of your own as "
+            f"path/to/file.py:FUNCTION, or torchvision's {', '.join(known)}"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ import torch
 import xarray as xr
 
 import dynamic
-from dynamic.configuration import Space
+from dynamic.configuration import Space, identity_of_attributes
 from dynamic.errors import UserError
 from dynamic.files import write_whole
-from dynamic.models import LoadedNetwork, load
+from dynamic.models import LoadedNetwork, identity_of
 from dynamic.norms import Statistics
 from dynamic.recalibration import BATCH, recalibrate
 from dynamic.resources import cpu_count
@@ -24,14 +25,14 @@ from oracle.evaluation.evaluate import WalkSize, evaluate, memory_budget, second
 from oracle.outcomes import PENDING, OutcomesStore, load_outcomes
 from oracle.run_record import OWN, NetworkRecord, RunRecord
 from oracle.runs import Run, open_images, write_weights
-from oracle.settings import DTYPES, RunSettings
+from oracle.settings import DTYPES, RunSettings, load_for
 
 SMALLEST_BATCH = 16
 """Images that batch-norm statistics are estimated on together, at least."""
 
 _KEPT = (
-    "model weights dynamic_layers dataset data_dir class_map regime space images recalibrate recalibrate_regime "
-    "keep_default resize crop seed dtype"
+    "model weights dynamic_layers resolution mean std preprocessing dataset data_dir class_map regime space images "
+    "recalibrate recalibrate_regime keep_default resize crop seed dtype"
 ).split()
 """Settings that a run remembers."""
 
@@ -84,7 +85,7 @@ def open_collection(
     """
     own_network = network is not None and network.info.own
     if network is None:
-        network = _load(settings)
+        network = load_for(settings, settings.dataset, settings.seed)
     source = open_images(settings, network.info, splits)
     return Collection(
         settings, network, source, spaces or make_spaces(settings.space, network, source.resolution), own_network
@@ -129,8 +130,17 @@ def collect(collection: Collection) -> xr.Dataset:
         _require_same(before, record, settings.out)
     if network.info.registered is None:
         write_weights(network, run.weights_file)
+    if network.info.file is not None:
+        write_whole(run.network_file, network.info.code)
+        if network.info.neighbours:
+            print(
+                f"{network.info.file} imported {', '.join(network.info.neighbours)} beside it, which the run does not keep: "
+                f"copy them into {settings.out} to open it elsewhere",
+                file=sys.stderr,
+            )
     if settings.class_map is not None:
         write_whole(run.class_map_file, settings.class_map.read_bytes())
+    run.keep_attributes(union)
     run.write_record(record)
     if pending:
         size, dtype = WalkSize(**store.facts["walk"]), DTYPES[settings.dtype]
@@ -164,7 +174,7 @@ def _kept_settings(collection: Collection) -> dict[str, Any]:
 
 
 def _record(collection: Collection, store: OutcomesStore, statistics: Statistics | None) -> RunRecord:
-    network, source = collection.network, collection.source
+    network, source, run = collection.network, collection.source, collection.run
     return RunRecord(
         settings=_kept_settings(collection),
         images=dict(source.identity),
@@ -177,6 +187,7 @@ def _record(collection: Collection, store: OutcomesStore, statistics: Statistics
             digest=network.digest,
             slim=network.info.slim,
             own=collection.own_network,
+            file=None if network.info.file is None else run.network_file.name,
         ),
         class_names=source.class_names,
         preprocessing=source.preprocessing,
@@ -184,12 +195,6 @@ def _record(collection: Collection, store: OutcomesStore, statistics: Statistics
         statistics=OWN if statistics is None else statistics.digest,
         versions=dict(store.facts["versions"]),
     )
-
-
-def _load(settings: RunSettings) -> LoadedNetwork:
-    torch.manual_seed(settings.seed)  # for random weights
-    layers = [name.strip() for name in settings.dynamic_layers.split(",") if name.strip()]
-    return load(settings.model, None if settings.weights == "none" else settings.weights, layers or None)
 
 
 def _statistics(collection: Collection, union: Space, started: bool) -> Statistics:
@@ -265,7 +270,9 @@ def store_identity(collection: Collection) -> dict[str, str]:
         "model": network.info.name,
         "dynamic_layers": ",".join(network.dynamic_layers),
         "weights_digest": network.digest,
+        **identity_of(network.info),
         "space": f"{union.name} ({len(union)} configurations, {union.digest})",
+        **identity_of_attributes(union),
         "resolution": str(source.resolution),
         "dtype": settings.dtype,
         "device": torch.device(settings.device).type,

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from dynamic.configuration import ATTRIBUTES, Configuration, Space
+from dynamic.configuration import Configuration, Space, varied
 from dynamic.errors import UserError
 from dynamic.files import write_whole
 from oracle.data.sources import SPLITS
@@ -131,10 +131,12 @@ def _preferences(preferred: np.ndarray, space: Space) -> dict[str, Any]:
     """How often each option is preferred in each layer, and the flow between layers (paper, Fig. 1); solvable images."""
     configurations = list(space)
     layers = len(configurations[0].stride)
-    varied = [name for name in ATTRIBUTES if len({getattr(c, name) for c in configurations}) > 1]
+    names = varied(configurations)
     # One label a layer: the options of all varied attributes, as "2" or "2/3".
-    names = np.array([["/".join(f"{getattr(c, a)[i]:g}" for a in varied) for i in range(layers)] for c in configurations])
-    taken = names[preferred]
+    labels = np.array(
+        [["/".join(f"{c.options(name)[i]:g}" for name in names) for i in range(layers)] for c in configurations]
+    )
+    taken = labels[preferred]
     flow = []
     for layer in range(layers - 1):
         pairs, counts = np.unique(taken[:, layer : layer + 2], axis=0, return_counts=True)
@@ -143,8 +145,8 @@ def _preferences(preferred: np.ndarray, space: Space) -> dict[str, Any]:
         {str(o): int(n) for o, n in zip(*np.unique(taken[:, i], return_counts=True), strict=True)} for i in range(layers)
     ]
     return {
-        "attributes": varied,
-        "options": [sorted(set(names[:, i]), key=_numeric) for i in range(layers)],
+        "attributes": names,
+        "options": [sorted(set(labels[:, i]), key=_numeric) for i in range(layers)],
         "counts": options,
         "flow": flow,
     }

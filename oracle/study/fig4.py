@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from dynamic.configuration import ATTRIBUTES, Configuration, Space
+from dynamic.attributes.registry import attributes
+from dynamic.configuration import Configuration, Space
 from oracle.evaluation import bounds
 from oracle.evaluation.estimates import share
 from oracle.evaluation.paired import paired_difference
@@ -27,7 +28,7 @@ def subset_columns(space: Space, default: Configuration, layers: Sequence[int]) 
     return [
         position
         for position, c in enumerate(space)
-        if all(getattr(c, name)[layer] == getattr(default, name)[layer] for name in ATTRIBUTES for layer in others)
+        if all(c.options(name)[layer] == default.options(name)[layer] for name in attributes() for layer in others)
     ]
 
 

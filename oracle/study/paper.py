@@ -6,6 +6,8 @@ import json
 from importlib.resources import files
 from typing import Any
 
+from dynamic.attributes.registry import attributes
+
 CITATION = "Inkawhich et al., The Untapped Potential of Off-the-Shelf Convolutional Neural Networks, WACV 2022"
 
 NUMBERS: dict[str, Any] = json.loads(files("oracle.study").joinpath("paper.json").read_text())
@@ -31,7 +33,6 @@ _NETWORKS = {
     "mobilenet_v2": "MobileNetV2",
     "densenet121": "DenseNet-121",
 }
-_ATTRIBUTES = {"stride": "stride", "dilation": "dilation", "kernel_size": "size"}
 
 
 def is_resnet50(model: str) -> bool:
@@ -46,7 +47,7 @@ def pretrained(model: str, space: str) -> dict[str, float]:
     {'static': 74.5, 'worst': 18.9, 'median': 55.8, 'best': 87.5}
     """
     row = NUMBERS["table1"].get(_NETWORKS.get(model.removesuffix("-slim"), ""), {})
-    return {"static": row["static"]} | _cases(row[space]) if space in _ATTRIBUTES.values() and row else {}
+    return {"static": row["static"]} | _cases(row[space]) if isinstance(row.get(space), dict) else {}
 
 
 def fine_tuned(model: str, space: str) -> dict[str, float]:
@@ -61,14 +62,24 @@ def fine_tuning_gain(model: str, space: str) -> dict[str, float]:
     return {case: round(after[case] - before[case], 1) for case in after}
 
 
-def combined(model: str, attributes: str) -> dict[str, float]:
+def combined(model: str, names: str) -> dict[str, float]:
     """Table 3: worst, median and best of attributes joined by ``x``, such as ``stridexkernel_size``, of ResNet-50."""
-    names = [_ATTRIBUTES.get(name, name) for name in attributes.split("x")]
+    asked = words(names)
     rows = NUMBERS["table3_resnet50"]
     inferred = {("stride", "dilation"): rows[3], ("dilation", "size"): rows[5]}
     known = {tuple(row["attributes"]): row for row in rows if isinstance(row["attributes"], list)}
-    row = (known | inferred).get(tuple(names)) if is_resnet50(model) else None
+    row = (known | inferred).get(tuple(asked)) if is_resnet50(model) else None
     return _cases(row) if row else {}
+
+
+def words(combination: str) -> list[str]:
+    """The words in tables of attributes joined by ``x``.
+
+    >>> words("stridexkernel_size")
+    ['stride', 'size']
+    """
+    known = attributes()
+    return [known[name].word if name in known else name for name in combination.split("x")]
 
 
 def slashed(values: dict[str, float], *cases: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from dynamic.configuration import ATTRIBUTES
+from dynamic.configuration import varied
 from oracle.evaluation import bounds
 from oracle.evaluation.estimates import resampled, share
 from oracle.evaluation.paired import paired_difference, unpaired_difference
@@ -25,11 +25,9 @@ def preferred_options(outcomes: SpaceOutcomes) -> tuple[np.ndarray, list[dict[st
     solvable: np.ndarray = np.flatnonzero(outcomes.correct.any(axis=1))
     chosen = bounds.preferred(outcomes.quality, outcomes.macs)[solvable]
     configurations = list(outcomes.space)
-    varied: list[str] = [name for name in ATTRIBUTES if len({getattr(c, name) for c in configurations}) > 1]
+    names = varied(configurations)
     layers = range(len(configurations[0].stride))
-    options = [
-        {n: np.array([getattr(c, n)[i] for c in configurations], dtype=float)[chosen] for n in varied} for i in layers
-    ]
+    options = [{n: np.array([c.options(n)[i] for c in configurations], dtype=float)[chosen] for n in names} for i in layers]
     return solvable, options
 
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from dynamic.configuration import Space
 from dynamic.errors import UserError
-from dynamic.models import DYNAMIC_LAYERS, LoadedNetwork, embedded_weights
+from dynamic.models import DYNAMIC_LAYERS, LoadedNetwork, embedded_weights, folder_name
 from dynamic.recalibration import can_recalibrate
 from oracle.data.sources import SPLITS
 from oracle.settings import RunSettings
@@ -122,7 +122,7 @@ class Planner:
         """
         if self.own_network:
             return None
-        folder = self.settings.tuned_dir / f"{self.settings.model.replace('/', '-')}-{method}-{space}"
+        folder = self.settings.tuned_dir / f"{folder_name(self.settings.model)}-{method}-{space}"
         path = folder / "weights.safetensors"
         if path.exists():
             try:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from dynamic.configuration import ATTRIBUTES, Configuration, Space
+from dynamic.attributes.registry import attributes
+from dynamic.configuration import Configuration, Space, varied
 from dynamic.files import write_whole
 from oracle.evaluation import bounds
 from oracle.evaluation.paired import paired_difference
@@ -38,13 +39,10 @@ def combine(name: str, lists: Sequence[Sequence[Configuration]], default: Config
     combined = []
     for parts in itertools.product(*lists):
         options = {
-            attribute: next(
-                (getattr(c, attribute) for c in parts if getattr(c, attribute) != getattr(default, attribute)), None
-            )
-            or getattr(default, attribute)
-            for attribute in ATTRIBUTES
+            name: next((c.options(name) for c in parts if c.options(name) != default.options(name)), default.options(name))
+            for name in attributes()
         }
-        combined.append(Configuration(**options))
+        combined.append(Configuration.of(options))
     return Space(name, [*combined, default])
 
 
@@ -53,15 +51,15 @@ def _needs_later(study: Study) -> dict[str, Planned]:
     by_attribute: dict[str, SpaceOutcomes] = {}
     for name in study.names:
         label = study.of("main", name, "label")
-        varied = [a for a in ATTRIBUTES if len({getattr(c, a) for c in label.space}) > 1]
-        if len(varied) == 1:
-            by_attribute[varied[0]] = label
+        names = varied(label.space)
+        if len(names) == 1:
+            by_attribute[names[0]] = label
     folder = study.settings.out / "sets" / "combined"
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for attributes in _combinations(list(by_attribute)):
-        lists = [greedy_list(by_attribute[a], LISTS[len(attributes)]) for a in attributes]
-        space = combine("x".join(attributes), lists, study.network.default)
+    for chosen in _combinations(list(by_attribute)):
+        lists = [greedy_list(by_attribute[name], LISTS[len(chosen)]) for name in chosen]
+        space = combine("x".join(chosen), lists, study.network.default)
         path = folder / f"{space.name}.json"
         write_whole(path, json.dumps(space.ids).encode())
         files.append(str(path))
@@ -71,9 +69,8 @@ def _needs_later(study: Study) -> dict[str, Planned]:
     return {"combined": Planned(settings, ("test",))}
 
 
-def _combinations(attributes: list[str]) -> list[tuple[str, ...]]:
-    pairs: list[tuple[str, ...]] = [(a, b) for i, a in enumerate(attributes) for b in attributes[i + 1 :]]
-    return [*pairs, tuple(attributes)] if len(attributes) == 3 else pairs
+def _combinations(names: list[str]) -> list[tuple[str, ...]]:
+    return [chosen for size in LISTS for chosen in itertools.combinations(names, size)]
 
 
 def _compute(study: Study) -> dict[str, Any]:
@@ -96,7 +93,7 @@ def _best(outcomes: SpaceOutcomes) -> np.ndarray:
 
 
 def _written(combination: str) -> str:
-    return combination.replace("x", " × ").replace("kernel_size", "size")
+    return " × ".join(paper.words(combination))
 
 
 def is_combining_better(data: dict[str, Any]) -> str:

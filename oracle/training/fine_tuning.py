@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import dynamic
-from dynamic.configuration import Configuration
+from dynamic.configuration import Configuration, identity_of_attributes
 from dynamic.errors import UserError
 from dynamic.files import make_writable
-from dynamic.models import LoadedNetwork, load
+from dynamic.models import LoadedNetwork, folder_name, identity_of
 from dynamic.training.checkpoint import stored_weights, write_weights
 from dynamic.training.loop import Training, run_epochs
 from oracle.data.training_images import TrainingImages, open_training_images
+from oracle.settings import load_for
 from oracle.training.methods import distillation_step, random_option_step
 from oracle.training.processes import Processes, joined
 from oracle.training.progress import accuracies, open_label_images
@@ -41,9 +42,7 @@ def fine_tune(settings: RofSettings) -> dict[str, Any]:
         UserError: settings that do not fit the network or the images, or a checkpoint in the folder that does not fit.
     """
     with joined(settings.device) as group:
-        torch.manual_seed(settings.seed)  # for random weights
-        layers = [name.strip() for name in settings.dynamic_layers.split(",") if name.strip()]
-        network = load(settings.model, None if settings.weights == "none" else settings.weights, layers or None)
+        network = load_for(settings, settings.dataset, settings.seed)
         configurations = drawn_from(settings, network)
         images = open_training_images(
             settings.dataset,
@@ -80,9 +79,7 @@ def _fine_tune(
     configurations: list[Configuration],
     images: TrainingImages,
 ) -> dict[str, Any]:
-    out = (
-        settings.out or Path("trained") / f"{settings.model.replace('/', '-')}-{settings.method}-{Path(settings.space).stem}"
-    )
+    out = settings.out or Path("trained") / f"{folder_name(settings.model)}-{settings.method}-{Path(settings.space).stem}"
     if group.leads:
         make_writable(out)
     identity = _identity(settings, network, group, configurations, images)
@@ -152,8 +149,10 @@ def _identity(
     images: TrainingImages,
 ) -> dict[str, Any]:
     """What must agree for a training to go on; weights (before the first step), space and images by their content."""
-    where = ("out", "data_dir", "class_map", "device", "json", "weights", "space", "images")
-    kept = {key: value for key, value in asdict(settings).items() if key not in where}
+    where = ("out", "data_dir", "class_map", "device", "json", "weights", "space", "images", "attributes")
+    pictures = ("resolution", "mean", "std", "preprocessing")  # are in the network's identity
+    kept = {key: value for key, value in asdict(settings).items() if key not in where + pictures}
+    kept |= {"model": network.info.name} | identity_of(network.info) | identity_of_attributes(configurations)
     drawn = sha256("\n".join(c.id for c in configurations).encode()).hexdigest()[:12]
     space = f"{Path(settings.space).stem} ({len(configurations)}, {drawn})"
     return kept | {"start": network.digest, "processes": group.size, "space": space, "training_images": images.digest}

@@ -10,20 +10,16 @@ import torch
 
 from dynamic.command import check_device
 from dynamic.errors import UserError
+from dynamic.models import NetworkSettings
 from dynamic.scenes import Regime
 from oracle.data.sources import DatasetName
+from oracle.settings import check_scenes
 
 
 @dataclass(frozen=True, kw_only=True)
-class RofSettings:
+class RofSettings(NetworkSettings):
     """How to fine-tune; the defaults are the paper's (section 3.4). It does not give the batch."""
 
-    model: str = "resnet50-slim"
-    """As for oracle.run."""
-    weights: str = "default"
-    """Where to start: as for oracle.run."""
-    dynamic_layers: str = ""
-    """Comma-separated module names; known for the paper's four networks."""
     dataset: DatasetName = "fashion-scenes"
     """Whose training images: fashion-scenes' 50,000, or the class folders of DIR/train."""
     data_dir: Path | None = None
@@ -71,6 +67,8 @@ class RofSettings:
     """Print one JSON object as the last line of stdout."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_scenes(self, self.dataset)
         for field in ("epochs", "images", "checked_images", "students"):
             value = getattr(self, field)
             if value is not None and value < 1:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from dynamic.configuration import Configuration
-from dynamic.layers import Option
 from dynamic.network import DynamicNetwork
+from dynamic.option import Option
 from dynamic.session import boundary
 
 Prefix = tuple[Option, ...]

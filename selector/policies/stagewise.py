@@ -9,7 +9,7 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 
-from dynamic.configuration import ATTRIBUTES
+from dynamic.attributes.registry import attributes
 from selector.observation.images import Images, RecordedImages
 from selector.observation.observations import Observations
 from selector.policies.base import Policy, State
@@ -55,7 +55,7 @@ class Stagewise(Policy):
 
     def _fit(self, observed: Observations) -> None:
         options = [
-            [tuple(getattr(c, name)[layer] for name in ATTRIBUTES) for c in observed.portfolio]
+            [tuple(c.options(name)[layer] for name in attributes()) for c in observed.portfolio]
             for layer in range(len(observed.portfolio[0].stride))
         ]
         self.tree_ = _branches(options, list(range(len(observed.portfolio))), 0)

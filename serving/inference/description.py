@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dynamic.attributes.registry import attributes
 from dynamic.configuration import Configuration
 from serving.inference.deployment import Deployment
 from serving.schema import Layer, RunConfiguration
@@ -29,10 +30,9 @@ def describe(deployment: Deployment, settings: ServingSettings) -> dict[str, Any
 
 def describe_configuration(deployment: Deployment, configuration: Configuration) -> RunConfiguration:
     """Its options layer by layer, and its cost."""
-    options = zip(configuration.stride, configuration.dilation, configuration.kernel_size, strict=True)
     layers = [
-        Layer(layer="ABCDEF"[position], stride=stride, dilation=dilation, kernel_size=kernel)
-        for position, (stride, dilation, kernel) in enumerate(options)
+        Layer.of("ABCDEF"[position], {name: configuration.options(name)[position] for name in attributes()})
+        for position in range(len(configuration.stride))
     ]
     return RunConfiguration(id=configuration.id, layers=layers, gmacs=deployment.macs(configuration) / 1e9)
 

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from dynamic import UserError
-from dynamic.layers import DynamicConv2d, DynamicPool2d, Option
+from dynamic.layers import DynamicConv2d, DynamicPool2d
+from dynamic.option import Option
 from tests.plain_loop import InsertZeros
 
 
@@ -37,7 +38,7 @@ def test_kernel_size_equals_interpolation_and_scales_the_output(size: int, dtype
 
 def test_a_kernel_of_one_is_the_centre_pixel() -> None:
     conv = nn.Conv2d(4, 6, 3, padding=1, bias=False)
-    weight, _ = DynamicConv2d(conv)._derive(1, False)
+    weight = DynamicConv2d(conv)._derive((("kernel_size", 1),), False).weight
     torch.testing.assert_close(weight, 9 * conv.weight[:, :, 1:2, 1:2])
 
 
@@ -94,13 +95,22 @@ def test_half_stride_pools_ignore_the_gaps() -> None:
     assert torch.equal(maximum[0, 0], expected.float())
 
 
-@pytest.mark.parametrize(
-    "conv",
-    [nn.Conv2d(2, 2, (3, 1)), nn.Conv2d(2, 2, 3, padding="same"), nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect")],
-)
-def test_unusual_convolutions_are_refused(conv: nn.Conv2d) -> None:
-    with pytest.raises(UserError, match="must be"):
+@pytest.mark.parametrize("conv", [nn.Conv2d(2, 2, (3, 1)), nn.Conv2d(2, 2, 3, padding=(1, 0))])
+def test_convolutions_that_are_not_square_are_refused(conv: nn.Conv2d) -> None:
+    with pytest.raises(UserError, match="differs by axis"):
         DynamicConv2d(conv)
+
+
+@pytest.mark.parametrize(("text", "number"), [("same", 2), ("valid", 0)])
+def test_padding_given_as_text_is_its_number(text: str, number: int) -> None:
+    named = nn.Conv2d(2, 2, 5, padding=text)
+    counted = nn.Conv2d(2, 2, 5, padding=number)
+    counted.load_state_dict(named.state_dict())
+    x = torch.randn(1, 2, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(DynamicConv2d(named)(x, Option(1, 1, 5)), named(x))
+        for option in (Option(2, 1, 5), Option(1, 2, 3), Option(0.5, 1, 7)):
+            assert torch.equal(DynamicConv2d(named)(x, option), DynamicConv2d(counted)(x, option))
 
 
 @pytest.mark.parametrize(("side", "stride"), [(2, 3), (2, 4), (3, 4)])

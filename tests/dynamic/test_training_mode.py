@@ -83,9 +83,7 @@ def test_libraries_drop_and_their_statistics_move(name: str) -> None:
     network.eval()
     with torch.no_grad():
         assert torch.equal(network(images, network.default), original(images))
-        torch.testing.assert_close(
-            network.for_inference()(images, network.default), original(images), atol=1e-3, rtol=1e-3
-        )
+        torch.testing.assert_close(network.for_inference()(images, network.default), original(images), atol=1e-3, rtol=1e-3)
 
 
 class WithAuxiliaryHead(DropsInForward):

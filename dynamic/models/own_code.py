@@ -1,0 +1,233 @@
+"""What a person's own Python file or package makes: a network, or a transform, named ``path/to/file.py:name``.
+
+The file is run as Python runs any module; what it imports from its own folder is found while it is run and called.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from dynamic.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeName:
+    """A name in a person's own code.
+
+    Attributes:
+        where: the file, or the dotted name of a module.
+        name: of what is in it.
+    """
+
+    where: Path | str
+    name: str
+
+    @classmethod
+    def parse(cls, text: str) -> CodeName | None:
+        """``file.py:name`` or ``package.module:name``; None where ``text`` is neither.
+
+        Raises:
+            UserError: a Python file without a name behind it.
+
+        >>> CodeName.parse("nets/mine.py:build")
+        CodeName(where=PosixPath('nets/mine.py'), name='build')
+        >>> CodeName.parse("resnet50") is CodeName.parse("timm/hf-hub:timm/resnet50") is None
+        True
+        """
+        where, colon, name = text.rpartition(":")
+        if text.endswith(".py"):
+            raise UserError(f"{text} is a file: say which function in it, {text}:NAME{_offered(_functions(Path(text)))}")
+        if not colon or text.startswith("timm/") or not name.isidentifier():
+            return None
+        if where.endswith(".py"):
+            return cls(where=Path(where), name=name)
+        return cls(where=where, name=name) if all(part.isidentifier() for part in where.split(".")) else None
+
+    def __str__(self) -> str:
+        return f"{self.where}:{self.name}"
+
+    @property
+    def short(self) -> str:
+        """Without the file's folder, which may move."""
+        return f"{self.where.name}:{self.name}" if isinstance(self.where, Path) else str(self)
+
+    @property
+    def file(self) -> Path | None:
+        """The Python file; None for a module of an installed package."""
+        return self.where if isinstance(self.where, Path) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnNetwork:
+    """A network that a person's own code made.
+
+    Attributes:
+        original: the network.
+        neighbours: files in the folder of the code's file that it imported.
+        takes_classes: whether the code can make it with another number of classes.
+    """
+
+    original: nn.Module
+    neighbours: tuple[str, ...]
+    takes_classes: bool
+
+
+def build_own(code: CodeName, classes: int | None = None, likely: int | None = None) -> OwnNetwork:
+    """Run the code and call the function.
+
+    Args:
+        code: of a function without arguments, or with one that is called ``classes`` or ``num_classes``; a class of
+            networks; or a network itself.
+        classes: given to the function where it takes them.
+        likely: given to it instead where it must be told.
+
+    Raises:
+        UserError: no such file or name, or an error in the code, with its file and line.
+    """
+    with _running(code) as (found, neighbours):
+        if isinstance(found, nn.Module):
+            made, takes = found, None
+        else:
+            takes, must = _classes_argument(code, found)
+            told = classes if classes is not None else likely if must else None
+            if must and told is None:
+                raise UserError(f"{code} must be told the number of {takes}: give it a default, or pass --weights FILE")
+            made = found(**({} if takes is None or told is None else {takes: told}))
+        if not isinstance(made, nn.Module):
+            raise UserError(f"{code} gave {_kind(made)}: it must return a torch.nn.Module")
+        return OwnNetwork(original=made, neighbours=tuple(neighbours()), takes_classes=takes is not None)
+
+
+def own_object(code: CodeName) -> Any:
+    """What ``code`` names, or what it returns if it is a function. Raises UserError as :func:`build_own`."""
+    with _running(code) as (found, _):
+        return found() if inspect.isfunction(found) else found
+
+
+@contextmanager
+def _running(code: CodeName) -> Iterator[tuple[Any, Callable[[], list[str]]]]:
+    """The named object and what tells its neighbours; errors of the code while inside become one line."""
+    file = None if code.file is None else code.file.resolve()
+    if file is not None and not file.is_file():
+        raise UserError(f"no file {code.file}: name an existing one, path/to/file.py:{code.name}")
+    folder = "" if file is None else str(file.parent)
+    before, caching = set(sys.modules), sys.dont_write_bytecode
+    sys.path.insert(0, folder)
+    sys.dont_write_bytecode = True  # a run's folder stays as it is
+    try:
+        module = _import(code)
+        if not hasattr(module, code.name):
+            raise UserError(f"{code.where} has no {code.name!r}{_offered(_public(module), code.name)}")
+        own = getattr(module, "__file__", None)
+        yield getattr(module, code.name), lambda: [p.name for p in _beside(folder, before) if str(p) != own]
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(_told(code, error)) from error
+    finally:
+        sys.dont_write_bytecode = caching
+        sys.path.remove(folder)
+        for name in _beside(folder, before).values():  # another file's neighbours may have the same names
+            del sys.modules[name]
+
+
+def _beside(folder: str, before: set[str]) -> dict[Path, str]:
+    """Files in ``folder`` that were imported since, in order, with the names of their modules."""
+    packages = {name.partition(".")[0] for name in before}
+    found = {}
+    for name in set(sys.modules) - before:
+        path = getattr(sys.modules[name], "__file__", None)
+        new = folder and path is not None and name.partition(".")[0] not in packages
+        if new and Path(path).is_relative_to(folder) and "site-packages" not in Path(path).parts:
+            found[Path(path)] = name
+    return dict(sorted(found.items()))
+
+
+def _import(code: CodeName) -> ModuleType:
+    if isinstance(code.where, str):
+        return importlib.import_module(code.where)
+    path = code.where.resolve()
+    module = ModuleType(f"own_{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # dataclasses look themselves up there
+    exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+    return module
+
+
+def _told(code: CodeName, error: BaseException) -> str:
+    """One line: what went wrong, in which file and line."""
+    file, line = str(code.where), 0
+    if isinstance(error, SyntaxError) and error.filename:
+        file, line = error.filename, error.lineno or 0
+    else:
+        own = str(code.file.resolve()) if code.file is not None else code.where.__str__().replace(".", "/")
+        for frame in traceback.extract_tb(error.__traceback__):
+            if own in frame.filename:
+                file, line = frame.filename, frame.lineno or 0
+    what = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
+    place = f"{file}, line {line}" if line else file
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        beside = "" if code.file is None else f" beside it ({code.file.resolve().parent}) or"
+        return (
+            f"{place}: needs the module {error.name!r}, which is not found: it must lie{beside} where Python finds it "
+            "(PYTHONPATH, or installed)"
+        )
+    if isinstance(error, SystemExit):
+        return f"{place}: ended the program when it was imported: keep what is a script under if __name__ == '__main__'"
+    return f"{place}: {type(error).__name__}" + (f": {what}" if what else "")
+
+
+def _classes_argument(code: CodeName, found: Any) -> tuple[str | None, bool]:
+    """Name of the argument that takes the number of classes, if there is one, and whether it has no default."""
+    if not callable(found):
+        raise UserError(f"{code} is {_kind(found)}: it must be a function that returns a torch.nn.Module")
+    parameters = inspect.signature(found).parameters
+    takes = next((name for name in ("classes", "num_classes") if name in parameters), None)
+    needed = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    others = [name for name in needed if name != takes]
+    if others:
+        raise UserError(f"{code} needs {', '.join(others)}: it must take no argument, or classes alone")
+    return takes, takes in needed
+
+
+def _public(module: ModuleType) -> list[str]:
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and callable(value) and getattr(value, "__module__", None) == module.__name__
+    ]
+
+
+def _functions(file: Path) -> list[str]:
+    """Functions and classes that a file defines; none where it is no Python."""
+    try:
+        tree = ast.parse(file.read_text())
+    except (OSError, SyntaxError, ValueError):
+        return []
+    return [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+
+
+def _offered(names: list[str], near: str = "") -> str:
+    close = difflib.get_close_matches(near, names, 3) if near else []
+    return f"; did you mean {' or '.join(close)}?" if close else f"; it has {', '.join(names[:10])}" if names else ""
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
