@@ -87,12 +87,18 @@ def open_collection(
     if network is None:
         network = load_for(settings, settings.dataset, settings.seed)
     source = open_images(settings, network.info, splits)
-    return Collection(settings, network, source, spaces or make_spaces(settings.space, network), own_network)
+    return Collection(
+        settings, network, source, spaces or make_spaces(settings.space, network, source.resolution), own_network
+    )
 
 
-def make_spaces(names: str, network: LoadedNetwork) -> list[Space]:
-    """The spaces that ``--space`` names. Raises UserError where one is wrong, twice there, or lacks the default."""
-    spaces = [dynamic.space(name, network) for name in names.split(",") if name]
+def make_spaces(names: str, network: LoadedNetwork, resolution: int | None = None) -> list[Space]:
+    """The spaces that ``--space`` names, without what the network cannot run on images of ``resolution``, else its own.
+
+    Raises:
+        UserError: one is wrong, twice there, or lacks the default, or nothing else is left of it.
+    """
+    spaces = [dynamic.space(name, network, resolution) for name in names.split(",") if name]
     if not spaces or len({space.name for space in spaces}) < len(spaces):
         raise UserError(f"--space {names!r}: name one or several different spaces, separated by commas")
     for space in spaces:
