@@ -118,10 +118,12 @@ def propose(network: nn.Module, resolution: int | None = None) -> list[str]:
     """
     root = graph_of(network)
     meta = meta_copy(root)
-    images = fitting_images(meta, resolution or 224)
+    stages = _stages(root)
+    if not stages:
+        raise UserError(_nothing(network, root, stages))
+    images = fitting_images(meta, resolution or 224, type(network).__name__)
     strided: list[_Proposal] = []
     others: list[_Proposal] = []
-    stages = _stages(root)
     for stage in stages:
         tried = [_Proposal(spec, _varies(root, meta, spec, images)) for spec in stage.specs(root)]
         chosen = max(tried, key=lambda proposal: ("stride" in proposal.varies, len(proposal.varies)))  # the first of equals

@@ -61,7 +61,7 @@ def verify(original: nn.Module, traced: Callable[[Tensor], Tensor], resolution: 
                 return Fit(channels, side)
     if answered:
         raise UserError(f"{name} answers random images with nothing but infinities and NaN: its weights are damaged")
-    raise no_size_fits(original, resolution)
+    raise no_size_fits(name, resolution)
 
 
 def _compare(name: str, traced: Callable[[Tensor], Tensor], images: Tensor, expected: Tensor) -> None:
