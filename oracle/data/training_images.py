@@ -19,6 +19,7 @@ from torchvision.transforms import v2
 
 from dynamic.errors import UserError
 from dynamic.models import ModelInfo
+from dynamic.pictures import upright
 from dynamic.resources import cpu_count
 from dynamic.scenes import FashionScenes, Regime
 from oracle.data.digests import digest_of
@@ -41,7 +42,7 @@ class TrainingImages(Protocol):
     def __len__(self) -> int: ...
 
     def batches(self, epoch: int, rows: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (n, 3, H, W) float32, normalised, and labels (n,) int64, for each array of rows in turn."""
+        """Images (n, channels, H, W) float32, normalised, and labels (n,) int64, for each array of rows in turn."""
         ...
 
 
@@ -132,6 +133,6 @@ class _Augmented(Dataset[tuple[Tensor, int]]):
         torch.manual_seed(int(np.random.SeedSequence([*self._seeds, row]).generate_state(1)[0]))
         try:
             with Image.open(path) as image:
-                return self._info.preprocessing(self._augment(image.convert("RGB"))), label
+                return self._info.preprocessing(self._augment(upright(image))), label
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            return torch.zeros(3, self._info.resolution, self._info.resolution), _UNREADABLE
+            return torch.zeros(self._info.preprocessing.channels, self._info.resolution, self._info.resolution), _UNREADABLE
