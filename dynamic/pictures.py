@@ -44,8 +44,9 @@ def upright(image: Image.Image) -> Image.Image:
     (255, 255, 255)
     >>> exif = Image.Exif()
     >>> exif[ExifTags.Base.Orientation] = 6
-    >>> clear.info["exif"] = exif.tobytes()
-    >>> upright(clear).size, upright(upright(clear)).size
+    >>> lying = Image.new("L", (4, 2))
+    >>> lying.info["exif"] = exif.tobytes()
+    >>> upright(lying).size, upright(upright(lying)).size
     ((2, 4), (2, 4))
     """
     image.load()  # a PNG may say at its end how it is turned
