@@ -21,6 +21,7 @@ from dynamic.resources import cpu_count
 from oracle.data.sources import SPLITS, ImageSource
 from oracle.data.views import unlabelled
 from oracle.evaluation.evaluate import WalkSize, evaluate, memory_budget, seconds_for
+from oracle.evaluation.extension import make_room
 from oracle.outcomes import PENDING, OutcomesStore, load_outcomes
 from oracle.run_record import OWN, NetworkRecord, RunRecord
 from oracle.runs import Run, open_images, write_weights
@@ -286,4 +287,5 @@ def _open_store(collection: Collection, union: Space) -> OutcomesStore:
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
     macs = network.costs.of_space(union, source.resolution)
+    make_room(collection.run, settings, network.info, source, union, macs, identity)
     return OutcomesStore(collection.run.outcomes_store, source, union, macs, identity, facts, settings.region)

@@ -57,9 +57,7 @@ def _warnings(outcomes: xr.Dataset, default: Configuration) -> list[str]:
     chance = no_better_than_chance(predicted, outcomes["label"].values, int(outcomes.attrs["classes"]))
     if chance is None:
         return []
-    order = (
-        "" if outcomes.attrs["stand_in"] else ", or labels may be in another order than its classes: --class-map"
-    )
+    order = "" if outcomes.attrs["stand_in"] else ", or labels may be in another order than its classes: --class-map"
     return [f"{chance}: the weights may be untrained or another task's{order}"]
 
 
