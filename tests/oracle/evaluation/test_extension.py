@@ -19,6 +19,7 @@ import oracle.outcomes
 from dynamic import UserError
 from oracle.data.folders import FolderSource
 from oracle.data.scenes_source import ScenesSource
+from oracle.evaluation.collect import collect, open_collection
 from oracle.outcomes import read_outcomes, recover_store
 from oracle.pipeline import run
 from oracle.runs import Run
@@ -74,8 +75,12 @@ def test_scenes_are_added(tmp_path: Path, small_space: str, monkeypatch: pytest.
 
 
 def columns_of_a_fresh_run(tmp_path: Path, space: str, images: int) -> pd.DataFrame:
-    run(RunSettings(images=images, space=space, out=tmp_path / "fresh", **MODEL))
-    return columns(read_outcomes(tmp_path / "fresh"))
+    return columns(evaluated(RunSettings(images=images, space=space, out=tmp_path / "fresh", **MODEL)))
+
+
+def evaluated(settings: RunSettings) -> xr.Dataset:
+    """The outcomes alone, without labels and report."""
+    return collect(open_collection(settings))
 
 
 def test_images_of_a_folder_are_added_and_what_was_unreadable_stays(
@@ -101,27 +106,27 @@ def test_images_of_a_folder_are_added_and_what_was_unreadable_stays(
     assert Run(tmp_path / "run").statistics_file.read_bytes() == statistics
 
 
-def test_a_study_is_extended_with_its_sets(tmp_path: Path, small_space: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_a_study_is_extended_with_its_sets(tmp_path: Path, small_space: str) -> None:
     settings = {"space": small_space, "study": "fig7", "out": tmp_path / "run", "efficiency_space": small_space, **MODEL}
-    run(RunSettings(images=4, **settings))
-    read = loaded(monkeypatch, ScenesSource)
-    run(RunSettings(images=8, **settings))
-    assert not {"label/00000", "test/00000"} & {*read}
-    sets = [path.parent for path in (tmp_path / "run" / "sets").glob("*/run.json")]
-    assert sets
-    for folder in sets:
-        assert (read_outcomes(folder)["split"].values == "test").sum() == 8
+    counts = []
+    for images in (4, 8):
+        run(RunSettings(images=images, **settings))
+        sets = sorted((tmp_path / "run" / "sets").iterdir())
+        counts.append({path.name: len(read_outcomes(path)["image"]) for path in sets})
+    assert counts[0].keys() == counts[1].keys() != set()
+    assert all(counts[1][name] > count for name, count in counts[0].items())
 
 
 def test_damage_is_seen_before_anything_is_added(tmp_path: Path, small_space: str) -> None:
     settings = {"space": small_space, "out": tmp_path / "run", **MODEL}
-    run(RunSettings(images=4, **settings))
+    evaluated(RunSettings(images=4, **settings))
     chunk = next((tmp_path / "run" / "outcomes.zarr" / "p_true" / "c").rglob("0"))
     chunk = chunk / "0" if chunk.is_dir() else chunk
     chunk.write_bytes(chunk.read_bytes()[:-1] + b"x")
     before = all_bytes(tmp_path / "run")
     with pytest.raises(UserError, match="is damaged"):
-        run(RunSettings(images=8, **settings))
+        evaluated(RunSettings(images=8, **settings))
     assert all_bytes(tmp_path / "run") == before
 
 
@@ -130,7 +135,7 @@ def test_killed_between_any_two_steps_of_the_exchange(
     tmp_path: Path, small_space: str, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"space": small_space, "out": tmp_path / "run", **MODEL}
-    run(RunSettings(images=4, **settings))
+    evaluated(RunSettings(images=4, **settings))
     before = columns(read_outcomes(tmp_path / "run"))
 
     class Killed(BaseException):
@@ -154,10 +159,10 @@ def test_killed_between_any_two_steps_of_the_exchange(
         patched.setattr(oracle.outcomes, "recover_store", recover)
         renames.append(tmp_path)
         with pytest.raises(Killed):
-            run(RunSettings(images=8, **settings))
+            evaluated(RunSettings(images=8, **settings))
     with pytest.raises(UserError, match="is not finished"):
         Run.open(tmp_path / "run")
-    run(RunSettings(images=10, **settings))  # more than was asked for when it was killed
+    evaluated(RunSettings(images=10, **settings))  # more than was asked for when it was killed
     assert [path.name for path in (tmp_path / "run").glob("outcomes*")] == ["outcomes.zarr"]
     after = columns(read_outcomes(tmp_path / "run"))
     assert len(after) == 20
@@ -166,7 +171,7 @@ def test_killed_between_any_two_steps_of_the_exchange(
 
 @pytest.mark.slow
 def test_killed_anywhere_the_extension_ends_with_the_same_bytes(tmp_path: Path, small_space: str) -> None:
-    run(RunSettings(images=6, space=small_space, out=tmp_path / "first", **MODEL))
+    evaluated(RunSettings(images=6, space=small_space, out=tmp_path / "first", **MODEL))
     outs = [tmp_path / name / "run" for name in ("whole", "killed")]
     for out in outs:
         shutil.copytree(tmp_path / "first", out)
