@@ -105,10 +105,19 @@ class FolderSource:
             with Image.open(self._paths[row]) as image:
                 return self._transform(image)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            if isinstance(error, OSError) and error.errno not in (None, errno.EACCES):
-                raise  # the disk or the mount failed, not the image; nothing must be recorded
-            root = repr(str(self._root) + os.sep)[1:-1]  # messages quote paths as repr does
-            return as_text(str(error).splitlines()[0].replace(root, "")) if str(error) else type(error).__name__
+            return reason_of(error, self._root)
+
+
+def reason_of(error: BaseException, root: Path) -> str:
+    """What is wrong with an image, in one line that does not say where the images lie.
+
+    Raises:
+        OSError: that is ``error``, where the disk or the mount failed, not the image: nothing must be recorded.
+    """
+    if isinstance(error, OSError) and error.errno not in (None, errno.EACCES):
+        raise error
+    quoted = repr(str(root) + os.sep)[1:-1]  # messages quote paths as repr does
+    return as_text(str(error).splitlines()[0].replace(quoted, "")) if str(error) else type(error).__name__
 
 
 def find_root(data_dir: Path, name: str, part: Literal["train", "val"]) -> Path:
@@ -126,7 +135,12 @@ def find_root(data_dir: Path, name: str, part: Literal["train", "val"]) -> Path:
 
 def class_folders(root: Path, info: ModelInfo, class_map: Path | None) -> dict[str, int]:
     """The class folders in ``root`` with the class index of each; see :func:`oracle.data.classes.class_indices`."""
-    return class_indices(sorted(entry.name for entry in root.iterdir() if _is_class(entry)), info, class_map)
+    return class_indices(class_names_in(root), info, class_map)
+
+
+def class_names_in(root: Path) -> list[str]:
+    """The names of the class folders in ``root``, sorted."""
+    return sorted(entry.name for entry in root.iterdir() if _is_class(entry))
 
 
 def _is_class(entry: Path) -> bool:

@@ -20,13 +20,13 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff"}
 _SYSTEM = {"__macosx", "thumbs.db", "desktop.ini"}
 """What operating systems leave in folders, beside names that begin with a dot."""
 
-_READERS = 16
+READERS = 16
 """Threads; files are waited for more than they are hashed."""
 
 _GLANCE = 4096
 """Bytes from the middle of two files of one size that tell most of them apart; headers are often the same."""
 
-_MANY = 5000
+MANY = 5000
 """Files that take long enough to read for a progress bar."""
 
 
@@ -108,9 +108,9 @@ def copies(files: Sequence[ImageFile]) -> list[list[ImageFile]]:
     groups = _grouped(sorted((file for file in files if file.size), key=lambda file: file.key), lambda file: file.size)
     for fingerprint in (_glance, _whole):
         suspects = [file for group in groups for file in group]
-        with ThreadPoolExecutor(_READERS) as pool:
+        with ThreadPoolExecutor(READERS) as pool:
             bar = tqdm(
-                desc="comparing files", total=len(suspects), unit="file", file=sys.stderr, disable=len(suspects) < _MANY
+                desc="comparing files", total=len(suspects), unit="file", file=sys.stderr, disable=len(suspects) < MANY
             )
             with bar:
                 found = {}

@@ -62,7 +62,7 @@ def open_training_images(
         UserError: they are not there, or their classes do not fit the network.
     """
     if name == "fashion-scenes":
-        return ScenesTraining(data_dir, images, seed, regime)
+        return ScenesTraining(data_dir, images, seed, regime, info.preprocessing.channels)
     if data_dir is None:
         raise UserError(f"--dataset {name} needs --data-dir, the folder that holds train/ with its class folders")
     root = find_root(data_dir, name, "train")
@@ -91,9 +91,9 @@ def _training_files(
 class ScenesTraining:
     """The 50,000 training photographs in scenes of one regime, drawn anew in every epoch."""
 
-    def __init__(self, data_dir: Path | None, images: int | None, seed: int, regime: Regime) -> None:
+    def __init__(self, data_dir: Path | None, images: int | None, seed: int, regime: Regime, channels: int) -> None:
         self._scenes = FashionScenes("train", regime, data_dir=data_dir, count=images)
-        self._seed = seed
+        self._seed, self._channels = seed, channels
         self.digest = digest_of(np.arange(len(self._scenes)), self._scenes.labels)
 
     def __len__(self) -> int:
@@ -103,7 +103,7 @@ class ScenesTraining:
         """See :class:`TrainingImages`."""
         self._scenes.reseed(self._seed * 1000 + epoch + 1)
         for part in rows:
-            yield self._scenes.render(part), torch.from_numpy(self._scenes.labels[part])
+            yield self._scenes.render(part)[:, : self._channels], torch.from_numpy(self._scenes.labels[part])
 
 
 class FolderTraining:
