@@ -24,6 +24,7 @@ from oracle.data.sources import open_source
 from oracle.data.splits import split_of
 from oracle.outcomes import compare_identity, read_outcomes
 from oracle.pipeline import run
+from oracle.runs import Run
 from oracle.settings import RunSettings
 from tests.image_folders import fill
 from tests.oracle.conftest import run_command
@@ -346,3 +347,32 @@ def test_class_folders_that_are_numbers_are_the_class_indices(tmp_path: Path, ca
     assert capsys.readouterr().err == ""
     with pytest.raises(UserError, match=r"two class folders have one number \(01, 1, …\): pass --class-map"):
         labels_of(tmp_path / "twice", ["1", "01"])
+
+
+def test_folders_that_runs_were_made_on_are_the_same_folders(tmp_path: Path) -> None:
+    """The identity of a folder without hidden files and copies, as it was before there was a rule for those."""
+    for size in range(1, 7):
+        for name, byte in (("a/x{}.png", "7"), ("b/y {}.jpg", "8")):
+            path = tmp_path / name.format(size)
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(byte.rjust(size, "0"))
+    (tmp_path / "10").mkdir()
+    (tmp_path / "10" / "z.bmp").write_text("99")
+    info = dynamic.load("mobilenet_v2-slim", weights=None, classes=3).info
+    assert FolderSource("imagefolder", tmp_path, info, 4, 1, None).identity == {
+        "dataset": "imagefolder",
+        "seed": "1",
+        "split_rule": "by a hash of each image's name",
+        "images": "8 (cc375be0f29a)",
+    }
+
+
+def test_one_class_and_ten_images_are_a_run(tmp_path: Path, small_space: str) -> None:
+    fill(tmp_path / "data", {"bag": 10})
+    (tmp_path / "map.json").write_text('{"bag": 8}')
+    settings = {"dataset": "imagefolder", "data_dir": tmp_path / "data", "class_map": tmp_path / "map.json"}
+    summary = run(RunSettings(space=small_space, out=tmp_path / "run", **settings))
+    assert [summary["spaces"]["small"][split]["images"] for split in ("label", "test")] == [5, 5]
+    assert Run.open(tmp_path / "run").record.class_names[8] == "bag"
+    with pytest.raises(UserError, match=r"1 class folders \(bag, …\), resnet50-slim has 10 classes: pass --class-map"):
+        run(RunSettings(space=small_space, out=tmp_path / "other", **{**settings, "class_map": None}))
