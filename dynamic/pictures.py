@@ -14,6 +14,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import ExifTags, Image
 
+VERSION = "1"
+"""Of what becomes of a picture: raise it with every change. Runs remember it."""
+
 BACKGROUND = "white"
 """Behind transparent pixels."""
 

@@ -29,13 +29,15 @@ class Earlier:
     def __init__(self, folder: Path | None, rows: np.ndarray, block: int) -> None:
         self._folder = folder
         self._arrays: list[dict[str, np.ndarray]] = []
-        known = []
-        for start in range(0, len(rows), block) if folder is not None else ():
-            path = block_file(folder, start)  # type: ignore[arg-type]
+        self._places: dict[int, tuple[int, int]] = {}
+        if folder is None:
+            return
+        for start in range(0, len(rows), block):
+            path = block_file(folder, start)
             if path.exists():
+                part = rows[start : start + block].tolist()
+                self._places |= {row: (len(self._arrays), place) for place, row in enumerate(part)}
                 self._arrays.append(read_arrays(path))
-                known.append(rows[start : start + block])
-        self._places = {int(row): (part, place) for part, rows in enumerate(known) for place, row in enumerate(rows)}
 
     def has(self, rows: np.ndarray) -> np.ndarray:
         """(rows,) bool: which rows of the source were observed."""

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,7 @@ def evaluated(settings: RunSettings) -> xr.Dataset:
 
 
 def test_images_of_a_folder_are_added_and_what_was_unreadable_stays(
-    tmp_path: Path, small_space: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small_space: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill(tmp_path / "data", {"a": 12, "b": 12}, ".png")
     network = dynamic.load("resnet50-slim", weights=None, classes=2)
@@ -100,6 +101,12 @@ def test_images_of_a_folder_are_added_and_what_was_unreadable_stays(
         summary = run(RunSettings(images=images, recalibrate=6, **settings, **MODEL), network)
         assert len(read) == evaluated
     assert summary["unreadable"]["images"] == [bad]
+    assert "read some pictures differently" not in capsys.readouterr().err
+    made = Run(tmp_path / "run")
+    versions = {name: version for name, version in made.record.versions.items() if name != "pictures"}
+    made.write_record(replace(made.record, versions=versions))
+    made.adopt(network).images()
+    assert f"{tmp_path / 'run'} was made by a version that read some pictures differently" in capsys.readouterr().err
     after = columns(read_outcomes(tmp_path / "run"))
     assert len(after) == 23
     pd.testing.assert_frame_equal(after.loc[before.index], before, check_exact=True)
