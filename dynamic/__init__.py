@@ -13,6 +13,7 @@ torch.Size([2, 10])
 """
 
 import sys
+from pathlib import Path
 
 from dynamic.configuration import Configuration, Space, make_space
 from dynamic.errors import UserError
@@ -27,7 +28,7 @@ def space(name: str, network: DynamicNetwork, resolution: int | None = None) -> 
     """The configuration space called ``name`` for ``network``; see :func:`dynamic.configuration.make_space`.
 
     What the network cannot run is left out, and said on stderr: options that a layer cannot vary, configurations that do not
-    fit the images.
+    fit the images. A named space that lacks the default is given it, and that is said too.
 
     Args:
         name: of a space, or a file.
@@ -40,6 +41,9 @@ def space(name: str, network: DynamicNetwork, resolution: int | None = None) -> 
     if resolution is None and isinstance(network, LoadedNetwork):
         resolution = network.info.resolution
     made, lines = fitting_space(make_space(name, network.default), network, resolution)
+    if network.default not in made and not Path(name).suffix:
+        made = Space(made.name, [*made, network.default])
+        lines.append(f"space {name!r}: the default {network.default.id} was added, the baseline of every comparison")
     for line in lines:
         print(line, file=sys.stderr)
     return made

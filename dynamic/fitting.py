@@ -14,8 +14,8 @@ from dynamic.network import DynamicNetwork
 def fitting_space(space: Space, network: DynamicNetwork, resolution: Resolution | None) -> tuple[Space, list[str]]:
     """The configurations of ``space`` that ``network`` runs, under the same name, and one line for each kind that it cannot.
 
-    No image is run: shapes are followed step by step, each prefix of options once. Where a layer cannot vary an attribute and
-    the space does not have the option that the layer was built with, the layer keeps that option.
+    No image is run: shapes are followed step by step, each prefix of options once. Where a layer cannot vary an attribute
+    and the space does not have the option that the layer was built with, the layer keeps that option.
 
     Args:
         space: of as many layers as the network has.
@@ -46,10 +46,8 @@ def fitting_space(space: Space, network: DynamicNetwork, resolution: Resolution 
             kept.append(configuration)
         else:
             reasons[reason] += 1
-    lines = [
-        f"space {space.name!r}: {count} of {len(space)} configurations left out: each {why}"
-        for why, count in reasons.items()
-    ]
+    left_out = f"of {len(space)} configurations left out: each"
+    lines = [f"space {space.name!r}: {count} {left_out} {why}" for why, count in reasons.items()]
     if lines and set(kept) <= {network.default}:
         raise UserError(f"nothing but the default is left: {'; '.join(lines)}")
     return Space(space.name, kept), lines

@@ -16,6 +16,7 @@ from dynamic.errors import UserError
 from dynamic.layers import DynamicConv2d
 from dynamic.macs import CostModel
 from dynamic.norms import PrefixNorms, Statistics
+from dynamic.out_of_place import watch_writes
 from dynamic.packing import pack
 from dynamic.tracing import BatchNormMode, Program, trace
 from dynamic.variation import stuck_strides
@@ -72,7 +73,10 @@ class DynamicNetwork(nn.Module):
         self.eval()
         self.channels, self.fixed = 3, self.program.fixed
         if batch_norm == "kept":
-            self.channels, side = verify(self.original, lambda images: self(images, self.default), resolution)
+            with watch_writes(self._segments) as wrote:
+                self.channels, side = verify(self.original, lambda images: self(images, self.default), resolution)
+            if wrote:
+                raise UserError(f"{wrote[0]} writes into its input, which other configurations read: let it work on a copy")
             self.fixed = self.fixed | stuck_strides(self.program, self.costs, side)
             if len(self.fixed) == len(self.dynamic_layers) * len(attributes()):
                 raise UserError(f"no layer can vary anything: {'; '.join(dict.fromkeys(self.fixed.values()))}")

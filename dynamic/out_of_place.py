@@ -8,11 +8,13 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from dynamic.errors import UserError
 
@@ -88,3 +90,35 @@ def _function_out_of_place(node: fx.Node) -> bool:
     bound.arguments["inplace"] = False
     node.args, node.kwargs = bound.args, bound.kwargs
     return True
+
+
+@contextmanager
+def watch_writes(root: nn.Module) -> Iterator[list[str]]:
+    """While a traced network runs, collect the names of modules with a forward of their own that write into their inputs.
+
+    torch.nn's own are left out: they work out of place already.
+    """
+    wrote: list[str] = []
+    handles = []
+    for name, module in root.named_modules():
+        if type(module).__module__.startswith(("torch.", "dynamic.")):
+            continue
+        before: list[int] = []
+
+        def remember(module: nn.Module, inputs: Any, before: list[int] = before) -> None:
+            before[:] = _versions(inputs)
+
+        def compare(module: nn.Module, inputs: Any, made: Any, before: list[int] = before, name: str = name) -> None:
+            if _versions(inputs) != before:
+                wrote.append(name)
+
+        handles += [module.register_forward_pre_hook(remember), module.register_forward_hook(compare)]
+    try:
+        yield wrote
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _versions(inputs: Any) -> list[int]:
+    return [x._version for x in inputs if isinstance(x, Tensor) and not x.is_inference()]

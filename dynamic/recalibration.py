@@ -21,13 +21,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 from dynamic.network import DynamicNetwork
 from dynamic.norms import Prefix, Statistics, affine, apply_affine, channel_starts
-from dynamic.tracing import Program, trace
+from dynamic.tracing import Program, Segment, trace
 from dynamic.walk import Node, comprehensive_plan, walk, walkers
 
 BATCH = 128
@@ -53,7 +53,7 @@ def recalibrate(
 
     Args:
         network: as :func:`dynamic.load` gives it.
-        images: (N, 3, H, W) float32, normalised. Their labels are not needed.
+        images: (N, C, H, W) float32, normalised. Their labels are not needed.
         configurations: a space, or any sequence.
         batch: at most so many images' statistics are taken together. Few make poor statistics: on the slim ResNet-50 2 cost
             a quarter of the default's accuracy.
@@ -63,7 +63,8 @@ def recalibrate(
         keep_default: leave the default configuration, and whatever shares its prefixes, the network's own statistics.
 
     Raises:
-        UserError: fewer than two images, or a network whose batch norms, if it has any, are not torch.nn.BatchNorm2d.
+        UserError: fewer than two images, or a network whose batch norms, if it has any, are neither torch.nn.BatchNorm2d nor
+            timm's BatchNormAct2d.
     """
     if len(images) < 2:
         raise UserError(f"batch-norm statistics need at least two images, not {len(images)}")
@@ -71,7 +72,8 @@ def recalibrate(
         network.check(configuration)
     if not can_recalibrate(network):
         raise UserError(
-            f"{type(network.original).__name__} cannot be recalibrated: it has no batch norms, or other than nn.BatchNorm2d"
+            f"{type(network.original).__name__} cannot be recalibrated: it has no batch norms, "
+            "or others than nn.BatchNorm2d and timm's BatchNormAct2d"
         )
     dtype = next(network.parameters()).dtype
     prepared = network.copied("by_prefix", device, dtype)
@@ -105,8 +107,18 @@ def recalibrate(
 def can_recalibrate(network: DynamicNetwork) -> bool:
     """Whether the walk can provide all batch norms of a network, and it has some."""
     segments = trace(network.original, network.dynamic_layers, "by_prefix").segments
-    nodes = [node for segment in segments for node in segment.module.graph.nodes]
-    return any(segment.norms for segment in segments) and all(node.target is not F.batch_norm for node in nodes)
+    return any(segment.norms for segment in segments) and not any(
+        node.target is F.batch_norm or _holds_norm(segment, node)
+        for segment in segments
+        for node in segment.module.graph.nodes
+    )
+
+
+def _holds_norm(segment: Segment, node: fx.Node) -> bool:
+    """Whether a step is a module with a batch norm inside that the walk does not reach."""
+    if node.op != "call_module":
+        return False
+    return any(isinstance(module, nn.BatchNorm2d) for module in segment.module.get_submodule(str(node.target)).modules())
 
 
 class _Observer:

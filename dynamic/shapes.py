@@ -47,8 +47,8 @@ def blank_images(network: nn.Module, channels: int, side: int, count: int = 2) -
     return torch.zeros(count, channels, side, side, dtype=reference.dtype, device=reference.device)
 
 
-def fitting_images(network: nn.Module, resolution: int | None = None) -> Tensor:
-    """Images that a network on the meta device takes.
+def fitting_images(network: nn.Module, resolution: int | None = None, name: str = "") -> Tensor:
+    """Images that a network on the meta device takes; ``name`` is what messages call it.
 
     Raises:
         UserError: none of the sizes fits.
@@ -57,7 +57,7 @@ def fitting_images(network: nn.Module, resolution: int | None = None) -> Tensor:
         images = blank_images(network, channels, side)
         if failure(network, images) is None:
             return images
-    raise no_size_fits(network, resolution)
+    raise no_size_fits(name or type(network).__name__, resolution)
 
 
 def failure(network: nn.Module, images: Tensor) -> str | None:
@@ -70,10 +70,9 @@ def failure(network: nn.Module, images: Tensor) -> str | None:
     return None
 
 
-def no_size_fits(network: nn.Module, resolution: int | None) -> UserError:
+def no_size_fits(name: str, resolution: int | None) -> UserError:
     """What to say of a network that takes none of the images tried."""
     tried = ", ".join(map(str, sorted(SIZES if resolution is None else {resolution, *SIZES})))
-    name = type(network).__name__
     return UserError(f"{name} runs on images of none of {tried} pixels a side: pass the one it is for as resolution=")
 
 

@@ -102,8 +102,8 @@ def propose(network: nn.Module, resolution: int | None = None) -> list[str]:
     """Names of one to four layers to make dynamic, from input to output: where the network strides, as in the paper.
 
     Of every stage behind the stem that begins with a stride, the convolution that strides; where a pool does, the pool with
-    the stage's first convolution, or that convolution alone if its block has a projection shortcut. If they are fewer than four,
-    the first convolution of a stage without stride joins them. Each can vary at least one attribute, which was tried.
+    the stage's first convolution, or that convolution alone if its block has a projection shortcut. If they are fewer than
+    four, the first convolution of a stage without stride joins them. Each can vary at least one attribute, which was tried.
 
     Args:
         network: any module that :func:`dynamic.tracing.trace` takes.
@@ -118,14 +118,16 @@ def propose(network: nn.Module, resolution: int | None = None) -> list[str]:
     """
     root = graph_of(network)
     meta = meta_copy(root)
-    images = fitting_images(meta, resolution or 224)
+    stages = _stages(root)
+    if not stages:
+        raise UserError(_nothing(network, root, stages))
+    images = fitting_images(meta, resolution or 224, type(network).__name__)
     strided: list[_Proposal] = []
     others: list[_Proposal] = []
-    stages = _stages(root)
     for stage in stages:
         tried = [_Proposal(spec, _varies(root, meta, spec, images)) for spec in stage.specs(root)]
-        chosen = next((p for p in tried if "stride" in p.varies), next((p for p in tried if p.varies), None))
-        if chosen is not None:
+        chosen = max(tried, key=lambda proposal: ("stride" in proposal.varies, len(proposal.varies)))  # the first of equals
+        if chosen.varies:
             (strided if stage.begins else others).append(chosen)
     if len(strided) > PROPOSED:  # a last pool has only a stride
         strided = [proposal for proposal in strided if len(proposal.varies) > 1] or strided

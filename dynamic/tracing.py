@@ -15,17 +15,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import fx, nn
 
 from dynamic.attributes.registry import attributes, taken_by
+from dynamic.batch_norms import check_norms, fold, norm_alone, split_fused
 from dynamic.configuration import MAX_LAYERS, Configuration
 from dynamic.errors import UserError
 from dynamic.graphs import graph_of
 from dynamic.layers import DynamicConv2d, DynamicPool2d
 from dynamic.option import Option
 from dynamic.out_of_place import work_out_of_place
-from dynamic.own_convolution import dynamic_convolution, is_plain
+from dynamic.own_convolution import dynamic_convolution
 from dynamic.sites import find_sites
 
 BatchNormMode = Literal["kept", "folded", "by_prefix"]
@@ -111,10 +111,12 @@ def trace(
         _leave_out_auxiliary(graph)
     if not 1 <= len(layers) <= MAX_LAYERS:
         raise UserError(f"one to {MAX_LAYERS} dynamic layers, not {len(layers)}")
-    _check_norms(graph_module)
+    check_norms(graph_module)
+    if batch_norm != "kept":
+        split_fused(graph_module)
     work_out_of_place(graph_module)
     found, fixed = find_sites(graph_module, layers)
-    folded = _fold_batch_norms(graph_module) if batch_norm == "folded" else set()
+    folded = fold(graph_module) if batch_norm == "folded" else set()
     # A pool beside a convolution that has all attributes is its block's shortcut.
     beside = {layer for _, layer, taken in found if taken == taken_by("convolution")}
     sites = [
@@ -138,41 +140,11 @@ def _check_arguments(graph: fx.Graph, name: str) -> None:
 
 
 def _leave_out_auxiliary(graph: fx.Graph) -> None:
-    """Keep the first of what a network returns in training, such as Inception's logits beside those of its auxiliary head."""
+    """Keep the first of what a network returns in training, such as Inception's logits beside its auxiliary head's."""
     output = next(node for node in graph.nodes if node.op == "output")
     if isinstance(output.args[0], tuple):
         output.args = (output.args[0][0],)
         graph.eliminate_dead_code()
-
-
-def _check_norms(root: fx.GraphModule) -> None:
-    """Refuse batch norms without running statistics: the walk would normalise branches together that have to be apart."""
-    for node in root.graph.nodes:
-        module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.running_mean is None:
-            raise UserError(f"{node.target} has no running statistics, so every image changes the others' answers")
-
-
-def _fold_batch_norms(root: fx.GraphModule) -> set[fx.Node]:
-    """Fold batch norms into copies of the convolutions before them; return the nodes whose bias is now a shift."""
-    folded = set()
-    for node in list(root.graph.nodes):
-        if node.op != "call_module" or not isinstance(norm := root.get_submodule(str(node.target)), nn.BatchNorm2d):
-            continue
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
-        conv = root.get_submodule(str(source.target)) if source.op == "call_module" else None
-        # A subclass may do something else with its weight, such as standardise it.
-        if type(conv) is not nn.Conv2d or not is_plain(conv) or conv.bias is not None or len(source.users) > 1:
-            continue
-        if sum(other.target == source.target for other in root.graph.nodes) > 1:
-            continue  # called elsewhere too
-        parent, _, name = str(source.target).rpartition(".")
-        setattr(root.get_submodule(parent), name, torch.nn.utils.fuse_conv_bn_eval(conv, norm))
-        node.replace_all_uses_with(source)
-        root.graph.erase_node(node)
-        folded.add(source)
-    return folded
 
 
 def _make_site(
@@ -294,7 +266,7 @@ def _make_segment(
             for source in node.all_input_nodes:
                 copied(source)
             module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
-            if asked is not None and isinstance(module, nn.BatchNorm2d):
+            if asked is not None and isinstance(module, nn.BatchNorm2d) and norm_alone(module):
                 (x,) = node.all_input_nodes
                 copies[node] = graph.call_method("normalise", (asked, copies[x], len(norms)))
                 norms.append(module)

@@ -49,7 +49,7 @@ class Attribute:
         valid: whether an option is.
         fractions: whether an option may be a fraction.
         neutral: the option of layers that it has no part in.
-        built: the option that a convolution or pool was built with; ``neutral`` unless given.
+        built: of this package's: the option that a convolution or pool was built with. All are built neutral under others.
         taken_by: kinds of modules whose options it chooses.
         call: the numbers of a call under an option; unchanged unless given.
         kernel: the kernel under an option, from the one built; called for other options than the built one only. Kernels of

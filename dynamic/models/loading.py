@@ -11,6 +11,7 @@ network = load(my_module, dynamic_layers=["stage2.conv", "stage3.conv"])
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -39,7 +40,7 @@ from dynamic.models.presets import Pictures, assumed_of
 from dynamic.network import DynamicNetwork
 from dynamic.preprocessing import Preprocessing, library_preprocessing, scenes_preprocessing
 from dynamic.scenes import CLASSES
-from dynamic.sites import candidates
+from dynamic.sites import propose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +107,8 @@ def load(
             one's own returns), a torchvision weights name, a checkpoint file (.safetensors, or what
             ``torch.save(module.state_dict())`` wrote), or None for random. A name comes before a file that is called so:
             ``./NAME`` is the file. A module keeps the weights it has.
-        dynamic_layers: names of one to six layers; needed for all but the four networks of the paper.
+        dynamic_layers: names of one to six layers; unless given, the paper's of its four networks, and of others those that
+            :func:`dynamic.sites.propose` finds, which is said on stderr.
         classes: number of classes; unless given, that of the weights.
         preprocessing: of its pictures, or what to change of the library's; unless given, the library's, or ImageNet's at
             224 pixels for a network of one's own.
@@ -216,8 +218,8 @@ def _dynamic(
     prepared = preset if preprocessing is None else preprocessing
     layers = dynamic_layers or DYNAMIC_LAYERS.get(name.removesuffix("-slim"))
     if layers is None:
-        found = ", ".join(candidates(original))
-        raise UserError(f"name one to six dynamic layers of {name} (--dynamic-layers a,b,c,d); candidates: {found}")
+        layers = propose(original, prepared.resolution)
+        print(f"{name}: dynamic layers proposed: {','.join(layers)} (--dynamic-layers names others)", file=sys.stderr)
     network = LoadedNetwork(original, layers, resolution=prepared.resolution)
     network.info = ModelInfo(
         name=name,

@@ -16,7 +16,9 @@ from dynamic.attributes import registry
 from dynamic.scenes import FashionScenes
 from oracle.pipeline import run
 from oracle.runs import Run
-from oracle.settings import RunSettings
+from oracle.settings import RunSettings, load_for
+from oracle.training.fine_tuning import drawn_from
+from oracle.training.settings import RofSettings
 from tests.pages import rotation
 
 
@@ -83,3 +85,10 @@ def test_a_changed_file_is_refused(turned: RunSettings, tmp_path: Path, monkeypa
     with pytest.raises(UserError, match=r"rotation.py is damaged"):
         Run.open(copy)
     assert "rotation" not in registry.attributes()
+
+
+def test_fine_tuning_draws_from_it(tmp_path: Path) -> None:
+    settings = RofSettings(attributes=str(rotation(tmp_path)), space="rotation", weights="none")
+    drawn = drawn_from(settings, load_for(settings, settings.dataset, settings.seed))
+    assert len(drawn) == 256
+    assert len({c.options("rotation") for c in drawn}) == 256

@@ -189,7 +189,10 @@ def test_another_run_is_not_resumed(tmp_path: Path, small_space: str) -> None:
     ("arguments", "message"),
     [
         (("--model", "resnet5"), "unknown model 'resnet5'"),
-        (("--model", "resnet18", "--weights", "none"), "name one to six dynamic layers of resnet18"),
+        (
+            ("--model", "vit_b_16", "--weights", "none"),
+            "VisionTransformer has no layer to choose options for: behind conv_proj",
+        ),
         (("--model", "resnet50", "--weights", "none"), "resnet50 has 1000 classes, fashion-scenes has 10"),
         (("--weights", "missing.pth"), "no checkpoint missing.pth"),
         (("--weights", "IMAGENET1K_V1"), "unknown weights 'IMAGENET1K_V1' for resnet50-slim"),
