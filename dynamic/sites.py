@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from dynamic.attributes.registry import attributes, taken_by
-from dynamic.branches import added_to, followers, stride_of, usable
+from dynamic.branches import added_to, closure, followers, stride_of, usable
 from dynamic.errors import UserError
 from dynamic.graphs import graph_of, has_hooks
 from dynamic.layers import DynamicPool2d
@@ -122,27 +122,51 @@ def propose(network: nn.Module, resolution: int | None = None) -> list[str]:
     if not stages:
         raise UserError(_nothing(network, root, stages))
     images = fitting_images(meta, resolution or 224, type(network).__name__)
-    strided: list[_Proposal] = []
-    others: list[_Proposal] = []
-    for stage in stages:
-        tried = [_Proposal(spec, _varies(root, meta, spec, images)) for spec in stage.specs(root)]
-        chosen = max(tried, key=lambda proposal: ("stride" in proposal.varies, len(proposal.varies)))  # the first of equals
-        if chosen.varies:
-            (strided if stage.begins else others).append(chosen)
+    offers = [(stage, _offers(root, meta, stage, images)) for stage in stages]
+    offers = [(stage, found) for stage, found in offers if found]
+    strided = [found for stage, found in offers if stage.begins]
     if len(strided) > PROPOSED:  # a last pool has only a stride
-        strided = [proposal for proposal in strided if len(proposal.varies) > 1] or strided
-    chosen_layers = strided[-PROPOSED:]
-    chosen_layers += others[-(PROPOSED - len(chosen_layers)) :] if len(chosen_layers) < PROPOSED else []
-    if not chosen_layers:
-        raise UserError(_nothing(network, root, stages))
+        strided = [found for found in strided if len(found[0].varies) > 1] or strided
+    chosen: list[str] = []
     order = {str(node.target): position for position, node in enumerate(root.graph.nodes)}
-    return sorted((p.spec for p in chosen_layers), key=lambda spec: order[spec.split("+")[0]])
+    for found in [*reversed(strided), *(found for stage, found in reversed(offers) if not stage.begins)]:
+        for proposal in found:
+            together = sorted([*chosen, proposal.spec], key=lambda spec: order[spec.split("+")[0]])
+            if len(chosen) < PROPOSED and _fit_together(root, together):
+                chosen = together
+                break
+    if not chosen:
+        raise UserError(_nothing(network, root, stages))
+    return chosen
 
 
 @dataclass(frozen=True)
 class _Proposal:
     spec: str
     varies: frozenset[str]
+
+
+def _offers(root: fx.GraphModule, meta: nn.Module, stage: _Stage, images: Tensor) -> list[_Proposal]:
+    """A stage's layers that can vary something, the best first; none after one that can vary everything is tried."""
+    found: list[_Proposal] = []
+    for spec in stage.specs(root):
+        varies = _varies(root, meta, spec, images)
+        found += [_Proposal(spec, varies)] if varies else []
+        if len(varies) == len(attributes()):
+            break
+    return sorted(found, key=lambda proposal: ("stride" in proposal.varies, len(proposal.varies)), reverse=True)
+
+
+def _fit_together(root: fx.GraphModule, specs: Sequence[str]) -> bool:
+    """Whether no module is in two of these layers and none needs what a later layer makes."""
+    try:
+        sites, _ = find_sites(root, specs)
+    except UserError:
+        return False
+    nodes = [node for node, _, _ in sites]
+    return not any(
+        closure(node, lambda node: node.all_input_nodes) & set(nodes[position + 1 :]) for position, node in enumerate(nodes)
+    )
 
 
 @dataclass

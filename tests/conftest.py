@@ -23,6 +23,19 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers share the cores
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--nightly", action="store_true", help="run the tests marked nightly, and nothing else")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Nightly tests run when they are asked for, whatever -m says."""
+    nightly = config.getoption("--nightly")
+    left_out = [item for item in items if (item.get_closest_marker("nightly") is not None) != nightly]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @functools.cache
 def settled(name: str) -> nn.Module:
     """A network with random weights and batch-norm statistics that fit them, so that logits are of ordinary size."""

@@ -35,14 +35,22 @@ class Scale(nn.Module):
 class ClippedPool(nn.Module):
     """A pool whose window shrinks to the feature map."""
 
+    keeps_ceil_mode = True
+
     def __init__(self, pool: nn.MaxPool2d | nn.AvgPool2d, stride: int) -> None:
         super().__init__()
         self.pool = pool
-        self.kernel, self.stride = pool.kernel_size, stride
+        self.kernel, self.padding = (
+            value[0] if isinstance(value, tuple) else value for value in (pool.kernel_size, pool.padding)
+        )
+        self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel = min(self.kernel, x.shape[-1] + 2 * self.pool.padding)
-        return type(self.pool)(kernel, self.stride, self.pool.padding)(x)
+        kernel = min(self.kernel, x.shape[-1] + 2 * self.padding)
+        pool = copy.copy(self.pool)
+        pool.kernel_size, pool.stride = kernel, self.stride
+        pool.ceil_mode = pool.ceil_mode and self.keeps_ceil_mode
+        return pool(x)
 
 
 def replace(root: nn.Module, name: str, module: nn.Module) -> None:
@@ -66,7 +74,9 @@ def set_convolution(
 ) -> None:
     conv = root.get_submodule(name)
     native = conv.kernel_size[0]
-    beyond_centred = 0 if pads_itself else conv.padding[0] - conv.dilation[0] * (native // 2)
+    centred = conv.dilation[0] * (native // 2)
+    built = {"same": centred, "valid": 0}[conv.padding] if isinstance(conv.padding, str) else conv.padding[0]
+    beyond_centred = 0 if pads_itself else built - centred
     parts: list[nn.Module] = [conv]
     if size != native:
         conv.weight = nn.Parameter(
@@ -156,11 +166,13 @@ class GappedPool(nn.Module):
 class FollowingPool(ClippedPool):
     """A pool that makes ceil(side / stride) windows, on a border repeated as far as its last window needs."""
 
+    keeps_ceil_mode = False
+
     def forward(self, x: Tensor) -> Tensor:
         pixels = tuple(x.shape[2:])
         sides = [-(-side // self.stride) for side in pixels]
-        kernel = min(self.kernel, pixels[-1] + 2 * self.pool.padding)
-        reach = [(count - 1) * self.stride + kernel - 2 * self.pool.padding for count in sides]
+        kernel = min(self.kernel, pixels[-1] + 2 * self.padding)
+        reach = [(count - 1) * self.stride + kernel - 2 * self.padding for count in sides]
         needed = [max(far - side, 0) for far, side in zip(reach, pixels, strict=True)]
         x = torch.cat([x] + [x[:, :, -1:]] * needed[0], dim=2)
         x = torch.cat([x] + [x[..., -1:]] * needed[1], dim=3)
@@ -198,8 +210,9 @@ class SitesLoop:
                 set_convolution(network, name, stride, dilation, size, pads_itself=name in self.pads_itself)
             elif option["stride"] == 0.5:
                 replace(network, name, GappedPool(module))
-            elif option["stride"] != module.stride:
-                replace(network, name, (FollowingPool if follows else ClippedPool)(module, int(option["stride"])))
+            else:
+                kind = FollowingPool if follows and option["stride"] != module.stride else ClippedPool
+                replace(network, name, kind(module, int(option["stride"])))
         return network
 
 
