@@ -173,7 +173,7 @@ def test_another_run_is_not_resumed(tmp_path: Path, small_space: str) -> None:
     for change, named in (
         ({"weights": str(tmp_path / "other.safetensors")}, "weights is"),
         ({"regime": "wide"}, "regime is matched there, wide here"),
-        ({"images": 3}, "images is 4"),
+        ({"images": 1}, "holds 4 images, --images 1 asks for 2: ask for as many or more"),
         ({"space": str(other_space)}, "configuration space is small"),
         ({"dtype": "bfloat16"}, "dtype is float32 there, bfloat16 here"),
     ):
