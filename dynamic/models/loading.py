@@ -33,9 +33,10 @@ from dynamic.models.names import (
     drop_auxiliary,
     embedded_names,
     embedded_weights,
+    published,
     torchvision_weights,
 )
-from dynamic.models.own_code import CodeName
+from dynamic.models.own_code import CodeName, unwrapped
 from dynamic.models.presets import Pictures, assumed_of
 from dynamic.network import DynamicNetwork
 from dynamic.preprocessing import Preprocessing, library_preprocessing, scenes_preprocessing
@@ -57,7 +58,7 @@ class ModelInfo:
         slim: whether it is one of the project's small stand-ins.
         own: whether it was given as a module, so that no name can build it again.
         file: Python file of one's own that makes it; None where a library or a package does.
-        code: what is in it.
+        code: what is in it, or in the package's file; empty for a library's.
         neighbours: files beside ``file`` that it imported.
     """
 
@@ -121,8 +122,8 @@ def load(
     's1-2-2-2_d1-1-1-1_k3-3-3-3'
     """
     if isinstance(model, nn.Module):
-        chosen = _Chosen(Built(model), assumed_of(model), "as given", own=True)
-        name = type(model).__name__
+        module = unwrapped(model)
+        chosen, name = _Chosen(Built(module), assumed_of(module), "as given", own=True), type(module).__name__
     else:
         code = CodeName.parse(model)
         name = model if code is None else code.short
@@ -231,7 +232,7 @@ def _dynamic(
         slim=name in SLIM,
         own=chosen.own,
         file=chosen.built.file,
-        code=b"" if chosen.built.file is None else chosen.built.file.read_bytes(),
+        code=chosen.built.code,
         neighbours=chosen.built.neighbours,
     )
     return network
@@ -329,6 +330,5 @@ def _preprocessing(name: str, original: nn.Module, path: Path | None) -> Preproc
         from timm.data.transforms_factory import create_transform
 
         return library_preprocessing(create_transform(**resolve_model_data_config(original)))
-    entries = list(torchvision_weights(name).values())
-    preset = next((e for e in entries if path is not None and e.url.endswith(f"/{path.name}")), entries[0])
+    preset = published(name, path) or next(iter(torchvision_weights(name).values()))
     return library_preprocessing(preset.transforms())

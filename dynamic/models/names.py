@@ -56,7 +56,8 @@ class Built:
     Attributes:
         original: the network.
         own_code: whether a function of one's own made it.
-        file: the Python file of that function; None where there is none.
+        file: the Python file of that function; None where it is in a package.
+        code: what is in that file, or in the package's.
         neighbours: files beside it that it imported.
         takes_classes: whether it can be made with another number of classes.
     """
@@ -64,6 +65,7 @@ class Built:
     original: nn.Module
     own_code: bool = False
     file: Path | None = None
+    code: bytes = b""
     neighbours: tuple[str, ...] = ()
     takes_classes: bool = True
 
@@ -82,7 +84,7 @@ def build_any(name: str, classes: int | None = None, likely: int | None = None) 
     code = CodeName.parse(name)
     if code is not None:
         own = build_own(code, classes, likely)
-        return Built(own.original, True, code.file, own.neighbours, own.takes_classes)
+        return Built(own.original, True, code.file, own.code, own.neighbours, own.takes_classes)
     if name in SLIM:
         return Built(SLIM[name](classes or slim.CLASSES))
     if name.startswith("timm/"):
@@ -153,6 +155,16 @@ def torchvision_weights(name: str) -> dict[str, Any]:
     """The weights torchvision has for a network, by name."""
     _check_torchvision(name)
     return {entry.name: entry for entry in torchvision.models.get_model_weights(name)}
+
+
+def published(name: str, path: Path | None) -> Any:
+    """The weights of torchvision's whose file has this name; None where there are none."""
+    found = (
+        []
+        if path is None or not known(name) or name in SLIM or name.startswith("timm/")
+        else torchvision_weights(name).values()
+    )
+    return next((entry for entry in found if path is not None and entry.url.endswith(f"/{path.name}")), None)
 
 
 def _check_torchvision(name: str) -> None:

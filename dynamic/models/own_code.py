@@ -76,11 +76,13 @@ class OwnNetwork:
 
     Attributes:
         original: the network.
+        code: what is in the file of the code.
         neighbours: files in the folder of the code's file that it imported.
         takes_classes: whether the code can make it with another number of classes.
     """
 
     original: nn.Module
+    code: bytes
     neighbours: tuple[str, ...]
     takes_classes: bool
 
@@ -97,7 +99,8 @@ def build_own(code: CodeName, classes: int | None = None, likely: int | None = N
     Raises:
         UserError: no such file or name, or an error in the code, with its file and line.
     """
-    with _running(code) as (found, neighbours):
+    with _running(code) as (module, neighbours):
+        found = getattr(module, code.name)
         if isinstance(found, nn.Module):
             made, takes = found, None
         else:
@@ -108,18 +111,36 @@ def build_own(code: CodeName, classes: int | None = None, likely: int | None = N
             made = found(**({} if takes is None or told is None else {takes: told}))
         if not isinstance(made, nn.Module):
             raise UserError(f"{code} gave {_kind(made)}: it must return a torch.nn.Module")
-        return OwnNetwork(original=made, neighbours=tuple(neighbours()), takes_classes=takes is not None)
+        return OwnNetwork(
+            original=unwrapped(made),
+            code=Path(module.__file__ or "").read_bytes(),
+            neighbours=tuple(neighbours()),
+            takes_classes=takes is not None,
+        )
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The network itself, out of what torch.compile and parallel training wrap around it.
+
+    >>> unwrapped(nn.DataParallel(nn.Identity()))
+    Identity()
+    """
+    inner = getattr(module, "_orig_mod", None)
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        inner = module.module
+    return unwrapped(inner) if isinstance(inner, nn.Module) else module
 
 
 def own_object(code: CodeName) -> Any:
     """What ``code`` names, or what it returns if it is a function. Raises UserError as :func:`build_own`."""
-    with _running(code) as (found, _):
+    with _running(code) as (module, _):
+        found = getattr(module, code.name)
         return found() if inspect.isfunction(found) else found
 
 
 @contextmanager
-def _running(code: CodeName) -> Iterator[tuple[Any, Callable[[], list[str]]]]:
-    """The named object and what tells its neighbours; errors of the code while inside become one line."""
+def _running(code: CodeName) -> Iterator[tuple[ModuleType, Callable[[], list[str]]]]:
+    """The module, which has the name, and what tells its neighbours; errors of the code while inside become one line."""
     file = None if code.file is None else code.file.resolve()
     if file is not None and not file.is_file():
         raise UserError(f"no file {code.file}: name an existing one, path/to/file.py:{code.name}")
@@ -131,8 +152,7 @@ def _running(code: CodeName) -> Iterator[tuple[Any, Callable[[], list[str]]]]:
         module = _import(code)
         if not hasattr(module, code.name):
             raise UserError(f"{code.where} has no {code.name!r}{_offered(_public(module), code.name)}")
-        own = getattr(module, "__file__", None)
-        yield getattr(module, code.name), lambda: [p.name for p in _beside(folder, before) if str(p) != own]
+        yield module, lambda: [path.name for path in _beside(folder, before) if path != file]
     except UserError:
         raise
     except (Exception, SystemExit) as error:

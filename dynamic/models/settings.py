@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from dynamic.attributes.registry import register_all
 from dynamic.models.loading import LoadedNetwork, ModelInfo, load
+from dynamic.models.names import published
 from dynamic.models.own_code import CodeName
 from dynamic.models.presets import Pictures, in_words
 from dynamic.preprocessing import Preprocessing
@@ -64,7 +66,8 @@ def load_network(settings: NetworkSettings, seed: int, unless: Preprocessing | N
     Args:
         settings: which.
         seed: of random weights.
-        unless: of the pictures of a network of one's own where the settings do not say.
+        unless: of the pictures, where they are known anyway: a network of one's own has it unless the settings say
+            otherwise.
 
     Raises:
         UserError: see :func:`dynamic.models.load`.
@@ -79,16 +82,18 @@ def load_network(settings: NetworkSettings, seed: int, unless: Preprocessing | N
     pictures = settings.pictures
     known = unless if CodeName.parse(settings.model) is not None and not pictures.asked else None
     network = load(settings.model, weights, settings.layers, preprocessing=known or pictures)
-    if known is None:
-        _tell(network.info, pictures)
+    if unless is None or pictures.asked:
+        _tell(network.info, pictures, Path(settings.weights))
     return network
 
 
-def _tell(info: ModelInfo, asked: Pictures) -> None:
-    """Say on stderr what pictures go through, where something of it was asked for or assumed."""
-    if info.library and not asked.asked:
+def _tell(info: ModelInfo, asked: Pictures, weights: Path) -> None:
+    """Say on stderr what pictures go through, where something of it was asked for, or assumed of weights of one's own."""
+    from_file = info.library and weights.is_file() and info.registered is None and published(info.name, weights) is None
+    if not asked.asked and not from_file and info.library:
         return
     line = f"pictures: {in_words(info.preprocessing)}"
-    if not info.library and asked.assumed:
-        line += f"; assumed: {', '.join(asked.assumed)} (ImageNet's: say others with --resolution, --mean, --std)"
+    if asked.assumed and (from_file or not info.library):
+        whose = f"{info.name}'s own" if info.library else "ImageNet's"
+        line += f"; assumed: {', '.join(asked.assumed)} ({whose}: say others with --resolution, --mean, --std)"
     print(line, file=sys.stderr)

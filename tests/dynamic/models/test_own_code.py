@@ -71,6 +71,7 @@ def test_a_class_a_network_and_a_package(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.syspath_prepend(tmp_path)
     network = dynamic.load("my_package.my_net:build", dynamic_layers=LAYERS)
     assert (network.info.name, network.info.file) == ("my_package.my_net:build", None)
+    assert identity_of(network.info).keys() == {"network_file"}
     with pytest.raises(UserError, match=r"my_package.my_net has no 'biuld'; did you mean build\?"):
         dynamic.load("my_package.my_net:biuld", dynamic_layers=LAYERS)
     with pytest.raises(UserError, match=r"no_package.nets: needs the module 'no_package', which is not found"):
@@ -138,6 +139,14 @@ def test_classes_of_a_network_of_ones_own_are_numbers(tmp_path: Path) -> None:
     info = dynamic.load(f"{file}:build", dynamic_layers=LAYERS, classes=1000).info
     assert class_names(info)[281] == "class 281"
     assert class_names(dynamic.load(build(f"{file}:build", 1000), dynamic_layers=LAYERS).info)[281] == "class 281"
+
+
+def test_what_wraps_a_network_is_taken_off() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    for wrapped in (torch.compile(module), nn.DataParallel(module)):
+        network = dynamic.load(wrapped, dynamic_layers=["0"])
+        assert network.original is module
+        assert network.info.name == "Sequential"
 
 
 def test_its_code_and_pictures_are_part_of_its_identity(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

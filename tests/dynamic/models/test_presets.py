@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 import dynamic
 from dynamic import UserError
-from dynamic.models import NetworkSettings, Pictures, load_network
+from dynamic.models import NetworkSettings, Pictures, build, load_network
 from dynamic.models.presets import in_words, read_preprocessing
 from dynamic.preprocessing import Preprocessing, imagenet_preprocessing
 
@@ -59,7 +60,7 @@ def test_a_whole_preprocessing_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text("{}")
     with pytest.raises(UserError, match="this is no preprocessing"):
         read_preprocessing(str(tmp_path / "mine.json"))
-    with pytest.raises(UserError, match=r"--preprocessing .*no.json is neither JSON nor FILE.py:NAME of a transform"):
+    with pytest.raises(UserError, match=r"--preprocessing .*no.json is neither a JSON file nor FILE.py:NAME of a transform"):
         read_preprocessing(str(tmp_path / "no.json"))
     (tmp_path / "mine.py").write_text("from torchvision.transforms import v2\n\nmade = v2.Compose([v2.RandomCrop(3)])\n")
     with pytest.raises(UserError, match="a transform of RandomCrop cannot be kept as plain data"):
@@ -80,9 +81,19 @@ def test_options_that_do_not_go_together(options: dict[str, object], told: str) 
         NetworkSettings(**options)  # type: ignore[arg-type]
 
 
-def test_only_what_was_asked_for_or_assumed_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_what_was_asked_for_or_assumed_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     load_network(NetworkSettings(), 0)
     assert capsys.readouterr().err == ""
     network = load_network(NetworkSettings(resolution=64), 0)
     assert capsys.readouterr().err == f"pictures: {in_words(network.info.preprocessing)}\n"
     assert in_words(network.info.preprocessing).startswith("short side to 64, centre 64 x 64, bilinear, grey, mean")
+    torch.save(build("squeezenet1_1").state_dict(), tmp_path / "mine.pth")
+    load_network(NetworkSettings(model="squeezenet1_1", dynamic_layers="features.0", weights=str(tmp_path / "mine.pth")), 0)
+    assert capsys.readouterr().err == (
+        f"pictures: {in_words(imagenet_preprocessing())}; assumed: size, mean, std (squeezenet1_1's own: say others with "
+        "--resolution, --mean, --std)\n"
+    )
+    (tmp_path / "mine.pth").rename(tmp_path / "squeezenet1_1-b8a52dc0.pth")
+    published = str(tmp_path / "squeezenet1_1-b8a52dc0.pth")
+    load_network(NetworkSettings(model="squeezenet1_1", dynamic_layers="features.0", weights=published), 0)
+    assert capsys.readouterr().err == ""
