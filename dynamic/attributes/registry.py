@@ -5,18 +5,17 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
-import sys
-import traceback
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 
 import torch
 
 import dynamic.attributes
 from dynamic.attributes.attribute import Attribute, Call, Kernel, Kind
 from dynamic.errors import UserError
+from dynamic.own_file import own_line, read_own, run_own
 
 _sources: dict[str, bytes] = {}
 _all: Mapping[str, Attribute] = {}
@@ -60,14 +59,11 @@ def register(path: Path) -> Attribute:
         UserError: a file that cannot be read or run or defines none, or a name or letter that another attribute has.
     """
     global _all
-    try:
-        source = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read the attribute {path}: {error.strerror}") from error
+    source = read_own(path, "attribute")
     for name, known in _sources.items():
         if known == source:
             return _all[name]
-    attribute = _run(path, source).__dict__.get("ATTRIBUTE")
+    attribute = vars(run_own(path, source)).get("ATTRIBUTE")
     if not isinstance(attribute, Attribute):
         raise UserError(f"{path} defines no ATTRIBUTE, an Attribute of dynamic.attributes.attribute")
     _check(path, attribute)
@@ -112,33 +108,10 @@ def _check(path: Path, attribute: Attribute) -> None:
     except UserError as error:
         raise UserError(f"{path}: neutral: {error}") from error
     except Exception as error:
-        raise UserError(_told(path, error)) from error
+        raise UserError(own_line(path, error)) from error
     if not isinstance(call, Call | None):
         raise UserError(f"{path}: the call of {attribute.name} must give a Call, not a {type(call).__name__}")
     if not isinstance(kernel, Kernel | None):
         raise UserError(f"{path}: the kernel of {attribute.name} must give a Kernel, not a {type(kernel).__name__}")
     if kernel is not None and (kernel.weight.shape[:2] != (2, 3) or kernel.weight.ndim != 4):
         raise UserError(f"{path}: the kernel of {attribute.name} must keep the channels, (out, in, k, k)")
-
-
-def _told(path: Path, error: Exception) -> str:
-    """Where in the file an error arose, and what it says."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    said = " ".join(str(error).split())
-    return f"{path}{f', line {lines[-1]}' if lines else ''}: {type(error).__name__}{said and ': '}{said}"
-
-
-def _run(path: Path, source: bytes) -> ModuleType:
-    """The module that a file defines."""
-    module = ModuleType(f"own_attribute_{sha256(source).hexdigest()[:16]}")
-    module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # dataclasses look themselves up there
-    try:
-        exec(compile(source, str(path), "exec"), module.__dict__)
-    except SyntaxError as error:
-        raise UserError(f"{path}, line {error.lineno}: {error.msg}") from error
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except Exception as error:  # whatever a file of one's own raises
-        raise UserError(_told(path, error)) from error
-    return module

@@ -9,18 +9,15 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
 from dynamic.errors import UserError
+from dynamic.own_file import own_line, read_own, run_own
 from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
 from selector.policies.base import Policy
@@ -35,19 +32,8 @@ def policy_class(path: Path, name: str) -> type[Policy]:
     Raises:
         UserError: one line about what is wrong with the file or the class.
     """
-    try:
-        source = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read the policy file {path}: {error.strerror}") from error
-    module = ModuleType(f"own_policy_{sha256(source).hexdigest()[:16]}")
-    module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # where dataclasses look for it
-    try:
-        exec(compile(source, str(path), "exec"), module.__dict__)
-    except SyntaxError as error:
-        raise UserError(f"{path}, line {error.lineno}: {error.msg}") from error
-    except Exception as error:
-        raise UserError(_line(path, error)) from error
+    source = read_own(path, "policy file")
+    module = run_own(path, source)
     found = vars(module).get(name)
     own = [
         key
@@ -93,14 +79,7 @@ def own_errors(policy: Policy) -> Iterator[None]:
     except Exception as error:
         if policy.source_path is None:
             raise
-        raise UserError(f"{policy.name} fails: {_line(policy.source_path, error)}") from error
-
-
-def _line(path: Path, error: Exception) -> str:
-    """Where in the file an error arose, and what it says."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    said = str(error).splitlines()[0] if str(error) else ""
-    return f"{path}{f', line {lines[-1]}' if lines else ''}: {type(error).__name__}{f': {said}' if said else ''}"
+        raise UserError(f"{policy.name} fails: {own_line(policy.source_path, error)}") from error
 
 
 def refuse_peeking(policy: Policy, observed: Observations) -> None:
