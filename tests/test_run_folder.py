@@ -217,7 +217,7 @@ def test_a_network_given_in_python_is_given_again(tmp_path: Path) -> None:
 
     network = dynamic.load(module(), dynamic_layers=["0"])
     run(RunSettings(space=str(space), images=16, out=tmp_path / "run"), network)
-    with pytest.raises(UserError, match=r"Sequential of .* was given in Python: open the run there"):
+    with pytest.raises(UserError, match=r"Sequential of .* was given in Python, and no command can make it"):
         _ = Run.open(tmp_path / "run").network
     assert train(TrainSettings(run=tmp_path / "run", policies="cascade"), dynamic.load(module(), dynamic_layers=["0"]))
     torch.manual_seed(4)

@@ -20,7 +20,7 @@ class Pictures:
 
     Attributes:
         resolution: side in pixels.
-        mean, std: of each channel, as fractions of white.
+        mean, std: of each channel, or one for all, as fractions of white.
         file: of a whole preprocessing; see :func:`read_preprocessing`. Nothing else may be given with it.
 
     Raises:
@@ -43,9 +43,7 @@ class Pictures:
         for name in ("mean", "std"):
             values = getattr(self, name)
             if values is not None and len(values) not in (1, 3):
-                raise UserError(f"--{name} must be one number for each channel, 3 or 1, not {len(values)}")
-        if self.mean and self.std and len(self.mean) != len(self.std):
-            raise UserError(f"--mean has {len(self.mean)} numbers, --std {len(self.std)}: both need one for each channel")
+                raise UserError(f"--{name} must be one number, or one for each channel, not {len(values)}")
         if self.file and (self.resolution, self.mean, self.std) != (None, None, None):
             raise UserError("--preprocessing says all: leave out --resolution, --mean and --std")
 
@@ -68,8 +66,8 @@ class Pictures:
             side = self.resolution
             made = replace(made, resize=side, crop=side) if own else _scaled(made, side)
         values: dict[str, Any] = {
-            "mean": _channels(self.mean, made.mean, self.std),
-            "std": _channels(self.std, made.std, self.mean),
+            "mean": _channels("mean", self.mean, made.mean),
+            "std": _channels("std", self.std, made.std),
         }
         return replace(made, **values)
 
@@ -142,13 +140,13 @@ def _scaled(preset: Preprocessing, side: int) -> Preprocessing:
     return replace(preset, resize=resize, crop=side)
 
 
-def _channels(
-    given: tuple[float, ...] | None, preset: tuple[float, ...], other: tuple[float, ...] | None
-) -> tuple[float, ...]:
-    """One number for each channel: as given, else the preset's, or its mean where the other was given for one channel."""
-    if given is not None:
-        return given
-    return (sum(preset) / len(preset),) if other is not None and len(other) == 1 else preset
+def _channels(name: str, given: tuple[float, ...] | None, preset: tuple[float, ...]) -> tuple[float, ...]:
+    """One number for each channel of the preset: as given, one for all or one each, else the preset's."""
+    if given is None:
+        return preset
+    if len(given) not in (1, len(preset)):
+        raise UserError(f"--{name} has {len(given)} numbers, the network {len(preset)} channel{'s' * (len(preset) > 1)}")
+    return given * (len(preset) // len(given))
 
 
 def _sides(size: Size) -> str:

@@ -36,9 +36,10 @@ class NetworkSettings:
     """Side in pixels of the pictures, unless their library's (224 for a network of your own): its resizing and crop are
     scaled; for a network of your own the short side becomes this and the centre is kept."""
     mean: tuple[float, ...] | None = None
-    """Of each channel, as fractions of white, that is subtracted; unless given the library's, or ImageNet's."""
+    """Of each channel, or one for all, as fractions of white, that is subtracted; unless given the library's, or
+    ImageNet's."""
     std: tuple[float, ...] | None = None
-    """Of each channel, that is divided by; unless given the library's, or ImageNet's."""
+    """Of each channel, or one for all, that is divided by; unless given the library's, or ImageNet's."""
     preprocessing: str = ""
     """Instead of these three: a JSON file of a preprocessing (as in a run's run.json), or FILE.py:NAME of a transform
     of torchvision or timm."""

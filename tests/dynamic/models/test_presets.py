@@ -48,6 +48,11 @@ def test_of_a_network_of_ones_own_the_short_side_becomes_the_resolution() -> Non
     assert (made.resize, made.crop, made.mean, made.std) == (48, 48, (0.1, 0.2, 0.3), imagenet_preprocessing().std)
 
 
+def test_one_number_is_for_all_channels() -> None:
+    made = Pictures(mean=(0.5,)).over(imagenet_preprocessing())
+    assert (made.mean, made.std) == ((0.5,) * 3, imagenet_preprocessing().std)
+
+
 def test_a_whole_preprocessing_from_a_file(tmp_path: Path) -> None:
     wanted = Preprocessing(resize=40, crop=(32, 32), mean=(0.5,) * 3, std=(0.25,) * 3)
     (tmp_path / "mine.json").write_text(json.dumps(wanted.to_json()))
@@ -71,8 +76,7 @@ def test_a_whole_preprocessing_from_a_file(tmp_path: Path) -> None:
     ("options", "told"),
     [
         ({"resolution": 0}, "--resolution must be a side in pixels, not 0"),
-        ({"mean": (0.5, 0.5)}, "--mean must be one number for each channel, 3 or 1, not 2"),
-        ({"mean": (0.5,), "std": (0.5, 0.5, 0.5)}, "--mean has 1 numbers, --std 3"),
+        ({"mean": (0.5, 0.5)}, "--mean must be one number, or one for each channel, not 2"),
         ({"preprocessing": "x.json", "mean": (0.5,)}, "--preprocessing says all: leave out --resolution, --mean and --std"),
     ],
 )

@@ -53,7 +53,7 @@ def test_what_is_wrong_names_its_variable(tmp_path: Path, monkeypatch: pytest.Mo
         ({"network": f"{tmp_path}/no.py:build"}, r"SERVING_NETWORK=.*no.py:build: no file"),
         ({"network": str(file)}, r"my_net.py is a file: say which function in it"),
         ({"network": own, "weights": "best.pth"}, r"SERVING_WEIGHTS=best.pth is neither a file nor of default, none"),
-        ({"network": own, "mean": (0.5, 0.5)}, r"SERVING_MEAN must be one number for each channel, 3 or 1, not 2"),
+        ({"network": own, "mean": (0.5, 0.5)}, r"SERVING_MEAN must be one number, or one for each channel, not 2"),
         (
             {"network": own, "preprocessing": "x.json", "resolution": 9},
             r"SERVING_PREPROCESSING says all: leave out SERVING_R",
