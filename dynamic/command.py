@@ -25,7 +25,7 @@ def run_command(main: Callable[[Settings], None], settings: type[Settings], desc
     """
     keep_freed_memory()
     torch.set_num_threads(min(torch.get_num_threads(), cpu_count()))  # a container's share, not the host's cores
-    warnings.filterwarnings("ignore", message=".*non-writable.*|.*Consolidated metadata.*")
+    warnings.filterwarnings("ignore", message=".*non-writable.*|.*Consolidated metadata.*|.*EXIF data.*")
     try:
         main(tyro.cli(settings, description=description, prog=f"python -m {_module_name()}"))
     except UserError as error:

@@ -60,7 +60,8 @@ class Statistics:
         for index, (known, moments) in enumerate(zip(self.prefixes, self.moments, strict=True)):
             tensors[f"moments.{index}"] = moments.contiguous()
             options = [[option.of(name) for option in prefix for name in names] for prefix in known]
-            tensors[f"prefixes.{index}"] = torch.tensor(options).reshape(len(known), index, len(names)).float()
+            table = torch.tensor(options, dtype=torch.float64 if further else torch.float32)
+            tensors[f"prefixes.{index}"] = table.reshape(len(known), index, len(names))
         facts = {
             "weights_digest": self.weights_digest,
             "images": str(self.images),

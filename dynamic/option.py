@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from dynamic.attributes.attribute import Call, Kernel
+from dynamic.attributes.attribute import Call, Kernel, whole
 from dynamic.attributes.registry import attributes, built_in
 
 KernelOptions = tuple[tuple[str, float], ...]
@@ -36,7 +36,7 @@ class Option(NamedTuple):
     def changed(self, options: Mapping[str, float]) -> Option:
         """With other options of some attributes."""
         own = {name: options.get(name, self.of(name)) for name in attributes() if name not in built_in()}
-        further = tuple((name, option) for name, option in own.items() if option != attributes()[name].neutral)
+        further = tuple((name, whole(option)) for name, option in own.items() if option != attributes()[name].neutral)
         return self._replace(**{name: options[name] for name in built_in() if name in options}, further=further)  # type: ignore[arg-type]
 
     def __repr__(self) -> str:

@@ -10,14 +10,21 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode, v2
 
 from dynamic.errors import UserError
+from dynamic.pictures import upright
 from dynamic.scenes import CANVAS, MEAN, STD
 
-_STEPS = ("Resize", "CenterCrop", "ToTensor", "Normalize")
+_STEPS = ("Grayscale", "Resize", "CenterCrop", "ToTensor", "Normalize")
 """Of a library's transform."""
+
+_TO_TENSOR = ("PILToTensor", "ToImage", "ConvertImageDtype", "ToDtype")
+"""Steps that together do what ToTensor does."""
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's."""
 
 Size = int | tuple[int, int]
 """The short side, or height and width, in pixels."""
@@ -25,14 +32,15 @@ Size = int | tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """Convert, resize, crop the centre, scale to [0, 1], normalise.
+    """Make upright (:mod:`dynamic.pictures`), resize, crop the centre, scale to [0, 1], normalise.
 
     Attributes:
-        colour: ``grey`` makes three equal channels.
+        colour: ``grey`` makes equal channels.
         resize: the short side, or (height, width), in pixels; None leaves the size.
         crop: side, or (height, width), of the centre that is kept, in pixels; None keeps all.
         interpolation: as torchvision names it: bilinear, bicubic, nearest, ...
-        mean, std: of each channel, as fractions of white.
+        mean, std: of each channel, as fractions of white. One number each makes one channel, which is grey; three make
+            three.
 
     Raises:
         UserError: a value out of range.
@@ -42,14 +50,16 @@ class Preprocessing:
     torch.Size([3, 224, 224])
     >>> Preprocessing.from_json(prepare.to_json()) == prepare
     True
+    >>> centred_preprocessing(32, mean=(0.5,), std=(0.25,))(Image.new("RGB", (80, 60))).shape
+    torch.Size([1, 32, 32])
     """
 
     colour: Literal["rgb", "grey"] = "rgb"
     resize: Size | None = None
     crop: Size | None = None
     interpolation: str = "bilinear"
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     def __post_init__(self) -> None:
         if self.colour not in ("rgb", "grey"):
@@ -63,13 +73,22 @@ class Preprocessing:
                 raise UserError(f"preprocessing {name} must be pixels, one number or two, not {size!r}")
         for name in ("mean", "std"):
             values = getattr(self, name)
-            right = isinstance(values, tuple) and len(values) == 3
+            right = isinstance(values, tuple) and len(values) in (1, 3)
             if not right or not all(type(value) in (int, float) and math.isfinite(value) for value in values):
-                raise UserError(f"preprocessing {name} must be three numbers, not {values!r}")
+                raise UserError(f"preprocessing {name} must be three numbers, or one for grey pictures, not {values!r}")
             if self.colour == "grey" and len(set(values)) > 1:
                 raise UserError(f"preprocessing to grey needs the same {name} for all channels, not {values!r}")
         if min(self.std) <= 0:
             raise UserError(f"preprocessing std must be positive, not {self.std!r}")
+        if len(self.mean) != len(self.std):
+            raise UserError(f"preprocessing mean {self.mean!r} and std {self.std!r} must have as many numbers")
+        if len(self.mean) == 1:
+            object.__setattr__(self, "colour", "grey")  # one channel of a coloured picture is its grey
+
+    @property
+    def channels(self) -> int:
+        """Of what it makes: 1 or 3."""
+        return len(self.mean)
 
     @property
     def resolution(self) -> int:
@@ -83,11 +102,9 @@ class Preprocessing:
         return height
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """A picture of any mode to (3, H, W) float32, normalised."""
-        if self.colour == "grey":
-            picture = image if image.mode == "L" else image.convert("RGB").convert("L")
-        else:
-            picture = image.convert("RGB")
+        """A picture of any format and mode to (channels, H, W) float32, normalised; raises as :func:`upright` does."""
+        picture, mode = upright(image), "L" if self.colour == "grey" else "RGB"
+        picture = picture if picture.mode == mode else picture.convert(mode)
         # By hand, since a composition of seven transforms takes five times as long as these few operations.
         if self.resize is not None and picture.size != self._unchanged:
             size = [self.resize] if isinstance(self.resize, int) else list(self.resize)
@@ -96,7 +113,7 @@ class Preprocessing:
             picture = v2.functional.center_crop(picture, list(_pair(self.crop)))
         pixels = torch.from_numpy(np.array(picture)).float().div_(255)
         if self.colour == "grey":
-            return pixels.sub_(self.mean[0]).div_(self.std[0]).expand(3, -1, -1)
+            return pixels.sub_(self.mean[0]).div_(self.std[0]).expand(self.channels, -1, -1)
         channels = pixels.permute(2, 0, 1).contiguous()
         return channels.sub_(torch.tensor(self.mean)[:, None, None]).div_(torch.tensor(self.std)[:, None, None])
 
@@ -125,18 +142,26 @@ class Preprocessing:
 
 def imagenet_preprocessing(size: int = 224) -> Preprocessing:
     """Short side to 8/7 of ``size``, the centre, ImageNet's statistics."""
-    return Preprocessing(
-        resize=size * 8 // 7, crop=size, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), interpolation="bilinear"
-    )
+    return Preprocessing(resize=size * 8 // 7, crop=size, mean=_MEAN, std=_STD, interpolation="bilinear")
 
 
-def scenes_preprocessing() -> Preprocessing:
+def centred_preprocessing(
+    size: int, mean: tuple[float, ...] = _MEAN, std: tuple[float, ...] = _STD, interpolation: str = "bilinear"
+) -> Preprocessing:
+    """Short side to ``size`` pixels, the centre: nothing of a square picture is cut off, as small networks want it."""
+    return Preprocessing(resize=size, crop=size, mean=mean, std=std, interpolation=interpolation)
+
+
+def scenes_preprocessing(channels: int = 3) -> Preprocessing:
     """For the slim networks: grey, short side to 96 pixels, the centre, normalised as fashion-scenes are."""
-    return Preprocessing(colour="grey", resize=CANVAS, crop=CANVAS, mean=(MEAN,) * 3, std=(STD,) * 3)
+    return Preprocessing(colour="grey", resize=CANVAS, crop=CANVAS, mean=(MEAN,) * channels, std=(STD,) * channels)
 
 
 def library_preprocessing(transform: Any) -> Preprocessing:
-    """The same as a library's transform: torchvision's classification preset, or a composition as timm makes it.
+    """The same as a library's transform: torchvision's classification preset, or a composition of these steps in this order.
+
+    ``Grayscale``, ``Resize``, ``CenterCrop``, ``ToTensor`` (or ``ToImage`` or ``PILToTensor``, and ``ToDtype`` or
+    ``ConvertImageDtype`` to float32), ``Normalize``, as torchvision and timm make them; each may be missing but the last.
 
     Raises:
         UserError: it does something that cannot be said as plain data.
@@ -150,26 +175,52 @@ def library_preprocessing(transform: Any) -> Preprocessing:
             std=tuple(transform.std),
         )
     found: dict[str, Any] = {}
-    steps = list(getattr(transform, "transforms", [transform]))
-    names = [type(step).__name__.removeprefix("Maybe") for step in steps]
-    if names != [name for name in _STEPS if name in names]:
-        raise UserError(
-            f"a transform of {', '.join(names)} cannot be kept as plain data: {', '.join(_STEPS)} can, in this order"
-        )
-    for name, step in zip(names, steps, strict=True):
+    grey = 0  # channels that are made of grey pictures
+    nested = getattr(transform, "transforms", transform if isinstance(transform, nn.Sequential) else [transform])
+    names = [_name(step) for step in nested]
+    # Making numbers of pixels may take two steps.
+    known = [name for at, name in enumerate(names) if name != "ToTensor" or names[at - 1 : at] != [name]]
+    if known != [name for name in _STEPS if name in names]:
+        written = ", ".join(type(step).__name__.removeprefix("Maybe") for step in nested)
+        raise UserError(f"a transform of {written} cannot be kept as plain data: {', '.join(_STEPS)} can, in this order")
+    for name, step in zip(names, nested, strict=True):
         match name:
+            case "Grayscale":
+                grey = step.num_output_channels
             case "Resize":
                 if step.max_size is not None:
                     raise UserError("a transform that limits the long side cannot be kept as plain data")
-                found |= {"resize": _size(step.size), "interpolation": step.interpolation.value}
+                found |= {"resize": _size(step.size), "interpolation": _interpolation(step.interpolation)}
             case "CenterCrop":
                 found["crop"] = _size(step.size)
             case "Normalize":
-                mean, std = (torch.as_tensor(value).tolist() for value in (step.mean, step.std))
+                mean, std = (torch.as_tensor(value).flatten().tolist() for value in (step.mean, step.std))
+                # One number normalises every channel that there is.
+                wanted = grey or max(len(mean), len(std), 3)
+                mean, std = (value * wanted if len(value) == 1 else value for value in (mean, std))
                 found |= {"mean": tuple(mean), "std": tuple(std)}
     if "mean" not in found:
         raise UserError("a transform without normalisation cannot be kept as plain data")
-    return Preprocessing(**found)
+    return Preprocessing(**found, colour="grey" if grey else "rgb")
+
+
+def _name(step: Any) -> str:
+    """Of a step, as :data:`_STEPS` names it."""
+    name = type(step).__name__.removeprefix("Maybe")
+    if name == "ToDtype" and not (step.scale and step.dtype == torch.float32):
+        raise UserError(
+            "a transform with ToDtype other than ToDtype(torch.float32, scale=True) cannot be kept as plain data"
+        )
+    if name == "ConvertImageDtype" and step.dtype != torch.float32:
+        raise UserError("a transform with ConvertImageDtype other than to float32 cannot be kept as plain data")
+    return "ToTensor" if name in _TO_TENSOR else name
+
+
+def _interpolation(given: Any) -> str:
+    """Torchvision's name of an interpolation that is given by it, as its enumeration has it, or by Pillow's number."""
+    if isinstance(given, int):
+        return Image.Resampling(given).name.lower()
+    return str(given.value) if isinstance(given, InterpolationMode) else str(given)
 
 
 def _size(size: Any) -> Size:

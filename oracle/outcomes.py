@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -62,10 +63,11 @@ class OutcomesStore:
     ) -> None:
         self.path = path
         if not path.exists():
-            self._create(source, configurations, macs, dict(identity), dict(facts), region)
+            making = _build(path, source, configurations, macs, dict(identity), dict(facts), region)
+            os.rename(making, path)
         self._group = open_group(path)
         stored: dict[str, Any] = dict(self._group.attrs)
-        compare_identity(path.parent, {key: str(stored[key]) for key in stored["identity"]}, dict(identity))
+        compare_identity(path.parent, stored_identity(path), dict(identity))
         # What a killed writer left half-written was never renamed into place.
         for leftover in path.rglob("*.partial"):
             leftover.unlink()
@@ -77,87 +79,163 @@ class OutcomesStore:
             raise UserError(f"{path / 'status'} is damaged ({error}): restore a copy, or run anew elsewhere") from error
 
     def _array(self, name: str) -> zarr.Array[Any]:
-        array = self._group[name]
-        assert isinstance(array, zarr.Array)
-        return array
+        return _array_of(self._group, name)
 
     def pending(self) -> list[np.ndarray]:
-        """The rows of every region that is not done."""
-        starts = range(0, len(self.status), self.region)
-        regions = [np.arange(start, min(start + self.region, len(self.status))) for start in starts]
-        return [rows for rows in regions if (self.status[rows] == PENDING).any()]
+        """The rows to evaluate, region by region: all of one, or what more images added to it."""
+        rows = np.flatnonzero(self.status == PENDING)
+        starts = np.flatnonzero(np.diff(rows // self.region)) + 1
+        return [part for part in np.split(rows, starts) if len(part)]
 
     def write(self, rows: np.ndarray, predicted: np.ndarray, p_true: np.ndarray, readable: np.ndarray) -> None:
-        """Store one whole region; unreadable images keep their fill values."""
-        where = slice(int(rows[0]), int(rows[-1]) + 1)
-        self._array("predicted")[where] = predicted
-        self._array("p_true")[where] = p_true
+        """Store what :meth:`pending` gave of one region; unreadable images keep their fill values."""
+        start = int(rows[0]) // self.region * self.region
+        where = slice(start, min(start + self.region, len(self.status)))
         self.status[rows] = np.where(readable, EVALUATED, UNREADABLE)
-        self._array("status")[where] = self.status[rows]
+        for name, values in (("predicted", predicted), ("p_true", p_true)):
+            array = self._array(name)
+            if len(rows) < where.stop - where.start:  # chunks are written whole, with what was there before
+                there = np.asarray(array[where])
+                there[rows - start] = values
+                values = there
+            array[where] = values
+        self._array("status")[where] = self.status[where]
 
-    def _create(
-        self,
-        source: ImageSource,
-        configurations: Sequence[Configuration],
-        macs: np.ndarray,
-        identity: dict[str, str],
-        facts: dict[str, Any],
-        region: int,
-    ) -> None:
-        """Build the store beside its place and rename it there, so that a half-made one is never resumed."""
-        making = self.path.with_name(self.path.name + ".making")
-        if making.exists():
-            shutil.rmtree(making)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        group = zarr.create_group(making, zarr_format=3)
-        group.attrs.update(identity | facts | {"identity": sorted(identity)})
-        images, columns = len(source.keys), len(configurations)
 
-        def add(name: str, dims: Sequence[str], dtype: Any, fill: Any, values: np.ndarray | None, unit: str = "") -> None:
-            shape = tuple({"image": images, "configuration": columns}[dim] for dim in dims)
-            chunks = tuple(
-                region if dim == "image" and values is None else size for dim, size in zip(dims, shape, strict=True)
-            )
-            array = group.create_array(
-                name,
-                shape=shape,
-                dtype=dtype,
-                chunks=chunks,
-                fill_value=fill,
-                dimension_names=tuple(dims),
-                attributes={"units": unit} if unit else {},
-            )
-            if values is not None:
-                array[:] = values
+def _build(
+    path: Path,
+    source: ImageSource,
+    configurations: Sequence[Configuration],
+    macs: np.ndarray,
+    identity: dict[str, str],
+    facts: dict[str, Any],
+    region: int,
+) -> Path:
+    """Make an empty store beside its place, to be renamed there, so that a half-made one is never resumed."""
+    making = path.with_name(path.name + ".making")
+    if making.exists():
+        shutil.rmtree(making)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    group = zarr.create_group(making, zarr_format=3)
+    group.attrs.update(identity | facts | {"identity": sorted(identity)})
+    images, columns = len(source.keys), len(configurations)
 
-        add(
-            "predicted",
-            ("image", "configuration"),
-            "int16" if facts["classes"] < 2**15 else "int32",
-            -1,
-            None,
-            "class index",
+    def add(name: str, dims: Sequence[str], dtype: Any, fill: Any, values: np.ndarray | None, unit: str = "") -> None:
+        shape = tuple({"image": images, "configuration": columns}[dim] for dim in dims)
+        chunks = tuple(region if dim == "image" and values is None else size for dim, size in zip(dims, shape, strict=True))
+        array = group.create_array(
+            name,
+            shape=shape,
+            dtype=dtype,
+            chunks=chunks,
+            fill_value=fill,
+            dimension_names=tuple(dims),
+            attributes={"units": unit} if unit else {},
         )
-        add("p_true", ("image", "configuration"), "float32", 0.0, None, "probability")
-        add("status", ("image",), "int8", PENDING, None)
-        add("label", ("image",), "int32", -1, source.labels.astype(np.int32), "class index")
-        add("image", ("image",), str, "", source.keys.astype(object))
-        add("split", ("image",), str, "", source.splits.astype(object))
-        for name, values in source.metadata.items():
-            add(name, ("image",), values.dtype, 0, values)
-        add("configuration", ("configuration",), str, "", np.array([c.id for c in configurations], dtype=object))
-        add("macs", ("configuration",), "int64", 0, macs, "multiply-accumulates an image")
-        for attribute in dict.fromkeys([*built_in(), *varied(configurations)]):
-            for layer in range(len(configurations[0].stride)):
-                options = np.array([c.options(attribute)[layer] for c in configurations], dtype="float32")
-                add(f"{attribute}_{'ABCDEF'[layer]}", ("configuration",), "float32", 0.0, options)
-        # xarray reads this list as "these variables are coordinates".
-        coordinates = sorted(set(group.array_keys()) - {"predicted", "p_true", "label", "macs", "image", "configuration"})
-        group.attrs["coordinates"] = " ".join(coordinates)
-        with warnings.catch_warnings():  # zarr: not yet in the specification; xarray: slow and noisy without
-            warnings.simplefilter("ignore")
-            zarr.consolidate_metadata(making)
-        os.rename(making, self.path)
+        if values is not None:
+            array[:] = values
+
+    add(
+        "predicted",
+        ("image", "configuration"),
+        "int16" if facts["classes"] < 2**15 else "int32",
+        -1,
+        None,
+        "class index",
+    )
+    add("p_true", ("image", "configuration"), "float32", 0.0, None, "probability")
+    add("status", ("image",), "int8", PENDING, None)
+    add("label", ("image",), "int32", -1, source.labels.astype(np.int32), "class index")
+    add("image", ("image",), str, "", source.keys.astype(object))
+    add("split", ("image",), str, "", source.splits.astype(object))
+    for name, values in source.metadata.items():
+        add(name, ("image",), values.dtype, 0, values)
+    add("configuration", ("configuration",), str, "", np.array([c.id for c in configurations], dtype=object))
+    add("macs", ("configuration",), "int64", 0, macs, "multiply-accumulates an image")
+    for attribute in dict.fromkeys([*built_in(), *varied(configurations)]):
+        for layer in range(len(configurations[0].stride)):
+            options = np.array([c.options(attribute)[layer] for c in configurations], dtype="float32")
+            add(f"{attribute}_{'ABCDEF'[layer]}", ("configuration",), "float32", 0.0, options)
+    # xarray reads this list as "these variables are coordinates".
+    coordinates = sorted(set(group.array_keys()) - {"predicted", "p_true", "label", "macs", "image", "configuration"})
+    group.attrs["coordinates"] = " ".join(coordinates)
+    with warnings.catch_warnings():  # zarr: not yet in the specification; xarray: slow and noisy without
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(making)
+    return making
+
+
+def stored_identity(path: Path) -> dict[str, str]:
+    """What must agree for the store at ``path`` to be resumed."""
+    attributes: dict[str, Any] = dict(open_group(path, "r").attrs)
+    return {key: str(attributes[key]) for key in attributes["identity"]}
+
+
+def largest_split(path: Path) -> int:
+    """How many images of one split the store at ``path`` has, at most."""
+    return max(Counter(map(str, np.asarray(_array_of(open_group(path, "r"), "split")[:]))).values())
+
+
+def extend_store(
+    path: Path,
+    source: ImageSource,
+    configurations: Sequence[Configuration],
+    macs: np.ndarray,
+    identity: Mapping[str, str],
+) -> None:
+    """Give a store room for more images; what it knows of its own stays to the last bit.
+
+    The larger store is made beside the old one, which is away only between two renames: see :func:`recover_store`.
+
+    Args:
+        path: of the store.
+        source: all images, in any order; those of the store are among them, by their keys.
+        configurations, macs: as they are in the store.
+        identity: of the larger store.
+    """
+    old = open_group(path, "r")
+    facts = {
+        key: value for key, value in old.attrs.items() if key not in (*stored_identity(path), "identity", "coordinates")
+    }
+    before = {name: _array_of(old, name) for name in ("predicted", "p_true", "status")}
+    places = {str(key): place for place, key in enumerate(np.asarray(_array_of(old, "image")[:]))}
+    region = int(before["status"].chunks[0])
+    making = _build(path, source, configurations, macs, dict(identity), facts, region)
+    new = open_group(making)
+    for start in range(0, len(source.keys), region):
+        where = slice(start, min(start + region, len(source.keys)))
+        known = np.array([places.get(str(key), -1) for key in source.keys[where]])
+        there = known[known >= 0]
+        if not len(there):
+            continue
+        span = slice(int(there.min()), int(there.max()) + 1)
+        for name, values in before.items():
+            array = _array_of(new, name)
+            filled = np.asarray(array[where])
+            filled[known >= 0] = np.asarray(values[span])[there - span.start]
+            array[where] = filled
+    os.rename(path, _set_aside(path))
+    os.rename(making, path)
+    recover_store(path)
+
+
+def recover_store(path: Path) -> None:
+    """Undo or end what :func:`extend_store` was killed at."""
+    aside = _set_aside(path)
+    if aside.exists() and not path.exists():
+        os.rename(aside, path)
+    elif aside.exists():
+        shutil.rmtree(aside)
+
+
+def _set_aside(path: Path) -> Path:
+    return path.with_name(path.name + ".before")
+
+
+def _array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    array = group[name]
+    assert isinstance(array, zarr.Array)
+    return array
 
 
 def open_group(path: Path, mode: Literal["r", "r+"] = "r+") -> zarr.Group:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 from dynamic.errors import UserError
@@ -36,6 +37,8 @@ def run(settings: RunSettings, network: LoadedNetwork | None = None) -> dict[str
     study = open_study(collection) if settings.study else None
     outcomes = collect(collection)
     summary = summarise(outcomes, collection.spaces, network.default)
+    for warning in summary["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
     write_labels(make_labels(outcomes, collection.spaces, network.default), folder.labels)
     folder.seal()
     _write(summary, folder)

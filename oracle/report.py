@@ -49,6 +49,7 @@ def write_report(summary: dict[str, Any], run: Path) -> None:
         best_cases=BEST_CASES,
         non_finite=summary["non_finite_share"],
         stand_ins=stand_ins(summary["run"]),
+        warnings=summary["warnings"],
         sections=written,
         left_out=study.get("left_out", {}),
     )

@@ -21,6 +21,7 @@ import xarray as xr
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from dynamic import pictures
 from dynamic.attributes.registry import register, source_of
 from dynamic.configuration import Configuration, own_attributes
 from dynamic.errors import UserError
@@ -29,6 +30,7 @@ from dynamic.integrity import digest_of_file, read_record, write_record
 from dynamic.models import LoadedNetwork, ModelInfo, load, restore
 from dynamic.network import DynamicNetwork
 from dynamic.norms import Statistics
+from oracle.data.listing import tell
 from oracle.data.sources import SPLITS, ImageSource, open_source
 from oracle.data.views import View, view_source
 from oracle.outcomes import compare_identity, load_outcomes, stored_configurations
@@ -263,6 +265,7 @@ class Run:
         Raises:
             UserError: they are not there, or no longer the same.
         """
+        tell_of_old_pictures(self.folder, self.record)
         settings = self.settings if data_dir is None else replace(self.settings, data_dir=data_dir)
         splits = tuple(self.record.images.get("splits", ",".join(SPLITS)).split(","))
         source = open_images(settings, self.network.info, splits)
@@ -280,6 +283,15 @@ class Run:
     def digests(self) -> Digests:
         """See :class:`Digests`."""
         return Digests(weights=self.record.network.digest, statistics=self.record.statistics)
+
+
+def tell_of_old_pictures(folder: Path, record: RunRecord) -> None:
+    """Say on stderr where a run on image files saw other pixels of some of them than it would see now."""
+    if record.images["dataset"] != "fashion-scenes" and record.versions.get("pictures") != pictures.VERSION:
+        tell(
+            f"{folder} was made by a version that read some pictures differently (turned by EXIF, transparent, of 16 bits): "
+            "where there are such ones, make it anew in another --out"
+        )
 
 
 def write_weights(network: LoadedNetwork, path: Path) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Self
 
+import PIL.Image
 import torch
 from starlette.datastructures import UploadFile
 from torch import Tensor
@@ -189,9 +190,10 @@ class Classifier:
         """Run images alone and together, under the active policy and the default: a first run of anything is slow."""
         stream = torch.Generator().manual_seed(0)
         side = self.deployment.resolution
+        shape = self.deployment.transform(PIL.Image.new("L", (side, side))).shape
         for plan in (self.deployment.active, plan_request(self.deployment, policy="default")[0]):
             for count in (1, 1, 8):
-                images = torch.randn(count, 3, side, side, generator=stream)
+                images = torch.randn(count, *shape, generator=stream)
                 for result in await self.batcher.submit(list(images), plan):
                     if isinstance(result, Exception):
                         raise result

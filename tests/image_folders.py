@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import count, cycle
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 from PIL import Image
@@ -21,7 +22,8 @@ def fill(root: Path, folders: Mapping[str, int], suffix: str = ".JPEG", height: 
     Returns:
         Their keys, in the order in which they were made: the first is a label image, the second a test image, and so on.
     """
-    generator, splits, keys = np.random.default_rng(0), cycle(SPLITS), []
+    seed = crc32(repr((*folders, suffix, height, name)).encode())  # another call writes other pixels
+    generator, splits, keys = np.random.default_rng(seed), cycle(SPLITS), []
     for folder, images in folders.items():
         (root / folder).mkdir(parents=True, exist_ok=True)
         candidates = (f"{folder}/{name}{number}{suffix}" for number in count())

@@ -49,7 +49,7 @@ class Attribute:
         valid: whether an option is.
         fractions: whether an option may be a fraction.
         neutral: the option of layers that it has no part in.
-        built: the option that a convolution or pool was built with; ``neutral`` unless given.
+        built: of this package's: the option that a convolution or pool was built with. All are built neutral under others.
         taken_by: kinds of modules whose options it chooses.
         call: the numbers of a call under an option; unchanged unless given.
         kernel: the kernel under an option, from the one built; called for other options than the built one only. Kernels of
@@ -92,7 +92,12 @@ class Attribute:
         """The options of a configuration's layers, whole numbers as integers. Raises UserError where one is not right."""
         if not all(re.fullmatch(DECIMAL, str(option)) and self.valid(option) for option in options):
             raise UserError(f"{self.name} options {options} of a configuration: each must be {self.right}")
-        return tuple(int(option) if option == int(option) else option for option in options)
+        return tuple(whole(option) for option in options)
+
+
+def whole(option: float) -> float:
+    """Whole numbers as integers, which ids write without a point."""
+    return int(option) if option == int(option) else option
 
 
 def side(value: int | tuple[int, ...]) -> int:

@@ -109,8 +109,8 @@ def _check(path: Path, attribute: Attribute) -> None:
         neutral = attribute.checked((attribute.neutral,))[0]
         call = None if attribute.call is None else attribute.call(Call(), neutral)
         kernel = None if attribute.kernel is None else attribute.kernel(torch.zeros(2, 3, 5, 5), neutral)
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{path}: neutral: {error}") from error
     except Exception as error:
         raise UserError(_told(path, error)) from error
     if not isinstance(call, Call | None):

@@ -16,7 +16,7 @@ class Batch:
     """Some rows of a source.
 
     Attributes:
-        images: (rows, 3, H, W) float32, normalised; zeros where not readable.
+        images: (rows, channels, H, W) float32, normalised; zeros where not readable.
         readable: (rows,) bool.
         problems: what was wrong with each unreadable image, by key.
     """

@@ -19,6 +19,7 @@ class ScenesSource:
         regime: range of the objects' sizes.
         seed: draws the scenes.
         images: at most so many a split; None for all.
+        channels: 3 equal ones, or 1 for a network of grey pictures.
 
     >>> source = ScenesSource("matched", seed=0, images=3)
     >>> source.keys.tolist()
@@ -27,7 +28,7 @@ class ScenesSource:
     torch.Size([2, 3, 96, 96])
     """
 
-    def __init__(self, regime: Regime, seed: int, images: int | None) -> None:
+    def __init__(self, regime: Regime, seed: int, images: int | None, channels: int = 3) -> None:
         self._scenes = [FashionScenes(split, regime, seed, count=images) for split in ("label", "test")]
         self.splits = np.repeat(SPLITS, [len(scenes) for scenes in self._scenes])
         self._rows = np.concatenate([np.arange(len(scenes)) for scenes in self._scenes])
@@ -44,13 +45,14 @@ class ScenesSource:
         self.resolution = CANVAS
         self.stand_in = True
         self.class_names: tuple[str, ...] = CLASSES
-        self.preprocessing = scenes_preprocessing()
+        self.preprocessing = scenes_preprocessing(channels)
 
     def load(self, rows: np.ndarray) -> Batch:
         """Render some rows."""
-        images = torch.empty(len(rows), 3, self.resolution, self.resolution)
+        channels = self.preprocessing.channels
+        images = torch.empty(len(rows), channels, self.resolution, self.resolution)
         for split, scenes in zip(SPLITS, self._scenes, strict=True):
             chosen = np.flatnonzero(self.splits[rows] == split)
             if len(chosen):
-                images[torch.from_numpy(chosen)] = scenes.render(self._rows[rows[chosen]])
+                images[torch.from_numpy(chosen)] = scenes.render(self._rows[rows[chosen]])[:, :channels]
         return Batch(images=images, readable=np.ones(len(rows), bool))

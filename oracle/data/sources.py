@@ -59,7 +59,7 @@ def open_source(
             raise UserError(
                 "--data-dir and --class-map do not apply to fashion-scenes, which are embedded; choose another --dataset"
             )
-        return ScenesSource(regime, seed, images)
+        return ScenesSource(regime, seed, images, info.preprocessing.channels)
     if data_dir is None:
         raise UserError(f"--dataset {name} needs --data-dir, the folder that holds its class folders")
     return FolderSource(name, data_dir, info, images, seed, class_map)

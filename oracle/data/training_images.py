@@ -1,6 +1,6 @@
 """Labelled images to fine-tune on: fashion-scenes' training split, or the class folders of DIR/train.
 
-No image here is in the label or test split of :mod:`oracle.data.splits`.
+No image here is in the label or test split of :mod:`oracle.data.splits`: copies of images in DIR/val are left out.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from torchvision.transforms import v2
 
 from dynamic.errors import UserError
 from dynamic.models import ModelInfo
+from dynamic.pictures import upright
 from dynamic.resources import cpu_count
 from dynamic.scenes import FashionScenes, Regime
 from oracle.data.digests import digest_of
-from oracle.data.folders import class_folders, find_root, image_files
+from oracle.data.folders import class_folders, find_root
+from oracle.data.listing import ImageFile, as_text, copies, list_images, tell, tell_left_out
 from oracle.data.sources import DatasetName
 
 _UNREADABLE = -1
@@ -41,7 +43,7 @@ class TrainingImages(Protocol):
     def __len__(self) -> int: ...
 
     def batches(self, epoch: int, rows: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (n, 3, H, W) float32, normalised, and labels (n,) int64, for each array of rows in turn."""
+        """Images (n, channels, H, W) float32, normalised, and labels (n,) int64, for each array of rows in turn."""
         ...
 
 
@@ -60,18 +62,38 @@ def open_training_images(
         UserError: they are not there, or their classes do not fit the network.
     """
     if name == "fashion-scenes":
-        return ScenesTraining(data_dir, images, seed, regime)
+        return ScenesTraining(data_dir, images, seed, regime, info.preprocessing.channels)
     if data_dir is None:
         raise UserError(f"--dataset {name} needs --data-dir, the folder that holds train/ with its class folders")
-    return FolderTraining(find_root(data_dir, name, "train"), info, class_map, images, seed)
+    root = find_root(data_dir, name, "train")
+    return FolderTraining(root, _training_files(root, data_dir, name, info, class_map), info, images, seed)
+
+
+def _training_files(
+    root: Path, data_dir: Path, name: DatasetName, info: ModelInfo, class_map: Path | None
+) -> list[ImageFile]:
+    """The images in ``root``, without those that the label or the test split has too."""
+    listing = list_images(root, class_folders(root, info, class_map))
+    tell_left_out(listing)
+    try:
+        val = find_root(data_dir, name, "val")
+        kept_back = list_images(val, class_folders(val, info, class_map)).images
+    except UserError:  # there is no such folder yet, or one of other classes
+        return listing.images
+    elsewhere = {file.path for file in kept_back}
+    groups = copies([*listing.images, *kept_back])
+    leaked = {file.path for group in groups if any(file.path in elsewhere for file in group) for file in group} - elsewhere
+    if leaked:
+        tell(f"left out {len(leaked)} training images that are in {val} too, such as {min(leaked)}")
+    return [file for file in listing.images if file.path not in leaked]
 
 
 class ScenesTraining:
     """The 50,000 training photographs in scenes of one regime, drawn anew in every epoch."""
 
-    def __init__(self, data_dir: Path | None, images: int | None, seed: int, regime: Regime) -> None:
+    def __init__(self, data_dir: Path | None, images: int | None, seed: int, regime: Regime, channels: int) -> None:
         self._scenes = FashionScenes("train", regime, data_dir=data_dir, count=images)
-        self._seed = seed
+        self._seed, self._channels = seed, channels
         self.digest = digest_of(np.arange(len(self._scenes)), self._scenes.labels)
 
     def __len__(self) -> int:
@@ -81,22 +103,20 @@ class ScenesTraining:
         """See :class:`TrainingImages`."""
         self._scenes.reseed(self._seed * 1000 + epoch + 1)
         for part in rows:
-            yield self._scenes.render(part), torch.from_numpy(self._scenes.labels[part])
+            yield self._scenes.render(part)[:, : self._channels], torch.from_numpy(self._scenes.labels[part])
 
 
 class FolderTraining:
     """Images in class folders, randomly cropped and mirrored; the crop depends on seed, epoch and image alone."""
 
-    def __init__(self, root: Path, info: ModelInfo, class_map: Path | None, images: int | None, seed: int) -> None:
-        files, _ = image_files(root, class_folders(root, info, class_map))
+    def __init__(self, root: Path, files: list[ImageFile], info: ModelInfo, images: int | None, seed: int) -> None:
         if images is not None:
             kept = np.random.default_rng(seed).permutation(len(files))[:images]
             files = [files[row] for row in sorted(kept)]
         if not files:
             raise UserError(f"{root} holds no images: expected {root}/CLASS/IMAGE.jpg")
         self._files, self._info, self._seed = files, info, seed
-        names = np.array([path.relative_to(root).as_posix() for path, _ in files])
-        self.digest = digest_of(names, np.array([label for _, label in files]))
+        self.digest = digest_of(np.array([file.key for file in files]), np.array([file.label for file in files]))
 
     def __len__(self) -> int:
         return len(self._files)
@@ -113,7 +133,7 @@ class FolderTraining:
         for part, (images, labels) in zip(rows, loader, strict=True):
             readable = labels >= 0
             for row in part[~readable.numpy()]:
-                print(f"left out {self._files[row][0]}, which cannot be read", file=sys.stderr)
+                print(f"left out {as_text(str(self._files[row].path))}, which cannot be read", file=sys.stderr)
             if readable.sum() < 2:
                 raise UserError("fewer than two images of a batch can be read: remove the damaged ones named above")
             yield images[readable], labels[readable]
@@ -122,16 +142,16 @@ class FolderTraining:
 class _Augmented(Dataset[tuple[Tensor, int]]):
     """Random crops and mirror images; in a worker process, whose random state is its own."""
 
-    def __init__(self, files: list[tuple[Path, int]], info: ModelInfo, seeds: list[int]) -> None:
+    def __init__(self, files: list[ImageFile], info: ModelInfo, seeds: list[int]) -> None:
         self._files, self._info, self._seeds = files, info, seeds
         # The network's own transform follows; it resizes to about 8/7 of its resolution and normalises.
         self._augment = v2.Compose([v2.RandomResizedCrop(info.resolution * 8 // 7), v2.RandomHorizontalFlip()])
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
-        path, label = self._files[row]
+        file = self._files[row]
         torch.manual_seed(int(np.random.SeedSequence([*self._seeds, row]).generate_state(1)[0]))
         try:
-            with Image.open(path) as image:
-                return self._info.preprocessing(self._augment(image.convert("RGB"))), label
+            with Image.open(file.path) as image:
+                return self._info.preprocessing(self._augment(upright(image))), file.label
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            return torch.zeros(3, self._info.resolution, self._info.resolution), _UNREADABLE
+            return torch.zeros(self._info.preprocessing.channels, self._info.resolution, self._info.resolution), _UNREADABLE

@@ -110,7 +110,7 @@ def view_source(source: ImageSource, view: View) -> ImageSource:
 
 
 def unlabelled(source: ImageSource, count: int) -> torch.Tensor:
-    """Up to ``count`` images of the label split, (n, 3, H, W), without their labels: for batch-norm statistics.
+    """Up to ``count`` images of the label split, (n, channels, H, W), without their labels: for batch-norm statistics.
 
     Raises:
         UserError: fewer than two can be read.

@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 
 import dynamic
+from dynamic import pictures
 from dynamic.configuration import Space, identity_of_attributes
 from dynamic.errors import UserError
 from dynamic.files import write_whole
@@ -22,9 +23,10 @@ from dynamic.resources import cpu_count
 from oracle.data.sources import SPLITS, ImageSource
 from oracle.data.views import unlabelled
 from oracle.evaluation.evaluate import WalkSize, evaluate, memory_budget, seconds_for
+from oracle.evaluation.extension import make_room
 from oracle.outcomes import PENDING, OutcomesStore, load_outcomes
 from oracle.run_record import OWN, NetworkRecord, RunRecord
-from oracle.runs import Run, open_images, write_weights
+from oracle.runs import Run, open_images, tell_of_old_pictures, write_weights
 from oracle.settings import DTYPES, RunSettings, load_for
 
 SMALLEST_BATCH = 16
@@ -128,6 +130,7 @@ def collect(collection: Collection) -> xr.Dataset:
     record = _record(collection, store, statistics)
     if before is not None and started:
         _require_same(before, record, settings.out)
+        tell_of_old_pictures(settings.out, before)
     if network.info.registered is None:
         write_weights(network, run.weights_file)
     if network.info.file is not None:
@@ -296,7 +299,8 @@ def _open_store(collection: Collection, union: Space) -> OutcomesStore:
         "stand_in": source.stand_in,
         "walk": asdict(size),
         "batch_norm": f"statistics by prefix, from {settings.recalibrate} images" if settings.recalibrate else "folded",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "pictures": pictures.VERSION},
     }
     macs = network.costs.of_space(union, source.resolution)
+    make_room(collection.run, settings, network.info, source, union, macs, identity)
     return OutcomesStore(collection.run.outcomes_store, source, union, macs, identity, facts, settings.region)

@@ -186,13 +186,13 @@ def outcomes_of(
 
     Args:
         network: any dynamic network on the images' device and of their dtype.
-        images: (N, 3, H, W), normalised.
+        images: (N, C, H, W), normalised.
         labels: (N,) int64.
-        configurations: C of them.
+        configurations: K of them.
         max_rows: see :meth:`DynamicNetwork.comprehensive`.
 
     Returns:
-        (N, C) int32 and (N, C) float32. Logits that are not finite count as wrong: class -1, probability 0.
+        (N, K) int32 and (N, K) float32. Logits that are not finite count as wrong: class -1, probability 0.
     """
     shape = (len(images), len(configurations))
     predicted = torch.empty(shape, dtype=torch.int32, device=images.device)

@@ -14,6 +14,7 @@ from dynamic.errors import UserError
 from dynamic.files import write_whole
 from oracle.data.sources import SPLITS
 from oracle.evaluation import bounds
+from oracle.evaluation.chance import no_better_than_chance
 
 PORTFOLIO_SIZE = 32
 
@@ -44,9 +45,20 @@ def summarise(outcomes: xr.Dataset, spaces: list[Space], default: Configuration)
         "run": facts | {"default": default.id},
         "units": UNITS,
         "unreadable": {"count": len(outcomes.attrs["unreadable"]), "images": outcomes.attrs["unreadable"]},
+        "warnings": _warnings(outcomes, default),
         "non_finite_share": float((outcomes["predicted"].values < 0).mean()),
         "spaces": {space.name: _summarise_space(outcomes.sel(configuration=space.ids), space, default) for space in spaces},
     }
+
+
+def _warnings(outcomes: xr.Dataset, default: Configuration) -> list[str]:
+    """What a reader should know before believing any number; the default's accuracy is looked at on all images."""
+    predicted = outcomes["predicted"].sel(configuration=default.id).values
+    chance = no_better_than_chance(predicted, outcomes["label"].values, int(outcomes.attrs["classes"]))
+    if chance is None:
+        return []
+    order = "" if outcomes.attrs["stand_in"] else ", or labels may be in another order than its classes: --class-map"
+    return [f"{chance}: the weights may be untrained or another task's{order}"]
 
 
 def _summarise_space(outcomes: xr.Dataset, space: Space, default: Configuration) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def preference_flow(space: str, split: dict[str, Any], default: Configuration) -
             _ribbon(axes, layer + 0.03, layer + 0.97, left[source], right[target], width)
             left[source] += width
             right[target] += width
-    path = ["/".join(f"{getattr(default, name)[layer]:g}" for name in attributes) for layer in range(layers)]
+    path = ["/".join(f"{default.options(name)[layer]:g}" for name in attributes) for layer in range(layers)]
     heights = [
         bases[i][path[i]] + preferred["counts"][i].get(path[i], 0) / images / 2 for i in range(layers) if path[i] in bases[i]
     ]

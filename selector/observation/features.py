@@ -50,7 +50,7 @@ def image_statistics(images: Tensor) -> Tensor:
     """Statistics of the pixels at 96 x 96, :data:`IMAGE_NAMES`.
 
     Args:
-        images: (N, 3, H, W), normalised.
+        images: (N, C, H, W), normalised.
 
     Returns:
         (N, len(IMAGE_NAMES)) float32 on the CPU.

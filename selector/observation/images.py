@@ -138,7 +138,7 @@ class LiveImages(Images):
 
     Args:
         network: as :meth:`DynamicNetwork.for_inference` made it.
-        images: (N, 3, H, W), normalised, on its device and of its dtype.
+        images: (N, C, H, W), normalised, on its device and of its dtype.
         portfolio: as the policy's; the network's default must be in it.
         costs: of that portfolio.
         keys: (N,) names, which only policies that draw lots use.

@@ -1,7 +1,7 @@
 """Run a portfolio on every image of a run once and keep all that a policy could ask for: features and answers.
 
 Kept in blocks of images, ``OUT/PORTFOLIO/0000000.safetensors`` and so on; an interrupted run goes on behind the
-last whole block.
+last whole block. Where they are of fewer images than the run has by now, only the others are observed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from oracle.outcomes import compare_identity
 from oracle.runs import Run
 from oracle.settings import DTYPES
 from selector.observation.costs import Costs, Prefix
+from selector.observation.earlier import IDENTITY, Earlier, block_file, set_aside
 from selector.observation.features import VERSION, gridded, image_statistics, pooled
 from selector.observation.observations import Observations
 
@@ -67,7 +68,6 @@ def observe(
         raise UserError(f"the portfolio lacks the default {network.default.id}, the baseline of every comparison")
     stages, distinct = _stages(network, portfolio)
     out = out / Space("portfolio", portfolio).digest
-    out.mkdir(parents=True, exist_ok=True)
     identity = source.identity | {
         "weights": run.digests.weights,
         "statistics": run.digests.statistics,
@@ -77,15 +77,18 @@ def observe(
         "block": str(BLOCK),
         "features": str(VERSION),
     }
-    described = out / "identity.json"
+    earlier = set_aside(out, identity, source, BLOCK)
+    out.mkdir(parents=True, exist_ok=True)
+    described = out / IDENTITY
     if not described.exists():
         write_record(described, identity)
     compare_identity(out, read_record(described), identity, "delete this folder, and it is made again")
     starts = range(0, len(source.keys), BLOCK)
-    missing = [start for start in starts if not _block(out, start).exists()]
+    missing = [start for start in starts if not block_file(out, start).exists()]
     if missing:
-        _fill(run, source, portfolio, distinct, missing, out, device)
-    blocks = [read_arrays(_block(out, start)) for start in starts]
+        _fill(run, source, portfolio, distinct, missing, earlier, out, device)
+    earlier.drop()
+    blocks = [read_arrays(block_file(out, start)) for start in starts]
     joined = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     del blocks
     readable = joined.pop("readable")
@@ -104,10 +107,6 @@ def observe(
         **{name: joined[name][readable].astype(np.float32) for name in _GROUPS},
         **{name: joined[name][readable] for name in _EXACT},
     )
-
-
-def _block(out: Path, start: int) -> Path:
-    return out / f"{start:07d}.safetensors"
 
 
 def _stages(
@@ -132,6 +131,7 @@ def _fill(
     portfolio: Sequence[Configuration],
     distinct: Mapping[Prefix, str],
     missing: Sequence[int],
+    earlier: Earlier,
     out: Path,
     device: str,
 ) -> None:
@@ -141,22 +141,30 @@ def _fill(
     progress.update(len(source.keys) - sum(min(BLOCK, len(source.keys) - start) for start in missing))
     with progress, walkers(size.walks) as pool:
         for start in missing:
-            rows = np.arange(start, min(start + BLOCK, len(source.keys)))
-            batch = source.load(rows)
-            parts = [rows[at : at + min(size.images, 32)] - start for at in range(0, len(rows), min(size.images, 32))]
+            block = np.arange(start, min(start + BLOCK, len(source.keys)))
+            known = earlier.has(block)
+            rows = block[~known]
+            made = [earlier.take(block[known])] if known.any() else []
+            if len(rows):
+                batch = source.load(rows)
+                step = min(size.images, 32)
+                parts = [np.arange(at, min(at + step, len(rows))) for at in range(0, len(rows), step)]
+                labels = source.labels[rows]
 
-            labels = source.labels[rows]
+                def observed(
+                    part: np.ndarray, images: Tensor = batch.images, labels: np.ndarray = labels
+                ) -> dict[str, np.ndarray]:
+                    prepared = images[torch.from_numpy(part)].to(device, dtype, memory_format=torch.channels_last)
+                    return observe_batch(network, prepared, labels[part], portfolio, distinct, size.rows)
 
-            def observed(
-                part: np.ndarray, images: Tensor = batch.images, labels: np.ndarray = labels
-            ) -> dict[str, np.ndarray]:
-                prepared = images[torch.from_numpy(part)].to(device, dtype, memory_format=torch.channels_last)
-                return observe_batch(network, prepared, labels[part], portfolio, distinct, size.rows)
-
-            made = list(pool.map(observed, parts))
-            values = {name: np.concatenate([part[name] for part in made]) for name in made[0]}
-            write_arrays(_block(out, start), values | {"readable": batch.readable})
-            progress.update(len(rows))
+                of_parts = list(pool.map(observed, parts))
+                joined = {name: np.concatenate([part[name] for part in of_parts]) for name in of_parts[0]}
+                made.append(joined | {"readable": batch.readable})
+            order = np.argsort(np.concatenate([block[known], rows]))
+            write_arrays(
+                block_file(out, start), {name: np.concatenate([part[name] for part in made])[order] for name in made[0]}
+            )
+            progress.update(len(block))
 
 
 @torch.inference_mode()
@@ -172,7 +180,7 @@ def observe_batch(
 
     Args:
         network: as :meth:`DynamicNetwork.for_inference` made it.
-        images: (N, 3, H, W), normalised, on its device and of its dtype.
+        images: (N, C, H, W), normalised, on its device and of its dtype.
         labels: (N,) true classes.
         portfolio: K configurations.
         distinct: names of what layers read, by prefix of options.

@@ -74,6 +74,8 @@ def open_run(
     source, outcomes = run.images(data_dir), run.outcomes()
     portfolio = [Configuration.parse(name) for name in loaded[0].portfolio_]
     configurations = observed_configurations(run, outcomes, len(portfolio))
+    if not set(portfolio) <= set(configurations):  # more images since the policies were fitted gave another portfolio
+        configurations = portfolio
     observed = observe_run(run, source, outcomes, configurations, folder.observations, device=device)
     observed = observed.among(portfolio, run.network, source.resolution)
     label, test = observed.split("label"), observed.split("test")

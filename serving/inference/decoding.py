@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from contextlib import suppress
 from typing import IO
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from dynamic.pictures import upright
 from serving.errors import Rejection
 
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -28,16 +28,14 @@ _SEGMENTS = 10_000
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 """Of a JPEG's segment: neither a byte of a scan's data nor a restart within it."""
 
-_MODES = {"L", "LA", "RGB", "RGBA", "RGBX", "RGBa"}
-_EXPECTED = "send a JPEG, PNG or WebP picture with 8 bits of grey or RGB"
+_EXPECTED = "send a JPEG, PNG or WebP picture"
 
 
 def open_picture(file: bytes | IO[bytes], max_megapixels: float) -> Image.Image:
     """Read a picture's header, decode nothing.
 
     Raises:
-        Rejection: not a picture of the known formats, too many pixels or too few, animated, or with other colours than
-            8 bits of grey or RGB.
+        Rejection: not a picture of the known formats, too many pixels or too few, or animated.
     """
     if isinstance(file, bytes):
         file = io.BytesIO(file)
@@ -67,7 +65,6 @@ def open_picture(file: bytes | IO[bytes], max_megapixels: float) -> Image.Image:
         raise Rejection("too_large", f"the picture has {width} x {height} pixels, more than {max_megapixels:g} megapixels")
     if min(width, height) < SMALLEST:
         raise Rejection("bad_image", f"the picture has {width} x {height} pixels: send at least {SMALLEST} x {SMALLEST}")
-    sixteen = picture.format == "PNG" and len(start) > 24 and start[24] == 16
     if max(width, height) > LONGEST * min(width, height):
         raise Rejection(
             "bad_image", f"the picture has {width} x {height} pixels: send one at most {LONGEST} times as long as wide"
@@ -79,9 +76,6 @@ def open_picture(file: bytes | IO[bytes], max_megapixels: float) -> Image.Image:
         file.seek(place)
         if scans > SCANS:
             raise Rejection("bad_image", f"the JPEG has {scans} scans: send one of at most {SCANS}")
-    if picture.mode not in _MODES or sixteen:
-        colours = "16 bits a channel" if sixteen else f"the colour mode {picture.mode}"
-        raise Rejection("unsupported_media_type", f"the picture has {colours}: {_EXPECTED}")
     # A phone's JPEG may carry a second picture, a preview or a depth map (MPO); an animation is something else.
     if picture.format != "MPO" and getattr(picture, "is_animated", False):
         raise Rejection("unsupported_media_type", "the picture is animated: send one frame")
@@ -122,15 +116,16 @@ def _scans(jpeg: bytes) -> int:
 
 
 def decode(picture: Image.Image) -> Image.Image:
-    """Decode what :func:`open_picture` opened: RGB or grey, turned as its EXIF orientation says.
+    """Decode what :func:`open_picture` opened: upright, opaque, RGB or grey, as the oracle's pictures are.
 
     Raises:
-        Rejection: truncated or damaged.
+        Rejection: truncated or damaged, or numbers that are no colours.
     """
     try:
         picture.load()
     except Exception:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, and others
         raise Rejection("bad_image", f"the picture is damaged or truncated: {_EXPECTED}") from None
-    with suppress(Exception):  # cameras write strange EXIF blocks around good pictures
-        picture = ImageOps.exif_transpose(picture)
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+    try:
+        return upright(picture)
+    except ValueError as error:
+        raise Rejection("bad_image", str(error)) from None

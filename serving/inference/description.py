@@ -30,11 +30,17 @@ def describe(deployment: Deployment, settings: ServingSettings) -> dict[str, Any
 
 def describe_configuration(deployment: Deployment, configuration: Configuration) -> RunConfiguration:
     """Its options layer by layer, and its cost."""
-    layers = [
-        Layer.of("ABCDEF"[position], {name: configuration.options(name)[position] for name in attributes()})
+    gmacs = deployment.macs(configuration) / 1e9
+    return RunConfiguration(id=configuration.id, layers=options_of(configuration), gmacs=gmacs)
+
+
+def options_of(configuration: Configuration) -> list[Layer]:
+    """Layer by layer, of every attribute."""
+    options = {name: configuration.options(name) for name in attributes()}
+    return [
+        Layer.of("ABCDEF"[position], {name: chosen[position] for name, chosen in options.items()})
         for position in range(len(configuration.stride))
     ]
-    return RunConfiguration(id=configuration.id, layers=layers, gmacs=deployment.macs(configuration) / 1e9)
 
 
 def _describe_policy(deployment: Deployment, name: str) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Preparation:
     """Decodes the pictures of requests and transforms them; made in the event loop that it is used in.
 
     Args:
-        transform: RGB picture to normalised (3, H, W) float32.
+        transform: picture to normalised (channels, H, W) float32.
         max_megapixels: that one picture may have.
     """
 
@@ -54,7 +54,7 @@ class Preparation:
         """Decode and transform the pictures of one request.
 
         Returns:
-            For each picture (3, H, W) float32, or why it is refused.
+            For each picture (channels, H, W) float32, or why it is refused.
 
         Raises:
             Rejection: the pictures have too many pixels together.

@@ -5,14 +5,17 @@ from __future__ import annotations
 import itertools
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from timm.layers import Conv2dSame, ScaledStdConv2d, StdConv2dSame
 from torch import Tensor, nn
 
 from dynamic import Configuration, DynamicNetwork, UserError
+from dynamic.layers import DynamicPool2d
 from dynamic.option import Option
 from dynamic.own_convolution import OwnConv2d, dynamic_convolution
+from dynamic.sites import propose
 from tests.dynamic.random_networks import settle
 from tests.plain_loop import SitesLoop
 
@@ -159,3 +162,30 @@ def test_a_forward_that_takes_one_size_only_is_refused() -> None:
 
     with pytest.raises(UserError, match="does not run with a larger kernel"):
         dynamic_convolution(Fixed(2, 4, 3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tf_mobilenetv3_small_100", "eca_nfnet_l0"])
+@torch.no_grad()
+def test_whole_networks_of_timm(name: str) -> None:
+    torch.manual_seed(0)
+    original = settle(timm.create_model(name, num_classes=10))
+    for parameter in original.parameters():
+        if not parameter.any():  # gains of branches begin at zero, which hides the branch
+            nn.init.normal_(parameter, std=0.2)
+    network, images = DynamicNetwork(original, propose(original, 96), resolution=96), torch.randn(2, 3, 96, 96)
+    assert torch.equal(network(images, network.default), original(images))
+    sites = [
+        (s.name, s.layer, s.attributes, isinstance(s.module, DynamicPool2d) and s.module.follows)
+        for s in network.program.sites
+    ]
+    own = {s.name: s.module for s in network.program.sites if isinstance(s.module, OwnConv2d)}
+    assert len(own) >= 4
+    loop = SitesLoop(original, sites, frozenset(own if name.startswith("tf_") else ()))
+    fast = network.for_inference()
+    for last in ((1, 1, 5), (3, 2, 3), (0.5, 1, 1)):
+        options = zip(("stride", "dilation", "kernel_size"), last, strict=True)
+        chosen = network.default.changed({key: (*network.default.options(key)[:-1], option) for key, option in options})
+        expected = loop.set(chosen)(images)
+        assert not torch.allclose(expected, original(images))
+        torch.testing.assert_close(fast(images, chosen), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))

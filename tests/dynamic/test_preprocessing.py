@@ -17,23 +17,26 @@ from torchvision.transforms import v2
 from dynamic import UserError
 from dynamic.preprocessing import (
     Preprocessing,
+    centred_preprocessing,
     imagenet_preprocessing,
     library_preprocessing,
     scenes_preprocessing,
 )
 from dynamic.scenes import MEAN, STD
 
+HALVES = v2.Normalize([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
+TO_FLOAT = v2.ConvertImageDtype(torch.float32)
+
 SIZES = ((96, 96), (131, 97), (400, 260), (37, 300))
 
 
 def pictures() -> list[Image.Image]:
-    """One of every size and mode that people send."""
+    """One of every size and opaque mode of 8 bits that people send."""
     stream = np.random.default_rng(0)
     made = []
     for width, height in SIZES:
         rgb = Image.fromarray(stream.integers(0, 256, (height, width, 3), np.uint8))
         made += [rgb.convert(mode) for mode in ("RGB", "L", "RGBA", "P", "CMYK", "1")]
-        made.append(Image.fromarray(stream.integers(0, 2**16, (height, width), np.uint16)))
     return made
 
 
@@ -70,6 +73,38 @@ def test_the_scenes_are_grey() -> None:
         assert torch.equal(prepare(picture), ((pixels - MEAN) / STD).expand(3, -1, -1))
 
 
+@pytest.mark.parametrize(
+    "transform",
+    [
+        v2.Compose([v2.Resize(32), v2.CenterCrop(32), v2.PILToTensor(), v2.ToDtype(torch.float32, True), HALVES]),
+        v2.Compose([v2.Resize((40, 30)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), HALVES]),
+        torchvision.transforms.Compose([torchvision.transforms.ToTensor(), torchvision.transforms.Normalize(0.1, 0.3)]),
+        v2.Compose(
+            [v2.Grayscale(), v2.Resize(28), v2.CenterCrop(28), v2.PILToTensor(), TO_FLOAT, v2.Normalize([0.1], [0.3])]
+        ),
+        v2.Compose([v2.Grayscale(3), v2.Resize(28), v2.PILToTensor(), TO_FLOAT, v2.Normalize([0.1], [0.3])]),
+        torch.nn.Sequential(v2.Resize(28, interpolation=3), v2.PILToTensor(), TO_FLOAT, HALVES),
+    ],
+)
+def test_transforms_of_ones_own(transform: object) -> None:
+    prepare = library_preprocessing(transform)
+    for picture in pictures():
+        made, wanted = prepare(picture), transform(picture.convert("RGB"))
+        assert made.shape == wanted.shape == (prepare.channels, *wanted.shape[1:])
+        # Torchvision divides by 255 in two ways, which differ in the last bit.
+        torch.testing.assert_close(made, wanted.as_subclass(torch.Tensor), rtol=0, atol=1e-6)
+
+
+def test_one_number_makes_one_grey_channel() -> None:
+    one, three = centred_preprocessing(32, (0.3,), (0.2,)), centred_preprocessing(32, (0.3,) * 3, (0.2,) * 3)
+    assert (one.channels, one.colour, one.resolution) == (1, "grey", 32)
+    assert Preprocessing.from_json(json.loads(json.dumps(one.to_json()))) == one
+    for picture in pictures():
+        grey = picture.convert("RGB").convert("L")
+        assert one(picture).shape == (1, 32, 32)
+        assert torch.equal(one(picture)[0], three(grey)[0])
+
+
 def test_it_survives_json() -> None:
     for prepare in (
         scenes_preprocessing(),
@@ -89,6 +124,8 @@ def test_it_survives_json() -> None:
         ({"resize": [224]}, "resize must be pixels"),
         ({"crop": [1, 2, 3]}, "crop must be pixels"),
         ({"crop": True}, "crop must be pixels"),
+        ({"mean": [0.5]}, "must have as many numbers"),
+        ({"mean": [0.5, 0.5]}, "mean must be three numbers, or one for grey pictures"),
         ({"std": [1, 1, 0]}, "std must be positive"),
         ({"mean": [1, float("nan"), 0]}, "mean must be three numbers"),
         ({"mean": ["a", "b", "c"]}, "mean must be three numbers"),
@@ -109,6 +146,11 @@ def test_what_cannot_be_said_as_data_is_refused() -> None:
     steps = [v2.CenterCrop(3), v2.Resize(4)]
     with pytest.raises(UserError, match="a transform of CenterCrop, Resize cannot be kept as plain data"):
         library_preprocessing(v2.Compose(steps))
+    for step in (v2.ToDtype(torch.float32), v2.ConvertImageDtype(torch.float64)):
+        with pytest.raises(UserError, match=type(step).__name__):
+            library_preprocessing(v2.Compose([step, v2.Normalize([0.5], [0.5])]))
+    with pytest.raises(UserError, match="a transform of Resize, Resize, Normalize cannot"):
+        library_preprocessing(v2.Compose([v2.Resize(4), v2.Resize(4), v2.Normalize([0.5], [0.5])]))
     with pytest.raises(UserError, match="this is no preprocessing"):
         Preprocessing.from_json([1, 2])  # type: ignore[arg-type]
     with pytest.raises(UserError, match="20 x 30 pixels; only square"):

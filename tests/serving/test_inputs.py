@@ -8,6 +8,7 @@ from serving.errors import CODES
 from serving.ids import new_id
 from serving.inference.decoding import decode
 from serving.settings import ServingSettings
+from tests.pictures import corpus
 from tests.serving.bad_inputs import bad_requests, picture, png_of
 
 DOCUMENTED = {status for status, _ in CODES.values() if 400 <= status < 500}
@@ -34,6 +35,13 @@ def test_every_bad_input_gets_a_documented_4xx_in_one_shape(client: httpx.Client
             wrong.append((bad.name, response.status_code, response.text[:200]))
     assert not wrong
     assert client.get("/livez").status_code == 200
+
+
+def test_everyday_pictures_that_are_not_plain_rgb_are_answered(client: httpx.Client) -> None:
+    names = ("palette PNG", "palette PNG with a clear colour", "CMYK JPEG", "PNG of 16 bits", "one-bit PNG", "RGBA PNG")
+    for name in names:
+        response = client.post("/v1/classify", files={"image": (name, corpus()[name])})
+        assert response.status_code == 200, (name, response.text)
 
 
 def test_pictures_of_a_request_have_a_limit_together(client: httpx.Client) -> None:

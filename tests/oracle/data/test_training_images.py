@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import dynamic
 from dynamic import UserError
 from dynamic.models import ModelInfo
+from dynamic.preprocessing import centred_preprocessing
+from oracle.data import training_images
 from oracle.data.training_images import open_training_images
 from tests.image_folders import fill
+from tests.pictures import corpus
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +64,35 @@ def test_the_digest_follows_the_images(tmp_path: Path, info: ModelInfo) -> None:
     assert len(digests) == 2
     with pytest.raises(UserError, match="needs --data-dir, the folder that holds train/"):
         open_training_images("imagefolder", info, None, None, None, seed=0)
+
+
+def test_copies_of_test_images_are_not_trained_on(
+    tmp_path: Path, info: ModelInfo, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = fill(tmp_path / "train", {"a": 4, "b": 4})
+    fill(tmp_path / "val", {"a": 2, "b": 2}, height=60)
+    apart = open_training_images("imagefolder", info, tmp_path, None, None, seed=0)
+    assert len(apart) == 8
+    assert capsys.readouterr().err == ""
+    (tmp_path / "val" / "a" / "renamed.JPEG").write_bytes((tmp_path / "train" / keys[0]).read_bytes())
+    assert len(open_training_images("imagefolder", info, tmp_path, None, None, seed=0)) == 7
+    printed = capsys.readouterr().err
+    assert (
+        f"left out 1 training images that are in {tmp_path / 'val'} too, such as {tmp_path / 'train' / keys[0]}" in printed
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_training_sees_what_the_oracle_sees(tmp_path: Path, info: ModelInfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for crops and mirror images."""
+    for name, data in corpus().items():
+        for folder in ("a", "b"):
+            path = tmp_path / "train" / folder / f"{name}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    for prepare in (info.preprocessing, centred_preprocessing(32, (0.3,), (0.2,))):
+        images = open_training_images("imagefolder", replace(info, preprocessing=prepare), tmp_path, None, None, seed=0)
+        loader = training_images._Augmented(images._files, replace(info, preprocessing=prepare), [0, 0])
+        monkeypatch.setattr(loader, "_augment", lambda image: image)
+        for row, file in enumerate(images._files):
+            assert torch.equal(loader[row][0], prepare(Image.open(io.BytesIO(file.path.read_bytes())))), file.key

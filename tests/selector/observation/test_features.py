@@ -28,6 +28,13 @@ def test_statistics_of_odd_images() -> None:
     assert image_statistics(torch.zeros(0, 3, 96, 96)).shape == (0, len(IMAGE_NAMES))
 
 
+def test_one_channel_says_what_three_equal_ones_do() -> None:
+    images = torch.randn(3, 1, 64, 64)
+    torch.testing.assert_close(
+        image_statistics(images), image_statistics(images.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-4
+    )
+
+
 def test_spectrum_knows_fine_from_coarse() -> None:
     rows = torch.arange(96.0)
     waves = torch.stack([torch.sin(2 * np.pi * rows / period).expand(3, 96, 96) for period in (48.0, 3.0)])

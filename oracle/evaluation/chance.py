@@ -1,0 +1,38 @@
+"""Whether a network does better than chance: where it does not, labels in another order are the likeliest reason."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import binomtest
+
+SIGNIFICANCE = 0.05
+
+
+def no_better_than_chance(predicted: np.ndarray, labels: np.ndarray, classes: int) -> str | None:
+    """A sentence where predictions agree with labels no more often than if they had nothing to do with them; else None.
+
+    Chance is the agreement of two independent draws, one of the classes predicted and one of the labels. So a network that
+    always answers the commonest class is at chance, however common that is. Where all labels are one class, chance is one of
+    ``classes``.
+
+    Args:
+        predicted: (N,) class indices, -1 where an answer is not finite.
+        labels: (N,) class indices.
+        classes: of the network.
+
+    >>> labels = np.arange(300) % 3
+    >>> no_better_than_chance(labels, labels, 3)
+    >>> no_better_than_chance((labels + 1) % 3, labels, 3)
+    'the default is right on 0.0% of 300 images, no better than chance (33.3%)'
+    """
+    if not len(labels):
+        return None
+    chance = 1 / classes
+    if len(np.unique(labels)) > 1:
+        found = predicted[predicted >= 0]
+        chance = float(np.bincount(found, minlength=classes) @ np.bincount(labels, minlength=classes)) / len(labels) ** 2
+    hits = int((predicted == labels).sum())
+    if binomtest(hits, len(labels), min(chance, 1.0), alternative="greater").pvalue <= SIGNIFICANCE:
+        return None
+    share = hits / len(labels)
+    return f"the default is right on {share:.1%} of {len(labels)} images, no better than chance ({chance:.1%})"
