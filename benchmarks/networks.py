@@ -8,6 +8,7 @@ refused says why. A line is written as soon as it is known, so that a second cal
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import random
 import sys
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 import torchvision
-from torch import Tensor
+from torch import Tensor, nn
 
 import dynamic
 from dynamic import Configuration, DynamicNetwork, UserError
@@ -49,8 +50,21 @@ PAD_THEMSELVES = ("Conv2dSame", "StdConv2dSame", "ScaledStdConv2dSame")
 CONFIGURATIONS = 4
 """Beside the default, for each network."""
 
-PICTURES = Preprocessing(colour="rgb", resize=64, crop=64, mean=(0.5,) * 3, std=(0.5,) * 3)
-"""Small ones; where a network needs others, the check at loading finds them."""
+NOTES = """
+
+## What a trace makes of a network
+
+- Convolutions with a forward of their own (TensorFlow's "same" padding, standardised weights) are dynamic as any other;
+  pools with one are not, and what lies beside them keeps its stride.
+- timm's `BatchNormAct2d`, a batch norm with its activation, is folded into the convolution before it and recalibrated as a
+  plain batch norm is. Other subclasses of `BatchNorm2d` stay whole: exact, not folded, and not recalibrated.
+- What torch.fx cannot follow, and modules with hooks, are left whole and run as they are, as long as no dynamic layer lies
+  inside; so are modules that enter `torch.autocast` in their forward. Else the network is refused.
+- Training runs a trace of its own, made in training mode: dropout, stochastic depth and batch statistics do what they do
+  in the original. Of a network that returns auxiliary logits in training, the first output is trained.
+- A space leaves out options that a layer cannot change and configurations that do not fit the resolution, and says so. Where
+  nothing but the default is left, that is an error.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +91,8 @@ class Outcome:
         side: of the images, in pixels.
         exact: the default's logits equal the original's to the last bit.
         tried: configurations that were compared with the plain loop.
-        difference: the largest of the engine's logits from the plain loop's, as a share of the largest logit.
+        difference: the largest of the engine's logits from the plain loop's, as a share of the logits' range over images and
+            configurations.
     """
 
     name: str
@@ -105,24 +120,27 @@ def try_network(name: str) -> Outcome:
     """Load a network with random weights and compare it with its original and with the plain loop."""
     torch.manual_seed(0)
     try:
-        network = dynamic.load(name, weights=None, preprocessing=PICTURES)
+        network = dynamic.load(
+            name, weights=None, preprocessing=pictures(96 if "ception" in name or "nasnet" in name else 64)
+        )
     except UserError as error:
         return Outcome(name=name, refused=str(error))
     network.requires_grad_(False)
-    side = next(side for side in (64, *SIZES) if network.costs.failure(network.default, side) is None)
+    side = next(side for side in (64, 96, *SIZES) if network.costs.failure(network.default, side) is None)
+    settle(network.original, torch.randn(4, 3, side, side))
     images = torch.randn(2, 3, side, side)
     exact = torch.equal(network(images, network.default), network.original(images))
     drawn = draw(network, side)
     expected = plain_logits(network, drawn, images)
-    differences = [0.0]
-    largest = expected.abs().amax(dim=(1, 2)).clamp(min=1e-12)
+    found = torch.full_like(expected, float("nan"))
     for columns, logits in network.comprehensive(images, drawn):
-        differences += [float((logits - expected[c]).abs().max() / largest[c]) for c in columns]
-    pairs = zip(range(len(drawn)), range(1, len(drawn)), strict=False)
-    for first, second in pairs:  # each image under its own
+        found[columns] = logits
+    differences = [(found - expected).abs().max()]
+    for first, second in itertools.pairwise(range(len(drawn))):  # each image under its own
         mixed = network(images, [drawn[first], drawn[second]])
-        rows = torch.stack([expected[first, 0], expected[second, 1]])
-        differences.append(float(((mixed - rows).abs().amax(dim=1) / largest[[first, second]]).max()))
+        differences.append((mixed - torch.stack([expected[first, 0], expected[second, 1]])).abs().max())
+    # By how much logits differ from image to image and from configuration to configuration: a dead network has no spread.
+    spread = (expected.amax(dim=(0, 1)) - expected.amin(dim=(0, 1))).max()
     fixed = tuple(f"{'ABCDEF'[layer]} {attribute}" for layer, attribute in sorted(network.fixed))
     return Outcome(
         name=name,
@@ -131,8 +149,23 @@ def try_network(name: str) -> Outcome:
         side=side,
         exact=exact,
         tried=len(drawn),
-        difference=max(differences),
+        difference=float(torch.stack(differences).max() / spread),
     )
+
+
+def pictures(side: int) -> Preprocessing:
+    """Small ones; where a network needs others, the check at loading finds them."""
+    return Preprocessing(colour="rgb", resize=side, crop=side, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+def settle(original: nn.Module, images: Tensor) -> None:
+    """Give batch norms statistics that fit the random weights, so that logits depend on the images."""
+    for module in original.modules():  # those alone: auxiliary heads may not fit small images
+        if isinstance(module, nn.BatchNorm2d):
+            module.train().momentum = None
+    with torch.no_grad():
+        original(images)
+    original.eval()
 
 
 def draw(network: DynamicNetwork, side: int) -> list[Configuration]:
@@ -184,8 +217,8 @@ def page(outcomes: Sequence[Outcome]) -> str:
         f"{right[1]} of {len(timm)} of timm load with the layers that are proposed for them and run right.",
         "",
         "Exact: under the default configuration the logits equal the original's to the last bit. Engine: the largest",
-        "difference from the plain loop, which sets the original's modules by hand, as a share of the largest logit, under so",
-        "many configurations: together, sharing prefixes, and each of two images under its own. Fixed: what a layer cannot vary.",
+        "difference from the plain loop, which sets the original's modules by hand, as a share of the logits' range, under",
+        "so many configurations: together, sharing prefixes, and each of two images under its own. Fixed: what cannot vary.",
         "",
         "| network | side | dynamic layers A, B, … | fixed | exact | engine |",
         "|---|---|---|---|---|---|",
@@ -198,7 +231,7 @@ def page(outcomes: Sequence[Outcome]) -> str:
         lines.append(f"| {outcome.name} | {outcome.side} | {layers} | {fixed} | {exact} | {engine} |")
     lines += ["", "Refused:", "", "| network | why |", "|---|---|"]
     lines += [f"| {outcome.name} | {outcome.refused} |" for outcome in refused]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + NOTES
 
 
 def main(settings: NetworksSettings) -> None:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynamic.graphs import has_hooks
+
 # PyTorch's compiler uses both; they are not documented, and a build without oneDNN lacks them.
 _REORDER: Any = getattr(torch._C._nn, "mkldnn_reorder_conv2d_weight", None)
 _CONVOLVE: Any = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
@@ -80,6 +82,7 @@ class PackedConv2d(nn.Module):
         """Whether it can stand for ``module``."""
         return (
             type(module) is nn.Conv2d
+            and not has_hooks(module)
             and module.padding_mode == "zeros"
             and not isinstance(module.padding, str)
             and all(len(set(options)) == 1 for options in (module.stride, module.padding, module.dilation))

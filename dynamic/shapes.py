@@ -20,13 +20,20 @@ FAILURES = (RuntimeError, ValueError, AssertionError, IndexError, TypeError)
 
 
 def meta_copy(module: nn.Module) -> Any:
-    """A deep copy whose parameters and buffers are on the meta device; their data are not copied."""
+    """A deep copy whose parameters and buffers are on the meta device; their data are not copied.
+
+    Raises:
+        UserError: a module that cannot be copied.
+    """
     memo: dict[int, Any] = {}
     for parameter in module.parameters():
         memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
     for buffer in module.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(module, memo)
+    try:
+        return copy.deepcopy(module, memo)
+    except RuntimeError as error:  # a tensor with a gradient of its own, as weight_norm leaves one
+        raise UserError(f"{type(module).__name__} holds a tensor that cannot be copied: {first_line(error)}") from error
 
 
 def image_sizes(network: nn.Module, resolution: int | None = None) -> Iterator[tuple[int, int]]:

@@ -131,6 +131,12 @@ def test_hooks_are_kept_where_they_can_be_and_else_refused() -> None:
         net.get_submodule(name).register_forward_hook(hook_that_doubles)
         network = agree(net.eval(), images)
         assert not torch.equal(network(images, network.default), plain.eval()(images))
+    hooked = nn.Sequential(Net(nn.Conv2d(8, 8, 1)))
+    hooked[0].between[0].register_forward_hook(hook_that_doubles)
+    network = DynamicNetwork(hooked, ["0.a"])
+    with torch.no_grad():  # kernels laid out for a CPU lie in other modules
+        packed = network.for_inference(packed=True)(images, network.default)
+        torch.testing.assert_close(packed, network(images, network.default), atol=1e-4, rtol=1e-4)
     seen: list[int] = []
     net = Net()
     net.between.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
