@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from dynamic.configuration import Space, varied
 from dynamic.errors import UserError
 from dynamic.models import LoadedNetwork
 from dynamic.sites import candidates
-from oracle.data.folders import find_root
+from oracle.data.inspection import inspect_folder
 from oracle.data.sources import SPLITS, ImageSource
 from selector.learning.training import SMALLEST
 from selector.tuning.settings import TuneSettings
-
-_MEASURED = 2000
-"""Files whose headers are read."""
 
 
 def about_images(settings: TuneSettings, source: ImageSource) -> list[str]:
@@ -47,30 +42,8 @@ def about_images(settings: TuneSettings, source: ImageSource) -> list[str]:
     if len(present) < len(source.class_names):
         lines[0] += f"; the network knows {len(source.class_names)}"
     if settings.data_dir is not None:
-        lines += _about_files(find_root(settings.data_dir, settings.images_of, "val"), source.keys)
+        lines += inspect_folder(settings.data_dir, settings.images_of).lines()
     return [*lines, f"the network sees {source.resolution} x {source.resolution} pixels"]
-
-
-def _about_files(root: Path, keys: np.ndarray) -> list[str]:
-    """Sides of the pictures from their headers, and how many have none that can be read."""
-    sizes, broken = [], []
-    for key in keys[:_MEASURED]:
-        try:
-            with Image.open(root / str(key)) as image:
-                sizes.append(image.size)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            broken.append(str(key))
-    lines = []
-    if sizes:
-        few = f" (of the first {_MEASURED})" if len(keys) > _MEASURED else ""
-        short = np.sort([min(size) for size in sizes])
-        lines.append(
-            f"pictures: {len(set(sizes))} sizes{few}, short side {short[0]} to {short[-1]} pixels, "
-            f"{short[len(short) // 2]} in the middle"
-        )
-    if broken:
-        lines.append(f"{len(broken)} files hold no picture that can be read, such as {broken[0]}; they are left out")
-    return lines
 
 
 def about_network(network: LoadedNetwork, spaces: Sequence[Space], resolution: int) -> list[str]:
