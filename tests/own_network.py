@@ -71,9 +71,9 @@ def photographs(start: int, count: int) -> list[tuple[int, Image.Image]]:
     return found
 
 
-def write_photographs(root: Path, count: int) -> None:
+def write_photographs(root: Path, count: int, start: int = 0) -> None:
     """Folders of photographs, a class each, JPEG and PNG in turn."""
-    for position, (label, picture) in enumerate(photographs(0, count)):
+    for position, (label, picture) in enumerate(photographs(start, count)):
         folder = root / CLASSES[label]
         folder.mkdir(parents=True, exist_ok=True)
         picture.save(folder / f"{position:04d}.{'jpg' if position % 2 else 'png'}")

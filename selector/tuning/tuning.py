@@ -38,6 +38,9 @@ _BATCH = 128
 def tune(settings: TuneSettings) -> dict[str, Any]:
     """From a network and images to a run with ranked policies; returns what the benchmark says of it.
 
+    Beside that, ``about_default`` says what the search found of its statistics, and ``before_distillation`` is the accuracy
+    before.
+
     Whatever is on disk already is not made again.
 
     Raises:
@@ -66,7 +69,7 @@ def tune(settings: TuneSettings) -> dict[str, Any]:
     _say(*searched["said"])
 
     _head("evaluate", f"{searched['candidates']} candidates on {len(source.keys)} images")
-    summary = run_oracle(final_settings(settings, searched["recalibrate"], portfolio), network)
+    summary = run_oracle(final_settings(settings, searched["recalibrate"], searched["keep_default"], portfolio), network)
     if summary["unreadable"]["count"]:
         _say(f"{summary['unreadable']['count']} images could not be read and are left out; summary.json names them")
     run = Run.open(settings.out)
@@ -82,7 +85,8 @@ def tune(settings: TuneSettings) -> dict[str, Any]:
         _head("rank", "each policy once on the test images")
         benchmark(_benchmark_settings(settings))
         record.note("ranked", ranked)
-    return read_results(run) | ({"before_distillation": before} if before is not None else {})
+    distilled = {} if before is None else {"before_distillation": before}
+    return read_results(run) | distilled | {"about_default": searched["about_default"]}
 
 
 def _default_accuracy(settings: TuneSettings, network: LoadedNetwork) -> float:
@@ -95,15 +99,17 @@ def _default_accuracy(settings: TuneSettings, network: LoadedNetwork) -> float:
 
 def _search(settings: TuneSettings, network: LoadedNetwork, source: ImageSource, portfolio: Path) -> dict[str, Any]:
     """Say what there is and how long it takes, try the space, and list its candidates; returns what came of it."""
-    collections = searches(settings, network)
+    collections, about_default = searches(settings, network)
     _say(*about_network(network, collections[0].spaces, source.resolution), _plan(settings, collections, source))
     _head("search", f"{len(collections[0].union)} configurations on {len(collections[0].source.keys)} label images")
-    outcomes, recalibrate, said = search(collections, network.default.id)
+    outcomes, made, said = search(collections, network.default.id)
     candidates = write_portfolio(outcomes, network, settings.candidates, portfolio)
     return {
-        "recalibrate": recalibrate,
+        "recalibrate": made.recalibrate,
+        "keep_default": made.keep_default,
         "candidates": len(candidates),
-        "said": [*said, f"candidates: {', '.join(candidates)}"],
+        "about_default": about_default,
+        "said": [*filter(None, [about_default]), *said, f"candidates: {', '.join(candidates)}"],
     }
 
 

@@ -61,6 +61,8 @@ def sentences_of(result: Mapping[str, Any]) -> list[str]:
     ]
     if "before_distillation" in result:
         found.append(f"Before the distillation it reached {result['before_distillation']:.1%} on the same test images.")
+    if about := result.get("about_default"):
+        found.append(about)
     if oracle["accuracy"] <= default["accuracy"]:
         found.append("There is no accuracy to gain by choosing: the oracle is no better than the default.")
     said: dict[str, list[str]] = {}

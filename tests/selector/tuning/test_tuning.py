@@ -144,7 +144,7 @@ def test_what_is_done_is_not_done_again_and_what_changed_is_told(
 @pytest.mark.slow
 def test_distilled_first(brought: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(brought / "photos", tmp_path / "split" / "val")
-    shutil.copytree(brought / "photos", tmp_path / "split" / "train")
+    write_photographs(tmp_path / "split" / "train", 24, start=300)
     settings = settings_of(brought, tmp_path / "run", data_dir=tmp_path / "split", distil=1, recalibrate=0)
     done = tune(settings)
     assert "distil: 1 epochs on 96 training images" in capsys.readouterr().err
