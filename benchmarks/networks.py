@@ -122,10 +122,9 @@ def all_names() -> list[str]:
 def try_network(name: str) -> Outcome:
     """Load a network with random weights and compare it with its original and with the plain loop."""
     torch.manual_seed(0)
+    small = pictures(96 if "ception" in name or "nasnet" in name else 64)
     try:
-        network = dynamic.load(
-            name, weights=None, preprocessing=pictures(96 if "ception" in name or "nasnet" in name else 64)
-        )
+        network: DynamicNetwork = dynamic.load(name, weights=None, preprocessing=small)
     except UserError as error:
         return Outcome(name=name, refused=str(error))
     network.requires_grad_(False)
