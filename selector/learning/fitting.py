@@ -9,7 +9,7 @@ import numpy as np
 from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
 from selector.policies.base import Policy
-from selector.policies.objectives import OperatingPoint, paired_error
+from selector.policies.objectives import OperatingPoint, Z, paired_error, simultaneous
 from selector.policies.own import own_errors, refuse_peeking
 from selector.policies.running import run_policy
 
@@ -24,21 +24,22 @@ def folds(count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield np.setdiff1d(order, held), held
 
 
-def calibrate(policy: Policy, observed: Observations, seed: int = 0) -> Policy:
+def calibrate(policy: Policy, observed: Observations, seed: int = 0, tried: int = 1) -> Policy:
     """Fit on all label images, with operating points estimated on folds that were held out.
 
     Args:
         policy: fitted in place.
         observed: the label split.
         seed: deals the folds.
+        tried: policies among which one is to be chosen, this one included.
     """
     with own_errors(policy):
         policy.fit(observed)  # first, since some dials depend on the portfolio
         refuse_peeking(policy, observed)
-        return _estimated(policy, observed, seed)
+        return _estimated(policy, observed, seed, tried)
 
 
-def _estimated(policy: Policy, observed: Observations, seed: int) -> Policy:
+def _estimated(policy: Policy, observed: Observations, seed: int, tried: int) -> Policy:
     """The fitted policy with its operating points."""
     dials: list[float | None] = [*policy.dials] or [None]
     right = np.zeros((len(dials), len(observed)), dtype=bool)
@@ -51,8 +52,11 @@ def _estimated(policy: Policy, observed: Observations, seed: int) -> Policy:
             right[position, held] = outcome.predicted == part.labels
             macs[position, held] = outcome.macs
     default = observed.correct[:, observed.default]
+    wider = simultaneous(right, default, tried) / Z
     policy.points_ = tuple(
-        OperatingPoint(float(dial) if dial is not None else 0.0, float(r.mean()), float(m.mean()), paired_error(r, default))
+        OperatingPoint(
+            float(dial) if dial is not None else 0.0, float(r.mean()), float(m.mean()), wider * paired_error(r, default)
+        )
         for dial, r, m in zip(dials, right, macs, strict=True)
     )
     return policy

@@ -92,10 +92,11 @@ def train(settings: TrainSettings, network: LoadedNetwork | None = None) -> list
 
 def fit_all(policies: list[Policy], label: Observations, out: Path, seed: int) -> list[Policy]:
     """Fit, estimate and save each policy."""
+    tried = sum(policy.learned for policy in policies)
     progress = tqdm(policies, unit="policy", mininterval=0)
     for policy in progress:
         progress.set_description(policy.name)
-        calibrate(policy, label, seed)
+        calibrate(policy, label, seed, tried)
         policy.save(out / policy.name)
         _refuse_forgetting(policy, out / policy.name, label)
     return policies

@@ -2,9 +2,9 @@
 
 The default is the network as it was trained, without any choice: what does not beat it is never recommended or activated.
 Promises are estimates on label images, and the best of hundreds of settings is the best partly by luck. So a gain counts
-where a 95 % interval, paired with the default image by image, lies above zero; a saving where the accuracy is within
-:data:`TOLERANCE` of the default's, the interval rules out a loss of more than :data:`RISK`, and it is no less than
-:data:`SAVING`.
+where a 95 % interval that holds for all settings at once, paired with the default image by image, lies above zero; a
+saving where the accuracy is within :data:`TOLERANCE` of the default's, the interval rules out a loss of more than
+:data:`RISK`, and it is no less than :data:`SAVING`.
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ class OperatingPoint:
         dial: the setting.
         accuracy: expected share of right answers.
         macs: expected MACs an image, the policy's own included.
-        error: standard error of the difference in accuracy from the default, see :func:`paired_error`; None where nobody
-            noted it, as in runs of earlier versions: then estimates count as they are.
+        error: standard error of the difference in accuracy from the default, see :func:`paired_error`, widened so that
+            :data:`Z` of it to either side hold for all settings of all policies tried (:func:`simultaneous`); None where
+            nobody noted it, as in runs of earlier versions: then estimates count as they are.
     """
 
     dial: float
@@ -77,6 +78,37 @@ def paired_error(right: np.ndarray, base: np.ndarray) -> float:
     count = len(right) + 2
     won, lost = (right & ~base).sum() + 0.5, (base & ~right).sum() + 0.5
     return sqrt(won + lost - (won - lost) ** 2 / count) / count
+
+
+def simultaneous(right: np.ndarray, base: np.ndarray, tried: int = 1, draws: int = 4000) -> float:
+    """Standard errors to either side that 95 % intervals need which are to hold for all settings at once.
+
+    The largest deviation of any setting, by a Gaussian multiplier bootstrap over the images (Chernozhukov, Chetverikov and
+    Kato 2013), so settings that agree count little more than one. At least :data:`Z`.
+
+    Args:
+        right: (settings, N) bool, whether each setting is right about each image.
+        base: (N,) bool, the same of the default.
+        tried: families of settings from which one is chosen; the level is divided among them (Bonferroni).
+        draws: of the bootstrap.
+
+    >>> rng = np.random.default_rng(0)
+    >>> base = rng.random(500) < 0.8
+    >>> alike = np.repeat((base ^ (rng.random(500) < 0.1))[None], 20, axis=0)
+    >>> unlike = base ^ (rng.random((20, 500)) < 0.1)
+    >>> round(simultaneous(alike, base), 1), round(simultaneous(unlike, base), 1)
+    (2.0, 3.0)
+    """
+    gains = right.astype(np.float32) - base.astype(np.float32)
+    gains -= gains.mean(axis=1, keepdims=True)
+    scales = np.sqrt((gains**2).sum(axis=1))
+    gains = gains[scales > 0] / scales[scales > 0, None]
+    if not len(gains):
+        return Z
+    stream = np.random.default_rng(0)
+    parts = [stream.standard_normal((min(500, draws - start), len(base)), np.float32) for start in range(0, draws, 500)]
+    largest = np.concatenate([np.abs(part @ gains.T).max(axis=1) for part in parts])
+    return max(Z, float(np.quantile(largest, 1 - 0.05 / tried)))
 
 
 def beats(point: OperatingPoint, default: OperatingPoint, objective: Objective) -> bool:

@@ -115,6 +115,7 @@ def benchmark_run(settings: BenchmarkSettings, opened: OpenedRun) -> dict[str, A
         "notes": notes,
         "network": asdict(opened.run.digests),
         "policies_digest": opened.policies_digest,
+        "images": opened.run.record.images["images"],
     }
     return result | {"verdicts": sentences(result)}
 
@@ -123,8 +124,8 @@ def read_results(run: Run) -> dict[str, Any]:
     """What :func:`benchmark` left in a run.
 
     Raises:
-        UserError: it was not benchmarked, or since then its policies were fitted again; or the results are damaged, or of
-            another network.
+        UserError: it was not benchmarked, or since then its policies were fitted again or images added; or the results are
+            damaged, or of another network.
     """
     command = f"run python -m selector.benchmark {run.folder}, where the run can be written to"
     if not run.results.exists():
@@ -133,4 +134,6 @@ def read_results(run: Run) -> dict[str, Any]:
     run.digests.require(Digests.of(results.get("network"), run.results), run.results, command)
     if results.get("policies_digest") != digest_of_policies(run.policies):
         raise UserError(f"the policies of {run.name} were fitted again since it was benchmarked: {command}")
+    if results.get("images", run.record.images["images"]) != run.record.images["images"]:
+        raise UserError(f"{run.name} has more images than when it was benchmarked: {command}")
     return results

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from dynamic.configuration import Space
 from dynamic.files import write_whole
 from dynamic.models import LoadedNetwork
 from dynamic.recalibration import can_recalibrate
-from oracle.evaluation.collect import Collection, collect, open_collection
+from oracle.evaluation.collect import Collection, collect, open_collection, store_identity
 from oracle.runs import Run
 from oracle.settings import RunSettings
 from selector.learning.portfolios import portfolio_of
@@ -68,6 +69,12 @@ def _default_is_raised(settings: TuneSettings, network: LoadedNetwork) -> str:
         f"Batch-norm statistics re-estimated on these images raise the default itself from {own.mean():.1%} to "
         f"{made_anew.mean():.1%} on {len(own)} label images, without any choice: where they are kept, the default has them."
     )
+
+
+def search_key(settings: TuneSettings, network: LoadedNetwork, images: int) -> str:
+    """Short hash of what the search of so many label images saw: network, space, pictures; more images change nothing."""
+    identity = store_identity(_search(replace(settings, search_images=images), network, "search"))
+    return sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def search(collections: list[Collection], default: str) -> tuple[xr.Dataset, RunSettings, list[str]]:

@@ -25,7 +25,7 @@ from selector.policies import digest_of_policies
 from selector.scoring.benchmark import BenchmarkSettings, benchmark, read_results
 from selector.tuning.looking import about_images, about_network
 from selector.tuning.record import TuneRecord, training_key
-from selector.tuning.searching import final_settings, search, searches, write_portfolio
+from selector.tuning.searching import final_settings, search, search_key, searches, write_portfolio
 from selector.tuning.settings import TuneSettings
 
 _FIT_SECONDS, _LABEL_SECONDS = 30, 0.03
@@ -63,7 +63,8 @@ def tune(settings: TuneSettings) -> dict[str, Any]:
         settings = settings.with_weights(_distilled(settings, training_images))
         network = load_for(settings, settings.images_of, settings.seed)
     portfolio = settings.out / "portfolio.json"
-    if record.noted("search") is None or not portfolio.exists():
+    searched = record.noted("search")
+    if searched is None or searched["key"] != search_key(settings, network, searched["images"]) or not portfolio.exists():
         record.note("search", _search(settings, network, source, portfolio))
     searched = record.noted("search")
     _say(*searched["said"])
@@ -77,10 +78,13 @@ def tune(settings: TuneSettings) -> dict[str, Any]:
     key = training_key(settings, run)
     if record.noted("trained") != key:
         _head("train", settings.policies)
+        record.note("trained", None)  # before they go: a kill must not leave a note of what is no longer there
+        record.note("ranked", None)
         shutil.rmtree(run.policies, ignore_errors=True)  # of other options
         train(_train_settings(settings))
         record.note("trained", key)
-    ranked = f"{digest_of_policies(run.policies)} {'with' if settings.timing else 'without'} milliseconds"
+    policies, images = digest_of_policies(run.policies), run.record.images["images"]
+    ranked = f"{policies} on {images} {'with' if settings.timing else 'without'} milliseconds"
     if record.noted("ranked") != ranked:
         _head("rank", "each policy once on the test images")
         benchmark(_benchmark_settings(settings))
@@ -104,7 +108,10 @@ def _search(settings: TuneSettings, network: LoadedNetwork, source: ImageSource,
     _head("search", f"{len(collections[0].union)} configurations on {len(collections[0].source.keys)} label images")
     outcomes, made, said = search(collections, network.default.id)
     candidates = write_portfolio(outcomes, network, settings.candidates, portfolio)
+    labels = min(settings.search_images, settings.run.images or settings.search_images)
     return {
+        "key": search_key(settings, network, labels),
+        "images": labels,
         "recalibrate": made.recalibrate,
         "keep_default": made.keep_default,
         "candidates": len(candidates),

@@ -17,6 +17,7 @@ import torch
 
 from dynamic import UserError
 from oracle.runs import Run
+from selector.policies.base import Policy
 from selector.tuning import tuning
 from selector.tuning.settings import TuneSettings
 from selector.tuning.tuning import tune
@@ -136,9 +137,42 @@ def test_what_is_done_is_not_done_again_and_what_changed_is_told(
     torch.save({key: value + 1 for key, value in torch.load(brought / "best.pth").items()}, tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"holds another run \(weights is .* there, .* here\)"):
         tune(replace(settings, weights=str(tmp_path / "other.pth")))
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+        patch.setattr(Policy, "save", interrupted)
+        tune(replace(settings, policies="cascade,correctness"))
+    assert {row["policy"] for row in tune(settings)["policies"] if row["learned"]} == {"cascade"}
     (settings.out / "tune.json").unlink()
     with pytest.raises(UserError, match=r"holds a run that selector\.tune did not make: choose another --out"):
         tune(settings)
+
+
+def interrupted(policy: Policy, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_what_the_search_saw_and_the_ranking_ranked_is_what_is_there(
+    brought: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = tmp_path / "space.json"
+    space.write_text('{"stride": [[1, 2], [2, 3]]}')
+    settings = settings_of(brought, tmp_path / "run", recalibrate=0, images=30, space=str(space))
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "run_oracle", None)
+        with pytest.raises(TypeError):
+            tune(settings)  # as if killed behind the search
+    torch.save({key: value * 2 for key, value in torch.load(brought / "best.pth").items()}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="holds another run"):
+        tune(replace(settings, weights=str(tmp_path / "other.pth")))
+    space.write_text('{"stride": [[2, 4], [2, 4]]}')
+    with pytest.raises(UserError, match="holds another run"):
+        tune(settings)
+    space.write_text('{"stride": [[1, 2], [2, 3]]}')
+    assert tune(settings)["run"]["test_images"] == 30
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "search", None)  # more images do not ask for another search
+        assert tune(replace(settings, images=35))["run"]["test_images"] == 35
 
 
 @pytest.mark.slow
