@@ -307,6 +307,6 @@ def test_a_class_map_moves_with_the_run(tmp_path: Path) -> None:
     source = Run.open(tmp_path / "run").images(tmp_path / "moved")
     assert set(source.labels) == {7, 2}
     photograph = next((tmp_path / "moved" / "a").iterdir())
-    shutil.copy(photograph, photograph.with_name("more.JPEG"))
+    Image.open(photograph).rotate(180).save(photograph.with_name("more.JPEG"))  # a copy would not count
     with pytest.raises(UserError, match="--data-dir must be the folder of the run's images"):
         Run.open(tmp_path / "run").images(tmp_path / "moved")

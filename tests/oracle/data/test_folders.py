@@ -260,6 +260,13 @@ def test_names_that_are_no_unicode_are_images_like_others(tmp_path: Path, small_
         FolderSource("imagefolder", tmp_path / "data", network.info, None, 0, None)
 
 
+def labels_of(root: Path, names: list[str]) -> dict[str, int]:
+    fill(root, {name: 4 for name in names})
+    info = dynamic.load("mobilenet_v2-slim", weights=None, classes=len(names)).info
+    source = FolderSource("imagefolder", root, info, None, 0, None)
+    return {key.split("/")[0]: int(label) for key, label in zip(source.keys, source.labels, strict=True)}
+
+
 def test_class_folders_that_are_numbers_are_the_class_indices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert labels_of(tmp_path / "from 0", [str(n) for n in range(12)]) == {str(n): n for n in range(12)}
     printed = capsys.readouterr().err

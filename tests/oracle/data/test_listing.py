@@ -86,10 +86,3 @@ def test_only_files_that_look_alike_are_read_whole(tmp_path: Path, two_classes: 
         (tmp_path / "a" / f"size{number}.png").write_bytes(bytes([number]) * 9000)
     monkeypatch.setattr(listing, "_whole", lambda file: pytest.fail(f"read {file.key}"))
     assert len(FolderSource("imagefolder", tmp_path, two_classes, None, 0, None).keys) == 16
-
-
-def labels_of(root: Path, names: list[str]) -> dict[str, int]:
-    fill(root, {name: 4 for name in names})
-    info = dynamic.load("mobilenet_v2-slim", weights=None, classes=len(names)).info
-    source = FolderSource("imagefolder", root, info, None, 0, None)
-    return {key.split("/")[0]: int(label) for key, label in zip(source.keys, source.labels, strict=True)}
