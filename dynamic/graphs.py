@@ -6,6 +6,7 @@ that torch.fx cannot follow, or that has hooks, as long as no dynamic layer lies
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -90,6 +91,20 @@ class _Tracer(fx.Tracer):
     def holds_dynamic(self, name: str) -> bool:
         """Whether a dynamic module is this one or lies inside."""
         return any(module == name or module.startswith(f"{name}.") for module in self._dynamic)
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
+        """What ``forward`` is called with: the images are to be traced, the rest is at its default where it has one."""
+        function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
+        parameters = inspect.signature(inspect.unwrap(root_fn)).parameters
+        for position, arg in enumerate(args[2:], 2):
+            parameter = parameters[str(arg.node.target).lstrip("*")]
+            nothing = {parameter.VAR_POSITIONAL: (), parameter.VAR_KEYWORD: {}}.get(parameter.kind, parameter.default)
+            if nothing is not parameter.empty:
+                args[position] = nothing
+                self.graph.erase_node(arg.node)
+        return function, args
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if super().is_leaf_module(m, module_qualified_name) or isinstance(m, _WHOLE) or module_qualified_name in self._names:
