@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from dynamic.errors import UserError
-from dynamic.shapes import first_line
+from dynamic.shapes import first_line, in_mode
 
 _WHOLE = (nn.Conv2d, nn.modules.batchnorm._BatchNorm, nn.MaxPool2d, nn.AvgPool2d)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -36,7 +35,7 @@ def graph_of(network: nn.Module, dynamic_modules: Sequence[str] = (), training: 
     if has_hooks(network):
         raise UserError(f"{type(network).__name__} itself has hooks, which a traced network would not call: remove them")
     whole: set[str] = set()
-    with _mode(network, training):
+    with in_mode(network, training):
         while True:
             tracer = _Tracer(whole, dynamic_modules, training)
             try:
@@ -100,7 +99,8 @@ class _Tracer(fx.Tracer):
         parameters = inspect.signature(inspect.unwrap(root_fn)).parameters
         for position, arg in enumerate(args[2:], 2):
             parameter = parameters[str(arg.node.target).lstrip("*")]
-            nothing = {parameter.VAR_POSITIONAL: (), parameter.VAR_KEYWORD: {}}.get(parameter.kind, parameter.default)
+            none_passed: dict[Any, Any] = {parameter.VAR_POSITIONAL: (), parameter.VAR_KEYWORD: {}}
+            nothing = none_passed.get(parameter.kind, parameter.default)
             if nothing is not parameter.empty:
                 args[position] = nothing
                 self.graph.erase_node(arg.node)
@@ -144,14 +144,3 @@ def _library_functions() -> tuple[Callable[..., Any], ...]:
     """Functions that timm wants left whole; none where no module can be timm's, as it was not imported."""
     layers = sys.modules.get("timm.layers")
     return () if layers is None else tuple(layers.get_notrace_functions())
-
-
-@contextmanager
-def _mode(network: nn.Module, training: bool) -> Iterator[None]:
-    before = [(module, module.training) for module in network.modules()]
-    network.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in before:
-            module.training = mode

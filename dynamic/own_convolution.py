@@ -6,6 +6,8 @@ options are its attributes, so a dynamic layer of it is *its own forward under c
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from dynamic.attributes.attribute import Call
 from dynamic.errors import UserError
 from dynamic.layers import DerivedKernel, DynamicConv2d
 from dynamic.option import KernelOptions, Option, call_under, kernel_under
-from dynamic.shapes import meta_copy
+from dynamic.shapes import meta_copy, on_meta
 
 
 def dynamic_convolution(conv: nn.Conv2d, fixed_bias: bool = False) -> DynamicConv2d:
@@ -135,8 +137,9 @@ def _pads_itself(conv: nn.Conv2d) -> bool:
         sides = []
         for side in (size, size + 2):
             weight = torch.empty(*conv.weight.shape[:2], side, side, device="meta", dtype=conv.weight.dtype)
+            changed = _changed(model, weight, Call(), None)
             with torch.no_grad():
-                sides.append(_changed(model, weight, Call(), None)(x).shape[2])
+                sides.append(on_meta(partial(changed, x)).shape[2])
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"the forward of {conv} does not run with a larger kernel: {reason}") from error

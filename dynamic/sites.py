@@ -121,7 +121,7 @@ def propose(network: nn.Module, resolution: int | None = None) -> list[str]:
     stages = _stages(root)
     if not stages:
         raise UserError(_nothing(network, root, stages))
-    images = fitting_images(meta, resolution or 224, type(network).__name__)
+    images = fitting_images(meta, resolution or 224, network)
     offers = [(stage, _offers(root, meta, stage, images)) for stage in stages]
     offers = [(stage, found) for stage, found in offers if found]
     strided = [found for stage, found in offers if stage.begins]
