@@ -22,25 +22,33 @@ SIZES = (64, 224, 32, 96, 128, 192, 256, 299, 384, 28, 16, 8)
 FAILURES = (RuntimeError, ValueError, AssertionError, IndexError, TypeError)
 """What a network raises on images that it is not for."""
 
+COMPUTED = (
+    "computed by a hook (weight_norm or spectral_norm): bake it in first, with "
+    "torch.nn.utils.remove_weight_norm or remove_spectral_norm"
+)
+"""What to say of a weight that is no parameter."""
+
 
 def meta_copy(module: nn.Module) -> Any:
     """A deep copy whose parameters, buffers and other tensors are on the meta device; their data are not copied.
 
     Raises:
-        UserError: a module that cannot be copied.
+        UserError: a module that cannot be copied, as one whose weight an old ``weight_norm`` computes.
     """
     memo: dict[int, Any] = {}
     for parameter in module.parameters():
         memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
     for buffer in module.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    for part in module.modules():  # tensors that a forward reads and .to() does not move
-        for value in vars(part).values():
+    for place, part in module.named_modules():  # tensors that a forward reads and .to() does not move
+        for name, value in vars(part).items():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                raise UserError(f"the {name} of {place or type(part).__name__} is {COMPUTED}")
             if isinstance(value, Tensor) and id(value) not in memo:
                 memo[id(value)] = torch.empty_like(value, device="meta", requires_grad=False)
     try:
         return copy.deepcopy(module, memo)
-    except RuntimeError as error:  # a tensor with a gradient of its own, as weight_norm leaves one
+    except RuntimeError as error:  # a tensor with a gradient of its own, in a list
         raise UserError(f"{type(module).__name__} holds a tensor that cannot be copied: {first_line(error)}") from error
 
 
