@@ -76,11 +76,14 @@ def fitting_images(meta: nn.Module, resolution: int | None, original: nn.Module)
     Raises:
         UserError: none of the sizes fits.
     """
+    unlike = ""
     for channels, side in image_sizes(meta, resolution):
         images = blank_images(meta, channels, side)
-        if failure(meta, images) is None:
+        found = failure(meta, images)
+        if found is None:
             return images
-    raise no_size_fits(original, resolution)
+        unlike = unlike or found
+    raise no_size_fits(original, resolution, unlike)
 
 
 def failure(network: nn.Module, images: Tensor) -> str | None:
@@ -104,8 +107,11 @@ def on_meta(run: Callable[[], _Made]) -> _Made:
         return run()
 
 
-def no_size_fits(network: nn.Module, resolution: int | None) -> UserError:
-    """What to say of a network that takes none of the images tried: what it raises on them, or what it gives instead."""
+def no_size_fits(network: nn.Module, resolution: int | None, unlike: str = "") -> UserError:
+    """What to say of a network that takes none of the images tried: what it raises on them, or what it gives instead.
+
+    ``unlike`` is what it raises on the meta device alone.
+    """
     name, sides = type(network).__name__, SIZES if resolution is None else (resolution, *SIZES)
     failures: dict[int, str] = {}
     for channels, side in image_sizes(network, resolution):
@@ -119,7 +125,7 @@ def no_size_fits(network: nn.Module, resolution: int | None) -> UserError:
                 failures[side] = first_line(error)
             continue
         if isinstance(made, Tensor):
-            return UserError(f"{name} runs, but not on PyTorch's meta device, where the shapes of its maps are followed")
+            return UserError(f"{name} runs, but not on PyTorch's meta device, where shapes are followed: {unlike}")
         return UserError(f"{name} must return one tensor of logits, not a {type(made).__name__}")
     if len({_INPUT.sub("input", message) for message in failures.values()}) == 1:
         return UserError(f"{name} fails on images of every size: {failures[sides[0]]}")

@@ -118,7 +118,7 @@ def propose(network: nn.Module, resolution: int | None = None) -> list[str]:
     ['features.2.conv.1.0', 'features.4.conv.1.0', 'features.7.conv.1.0', 'features.14.conv.1.0']
     """
     root = graph_of(network)
-    meta = meta_copy(root)
+    meta = meta_copy(root).eval()
     stages = _stages(root)
     if not stages:
         raise UserError(_nothing(network, root))

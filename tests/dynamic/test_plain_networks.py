@@ -116,3 +116,13 @@ def test_what_runs_on_no_image_says_why(layers: list[str] | None) -> None:
     assert dynamic.DynamicNetwork(FlatHead(), ["a"], resolution=40)
     with pytest.raises(UserError, match=r"Numbers must return one tensor of logits, not a ndarray"):
         dynamic.load(Numbers(), dynamic_layers=layers)
+
+
+class AsksForNumbers(Plain):
+    def forward(self, x: Tensor) -> Any:
+        return self.classify(x / x.abs().max().item())
+
+
+def test_what_runs_on_no_meta_tensor_says_so() -> None:
+    with pytest.raises(UserError, match=r"AsksForNumbers runs, but not on .* meta device, .*: .*item\(\) cannot be called"):
+        dynamic.load(AsksForNumbers())
