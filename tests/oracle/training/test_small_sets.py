@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import load_file
 from torch import Tensor
 
 from dynamic import UserError
+from oracle.run import main
+from oracle.runs import Run
+from oracle.settings import RunSettings
 from oracle.training.fine_tuning import fine_tune
 from oracle.training.settings import RofSettings
 from tests.image_folders import fill
@@ -61,3 +65,34 @@ def test_fewer_images_than_a_batch_are_one_batch(
     assert len(moved) == 3
     with pytest.raises(UserError, match="--batch 7 must be at most the 6 training images"):
         fine_tune(settings(folder, SMALL, batch=7))
+
+
+GOOGLENET = """
+import torchvision
+def make():
+    return torchvision.models.googlenet(num_classes=2, aux_logits=True, init_weights=False)
+"""
+
+
+@pytest.mark.slow
+def test_googlenet_tuned_is_the_runs_googlenet(folder: Path) -> None:
+    """Its auxiliary heads answer in training only."""
+    options = {"images": 4, "resolution": 64, "dynamic_layers": "inception3a.branch2.1.conv,inception4a.branch2.1.conv"}
+    options |= {"space": space(folder)}
+    made = fine_tune(settings(folder, GOOGLENET, **options))
+    trained = torchvision.models.googlenet(num_classes=2, aux_logits=True, init_weights=False).eval()
+    trained.load_state_dict({name: tensor.float() for name, tensor in load_file(made["weights"]).items()})
+    shared = {"model": f"{folder}/own.py:make", "dataset": "imagefolder", "data_dir": folder / "data", "device": "cpu"}
+    shared |= {"weights": made["weights"], "out": folder / "run"} | options | {"images": 2}
+    main(RunSettings(**shared))  # type: ignore[arg-type]
+    network = Run.open(folder / "run").network
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(network(images, network.default), trained(images))
+
+
+def space(folder: Path) -> str:
+    """Two configurations of two layers."""
+    path = folder / "two.json"
+    path.write_text('{"dilation": [[1, 2], [1]]}')
+    return str(path)
