@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -126,3 +126,21 @@ class AsksForNumbers(Plain):
 def test_what_runs_on_no_meta_tensor_says_so() -> None:
     with pytest.raises(UserError, match=r"AsksForNumbers runs, but not on .* meta device, .*: .*item\(\) cannot be called"):
         dynamic.load(AsksForNumbers())
+
+
+class Answer(NamedTuple):
+    logits: Tensor
+    auxiliary: Tensor
+
+
+class Auxiliary(Plain):
+    def forward(self, x: Tensor) -> Any:
+        logits = self.classify(x)
+        return Answer(logits, logits + 1) if self.training else logits
+
+
+def test_in_training_a_named_tuple_gives_its_logits() -> None:
+    original, images = Auxiliary(), torch.randn(2, 3, 32, 32)
+    network = dynamic.load(original)
+    expected = original.eval()(images)
+    assert torch.equal(network.train()(images, network.default), expected)
