@@ -6,16 +6,16 @@ that torch.fx cannot follow, or that has hooks, as long as no dynamic layer lies
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from dynamic.errors import UserError
-from dynamic.shapes import first_line
+from dynamic.shapes import first_line, in_mode
 
 _WHOLE = (nn.Conv2d, nn.modules.batchnorm._BatchNorm, nn.MaxPool2d, nn.AvgPool2d)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -35,7 +35,7 @@ def graph_of(network: nn.Module, dynamic_modules: Sequence[str] = (), training: 
     if has_hooks(network):
         raise UserError(f"{type(network).__name__} itself has hooks, which a traced network would not call: remove them")
     whole: set[str] = set()
-    with _mode(network, training):
+    with in_mode(network, training):
         while True:
             tracer = _Tracer(whole, dynamic_modules, training)
             try:
@@ -91,6 +91,21 @@ class _Tracer(fx.Tracer):
         """Whether a dynamic module is this one or lies inside."""
         return any(module == name or module.startswith(f"{name}.") for module in self._dynamic)
 
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
+        """What ``forward`` is called with: the images are to be traced, the rest is at its default where it has one."""
+        function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
+        parameters = inspect.signature(inspect.unwrap(root_fn)).parameters
+        for position, arg in enumerate(args[2:], 2):
+            parameter = parameters[str(arg.node.target).lstrip("*")]
+            none_passed: dict[Any, Any] = {parameter.VAR_POSITIONAL: (), parameter.VAR_KEYWORD: {}}
+            nothing = none_passed.get(parameter.kind, parameter.default)
+            if nothing is not parameter.empty:
+                args[position] = nothing
+                self.graph.erase_node(arg.node)
+        return function, args
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if super().is_leaf_module(m, module_qualified_name) or isinstance(m, _WHOLE) or module_qualified_name in self._names:
             return True
@@ -129,14 +144,3 @@ def _library_functions() -> tuple[Callable[..., Any], ...]:
     """Functions that timm wants left whole; none where no module can be timm's, as it was not imported."""
     layers = sys.modules.get("timm.layers")
     return () if layers is None else tuple(layers.get_notrace_functions())
-
-
-@contextmanager
-def _mode(network: nn.Module, training: bool) -> Iterator[None]:
-    before = [(module, module.training) for module in network.modules()]
-    network.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in before:
-            module.training = mode

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 from dynamic.option import Option
-from dynamic.shapes import FAILURES, first_line, meta_copy
+from dynamic.shapes import FAILURES, first_line, meta_copy, on_meta
 from dynamic.tracing import Program
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
@@ -130,7 +130,7 @@ class CostModel:
         if key not in self._known:
             state = {name: torch.empty(shape, device="meta") for name, shape in shapes}
             try:
-                self._known[key] = self._count(index, option, state)
+                self._known[key] = on_meta(lambda: self._count(index, option, dict(state)))
             except UserError:
                 raise
             except FAILURES as error:

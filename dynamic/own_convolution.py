@@ -6,6 +6,8 @@ options are its attributes, so a dynamic layer of it is *its own forward under c
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from dynamic.attributes.attribute import Call
 from dynamic.errors import UserError
 from dynamic.layers import DerivedKernel, DynamicConv2d
 from dynamic.option import KernelOptions, Option, call_under, kernel_under
-from dynamic.shapes import meta_copy
+from dynamic.shapes import COMPUTED, meta_copy, on_meta
 
 
 def dynamic_convolution(conv: nn.Conv2d, fixed_bias: bool = False) -> DynamicConv2d:
@@ -40,6 +42,13 @@ def is_plain(conv: nn.Conv2d) -> bool:
     return _class_of(conv) is nn.Conv2d and conv.padding_mode == "zeros" and not lopsided
 
 
+def check_weight(module: nn.Module, name: str) -> None:
+    """Raise UserError where the weight of a convolution is no parameter, but what a hook computes."""
+    kept = "weight" in module._parameters or parametrize.is_parametrized(module, "weight")
+    if isinstance(module, nn.Conv2d) and not kept:
+        raise UserError(f"the weight of {name} is {COMPUTED}")
+
+
 class OwnConv2d(DynamicConv2d):
     """A convolution called with an option, by the module's own forward.
 
@@ -58,11 +67,7 @@ class OwnConv2d(DynamicConv2d):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__(conv)
-        if "weight" not in conv._parameters and not parametrize.is_parametrized(conv, "weight"):
-            raise UserError(
-                f"the weight of {conv} is computed by a hook (weight_norm or spectral_norm): bake it in first, with "
-                "torch.nn.utils.remove_weight_norm or remove_spectral_norm"
-            )
+        check_weight(conv, str(conv))
         self._pads_itself = isinstance(conv.padding, str) or _pads_itself(conv)
 
     def forward(self, x: Tensor, option: Option) -> Tensor:
@@ -135,8 +140,9 @@ def _pads_itself(conv: nn.Conv2d) -> bool:
         sides = []
         for side in (size, size + 2):
             weight = torch.empty(*conv.weight.shape[:2], side, side, device="meta", dtype=conv.weight.dtype)
+            changed = _changed(model, weight, Call(), None)
             with torch.no_grad():
-                sides.append(_changed(model, weight, Call(), None)(x).shape[2])
+                sides.append(on_meta(partial(changed, x)).shape[2])
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"the forward of {conv} does not run with a larger kernel: {reason}") from error

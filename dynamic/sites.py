@@ -19,7 +19,7 @@ from dynamic.branches import added_to, closure, followers, stride_of, usable
 from dynamic.errors import UserError
 from dynamic.graphs import graph_of, has_hooks
 from dynamic.layers import DynamicPool2d
-from dynamic.own_convolution import dynamic_convolution
+from dynamic.own_convolution import check_weight, dynamic_convolution
 from dynamic.shapes import failure, fitting_images, meta_copy
 
 FoundSites = list[tuple[fx.Node, int, tuple[str, ...]]]
@@ -57,6 +57,7 @@ def _node_of(root: fx.GraphModule, name: str) -> fx.Node:
     nodes = [node for node in root.graph.nodes if node.op == "call_module" and node.target == name]
     module = root.get_submodule(name) if nodes else None
     if len(nodes) == 1 and module is not None and usable(module):
+        check_weight(module, f"dynamic layer {name!r}")
         if has_hooks(module):
             raise UserError(f"dynamic layer {name!r} has hooks, which a traced network would not call: remove them")
         if len(nodes[0].all_input_nodes) != 1:
@@ -117,12 +118,13 @@ def propose(network: nn.Module, resolution: int | None = None) -> list[str]:
     ['features.2.conv.1.0', 'features.4.conv.1.0', 'features.7.conv.1.0', 'features.14.conv.1.0']
     """
     root = graph_of(network)
-    meta = meta_copy(root)
+    meta = meta_copy(root).eval()
     stages = _stages(root)
     if not stages:
-        raise UserError(_nothing(network, root, stages))
-    images = fitting_images(meta, resolution or 224, type(network).__name__)
-    offers = [(stage, _offers(root, meta, stage, images)) for stage in stages]
+        raise UserError(_nothing(network, root))
+    images = fitting_images(meta, resolution or 224, network)
+    reasons: dict[str, None] = {}
+    offers = [(stage, _offers(root, meta, stage, images, reasons)) for stage in stages]
     offers = [(stage, found) for stage, found in offers if found]
     strided = [found for stage, found in offers if stage.begins]
     if len(strided) > PROPOSED:  # a last pool has only a stride
@@ -136,7 +138,8 @@ def propose(network: nn.Module, resolution: int | None = None) -> list[str]:
                 chosen = together
                 break
     if not chosen:
-        raise UserError(_nothing(network, root, stages))
+        nothing = f"no convolution or pool of {type(network).__name__} behind its first"
+        raise UserError(f"{nothing} can vary its stride, dilation or kernel size: {'; '.join(list(reasons)[:3])}")
     return chosen
 
 
@@ -146,12 +149,21 @@ class _Proposal:
     varies: frozenset[str]
 
 
-def _offers(root: fx.GraphModule, meta: nn.Module, stage: _Stage, images: Tensor) -> list[_Proposal]:
-    """A stage's layers that can vary something, the best first; none after one that can vary everything is tried."""
+def _offers(
+    root: fx.GraphModule, meta: nn.Module, stage: _Stage, images: Tensor, reasons: dict[str, None]
+) -> list[_Proposal]:
+    """A stage's layers that can vary something, the best first; none after one that can vary everything is tried.
+
+    Why the others cannot is put into ``reasons``.
+    """
     found: list[_Proposal] = []
     for spec in stage.specs(root):
-        varies = _varies(root, meta, spec, images)
-        found += [_Proposal(spec, varies)] if varies else []
+        try:
+            varies = _varies(root, meta, spec, images)
+        except UserError as error:
+            reasons[str(error)] = None
+            continue
+        found.append(_Proposal(spec, varies))
         if len(varies) == len(attributes()):
             break
     return sorted(found, key=lambda proposal: ("stride" in proposal.varies, len(proposal.varies)), reverse=True)
@@ -226,14 +238,15 @@ def _stages(root: fx.GraphModule) -> list[_Stage]:
 
 
 def _varies(root: fx.GraphModule, meta: nn.Module, spec: str, images: Tensor) -> frozenset[str]:
-    """The attributes that a layer can vary: strides are tried on the meta device, the others leave maps as they are."""
-    try:
-        sites, fixed = find_sites(root, [spec])
-        for node, _, _ in sites:
-            module = root.get_submodule(str(node.target))
-            dynamic_convolution(module) if isinstance(module, nn.Conv2d) else DynamicPool2d(module)  # type: ignore[arg-type]
-    except UserError:
-        return frozenset()
+    """The attributes that a layer can vary: strides are tried on the meta device, the others leave maps as they are.
+
+    Raises:
+        UserError: it is none that can be dynamic, or can vary nothing.
+    """
+    sites, fixed = find_sites(root, [spec])
+    for node, _, _ in sites:
+        module = root.get_submodule(str(node.target))
+        dynamic_convolution(module) if isinstance(module, nn.Conv2d) else DynamicPool2d(module)  # type: ignore[arg-type]
     convs = [root.get_submodule(str(node.target)) for node, _, taken in sites if "kernel_size" in taken]
     even = any(isinstance(conv, nn.Conv2d) and conv.kernel_size[0] % 2 == 0 for conv in convs)
     varies = {name for name in attributes() if (0, name) not in fixed}
@@ -242,6 +255,9 @@ def _varies(root: fx.GraphModule, meta: nn.Module, spec: str, images: Tensor) ->
     modules = [meta.get_submodule(str(node.target)) for node, _, taken in sites if "stride" in taken]
     if "stride" in varies and not any(_runs(meta, modules, stride, images) for stride in (1, 2, 3, 4)):
         varies.remove("stride")
+        fixed[0, "stride"] = f"with {spec}, the network fails at every other stride"
+    if not varies:
+        raise UserError("; ".join(dict.fromkeys(fixed.values())))
     return frozenset(varies)
 
 
@@ -259,14 +275,13 @@ def _runs(meta: nn.Module, modules: Sequence[Any], stride: int, images: Tensor) 
             module.stride = before
 
 
-def _nothing(network: nn.Module, root: fx.GraphModule, stages: Sequence[_Stage]) -> str:
+def _nothing(network: nn.Module, root: fx.GraphModule) -> str:
+    """Why a network has no layers to try."""
     name = type(network).__name__
     convolutions = [node for node in root.graph.nodes if stride_of(root, node) is not None]
     if not convolutions:
         return f"{name} has no convolution and no pool that a trace finds: no layer of it can be dynamic"
-    if not stages:
-        return (
-            f"{name} has no layer to choose options for: behind {convolutions[0].target}, its first, "
-            "it has no convolution larger than 1 x 1 and no pool"
-        )
-    return f"no convolution or pool of {name} behind its first can vary its stride, dilation or kernel size"
+    return (
+        f"{name} has no layer to choose options for: behind {convolutions[0].target}, its first, "
+        "it has no convolution larger than 1 x 1 and no pool"
+    )

@@ -142,8 +142,11 @@ def _check_arguments(graph: fx.Graph, name: str) -> None:
 def _leave_out_auxiliary(graph: fx.Graph) -> None:
     """Keep the first of what a network returns in training, such as Inception's logits beside its auxiliary head's."""
     output = next(node for node in graph.nodes if node.op == "output")
-    if isinstance(output.args[0], tuple):
-        output.args = (output.args[0][0],)
+    result = output.args[0]
+    if isinstance(result, fx.Node) and isinstance(result.target, type) and issubclass(result.target, tuple):
+        result = result.args  # a named tuple is made by a step of its own
+    if isinstance(result, tuple):
+        output.args = (result[0],)
         graph.eliminate_dead_code()
 
 

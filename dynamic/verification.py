@@ -39,7 +39,7 @@ def verify(original: nn.Module, traced: Callable[[Tensor], Tensor], resolution: 
     """
     reference = next(chain(original.parameters(), original.buffers()), torch.zeros(0))
     if reference.is_meta:
-        return Fit(*fitting_images(original, resolution).shape[1:3])
+        return Fit(*fitting_images(original, resolution, original).shape[1:3])
     name, answered = type(original).__name__, False
     for channels, side in image_sizes(original, resolution):
         for amplitude in (1, 0.01):  # large activations may overflow, in half precision above all
@@ -61,7 +61,7 @@ def verify(original: nn.Module, traced: Callable[[Tensor], Tensor], resolution: 
                 return Fit(channels, side)
     if answered:
         raise UserError(f"{name} answers random images with nothing but infinities and NaN: its weights are damaged")
-    raise no_size_fits(name, resolution)
+    raise no_size_fits(original, resolution)
 
 
 def _compare(name: str, traced: Callable[[Tensor], Tensor], images: Tensor, expected: Tensor) -> None:

@@ -83,9 +83,14 @@ def _training_files(
     elsewhere = {file.path for file in kept_back}
     groups = copies([*listing.images, *kept_back])
     leaked = {file.path for group in groups if any(file.path in elsewhere for file in group) for file in group} - elsewhere
-    if leaked:
+    if 0 < len(leaked) < len(listing.images):
         tell(f"left out {len(leaked)} training images that are in {val} too, such as {min(leaked)}")
-    return [file for file in listing.images if file.path not in leaked]
+    kept = [file for file in listing.images if file.path not in leaked]
+    if leaked and not kept:
+        raise UserError(
+            f"all {len(leaked)} images in {root} are in {val} too, where accuracy is measured: put others in one"
+        )
+    return kept
 
 
 class ScenesTraining:

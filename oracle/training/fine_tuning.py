@@ -24,12 +24,16 @@ from dynamic.files import make_writable
 from dynamic.models import LoadedNetwork, folder_name, identity_of
 from dynamic.training.checkpoint import stored_weights, write_weights
 from dynamic.training.loop import Training, run_epochs
+from oracle.data.listing import tell
 from oracle.data.training_images import TrainingImages, open_training_images
 from oracle.settings import load_for
 from oracle.training.methods import distillation_step, random_option_step
 from oracle.training.processes import Processes, joined
 from oracle.training.progress import accuracies, open_label_images
 from oracle.training.settings import RofSettings
+
+MOST = 128
+"""Images a step where ``--batch`` is not given."""
 
 _Batch = tuple[Tensor, Tensor, list[Configuration]]
 """Images, their labels, and the configurations drawn for the step."""
@@ -53,12 +57,15 @@ def fine_tune(settings: RofSettings) -> dict[str, Any]:
             settings.seed,
             settings.regime,
         )
-        if len(images) < settings.batch or settings.batch < 2 * group.size:
+        batch = min(MOST, len(images)) if settings.batch is None else settings.batch
+        if len(images) < batch or batch < 2 * group.size:
             raise UserError(
-                f"--batch {settings.batch} must be at most the {len(images)} training images "
+                f"--batch {batch} must be at most the {len(images)} training images "
                 f"and at least two for each of the {group.size} processes"
             )
-        return _fine_tune(settings, group, network, configurations, images)
+        if settings.batch is None and batch < MOST and group.leads:
+            tell(f"there are {batch} training images: they are one batch (--batch takes fewer)")
+        return _fine_tune(replace(settings, batch=batch), batch, group, network, configurations, images)
 
 
 def drawn_from(settings: RofSettings, network: LoadedNetwork) -> list[Configuration]:
@@ -74,6 +81,7 @@ def drawn_from(settings: RofSettings, network: LoadedNetwork) -> list[Configurat
 
 def _fine_tune(
     settings: RofSettings,
+    batch: int,
     group: Processes,
     network: LoadedNetwork,
     configurations: list[Configuration],
@@ -97,8 +105,8 @@ def _fine_tune(
         optimizer=optimizer,
         schedule=torch.optim.lr_scheduler.MultiStepLR(optimizer, [settings.drop_after]),
         schedule_each="epoch",
-        batches=partial(_batches, settings, group, configurations, images),
-        steps=len(images) // settings.batch,
+        batches=partial(_batches, settings, batch, group, configurations, images),
+        steps=len(images) // batch,
         step=partial(_step, settings, parallel, network, configurations[0]),
         epochs=settings.epochs,
         seed=settings.seed,
@@ -118,13 +126,18 @@ def _fine_tune(
 
 
 def _batches(
-    settings: RofSettings, group: Processes, configurations: list[Configuration], images: TrainingImages, epoch: int
+    settings: RofSettings,
+    size: int,
+    group: Processes,
+    configurations: list[Configuration],
+    images: TrainingImages,
+    epoch: int,
 ) -> Iterator[_Batch]:
     """This process's share of every batch of an epoch, with the same configurations in every process."""
-    steps = len(images) // settings.batch
+    steps = len(images) // size
     stream = np.random.default_rng([settings.seed, epoch])
-    order = stream.permutation(len(images))[: steps * settings.batch]
-    rows = [part[group.rank :: group.size] for part in order.reshape(steps, settings.batch)]
+    order = stream.permutation(len(images))[: steps * size]
+    rows = [part[group.rank :: group.size] for part in order.reshape(steps, size)]
     draws = stream.integers(len(configurations), size=(steps, settings.students))
     for (batch, labels), drawn in zip(images.batches(epoch, rows), draws, strict=True):
         yield batch, labels, [configurations[position] for position in drawn]

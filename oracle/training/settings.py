@@ -46,8 +46,8 @@ class RofSettings(NetworkSettings):
     """Of stochastic gradient descent."""
     weight_decay: float = 1e-4
     """L2 penalty."""
-    batch: int = 128
-    """Images a step, over all processes."""
+    batch: int | None = None
+    """Images a step, over all processes; unless given 128, or as many as there are."""
     norm_momentum: float = 0.1
     """How fast batch norms' running statistics forget. At PyTorch's 0.1 they are those of the last dozen configurations;
     0.01 averages over a hundred."""
@@ -73,7 +73,7 @@ class RofSettings(NetworkSettings):
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise UserError(f"--{field.replace('_', '-')} must be at least 1, not {value}")
-        if self.batch < 2:
+        if self.batch is not None and self.batch < 2:
             raise UserError(f"--batch must be at least 2 (batch norms need two images), not {self.batch}")
         for field in ("learning_rate", "cost_limit", "norm_momentum"):
             value = getattr(self, field)

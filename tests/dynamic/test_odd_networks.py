@@ -165,7 +165,7 @@ class Alias(Block):
 
 
 class ExtraArgument(Block):
-    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+    def forward(self, x: Tensor, scale: float) -> Tensor:
         return self.classify(self.b(self.a(x)) * scale)
 
 

@@ -83,6 +83,49 @@ def test_refusals_name_the_true_reason() -> None:
         propose(nn.Linear(3, 2))
 
 
+class Stubborn(nn.Module):
+    """Convolutions behind the first of which none can be dynamic, each for its own reason."""
+
+    def __init__(self, *kinds: str) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        layers: list[nn.Module] = []
+        for kind in kinds:
+            oblong = kind == "oblong"
+            layer = nn.Conv2d(4, 4, (1, 3) if oblong else 3, padding=(0, 1) if oblong else 1)
+            if kind == "hooks":
+                layer.register_forward_hook(lambda module, inputs, made: made * 2)
+            if kind == "normed":
+                nn.utils.weight_norm(layer)
+            layers += [layer] * (2 if kind == "twice" else 1)
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.layers(self.stem(x)).mean((2, 3)))
+        return logits
+
+
+def test_where_no_layer_can_vary_the_reasons_are_listed() -> None:
+    with pytest.raises(UserError) as refusal:
+        propose(Stubborn("hooks", "oblong", "twice"))
+    for reason in ("'layers.0' has hooks", "'layers.2' is called 2 times", r"kernel_size (1, 3) of Conv2d"):
+        assert reason in str(refusal.value)
+    with pytest.raises(UserError) as refusal:
+        propose(Stubborn("hooks", "hooks", "hooks", "hooks"))
+    assert str(refusal.value).count("has hooks") == 3
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("layers", [None, ["layers.0"]])
+def test_a_weight_that_a_hook_computes_is_to_be_baked_in(layers: list[str] | None) -> None:
+    network = Stubborn("normed")
+    with pytest.raises(UserError, match=r"layers.0'? is computed by a hook \(.*\): bake it in first, .*remove_weight_norm"):
+        dynamic.load(network, dynamic_layers=layers)
+    nn.utils.remove_weight_norm(network.layers[0])
+    assert dynamic.load(network, dynamic_layers=layers).for_inference()
+
+
 def test_several_branches_and_joins_follow_one_stride() -> None:
     """timm's Res2Net splits a block in four, pools one part and projects beside them all."""
     network = dynamic.load(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,6 +81,13 @@ def test_copies_of_test_images_are_not_trained_on(
     assert (
         f"left out 1 training images that are in {tmp_path / 'val'} too, such as {tmp_path / 'train' / keys[0]}" in printed
     )
+
+
+def test_a_train_folder_that_is_a_copy_of_val_is_called_one(tmp_path: Path, info: ModelInfo) -> None:
+    fill(tmp_path / "train", {"a": 2, "b": 2})
+    shutil.copytree(tmp_path / "train", tmp_path / "val")
+    with pytest.raises(UserError, match=r"^all 4 images in .*train are in .*val too"):
+        open_training_images("imagefolder", info, tmp_path, None, None, seed=0)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
