@@ -122,6 +122,14 @@ def test_a_neighbour_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.C
         _ = Run.open(settings.out).network
     shutil.copy(tmp_path / "nets" / "layers.py", settings.out)
     assert Run.open(settings.out).network.info.classes == 3
+    (settings.out / "layers.py").write_text("from torch import nn  # another\n")
+    with pytest.raises(UserError, match=r"layers.py, which my_net.py:build imports, is not what .*run was made with"):
+        _ = Run.open(settings.out).network
+    (tmp_path / "nets" / "layers.py").write_text("from torch import nn  # another\n")
+    with pytest.raises(
+        UserError, match=r"holds another run \(network_neighbours is layers.py \w+ there, layers.py \w+ here"
+    ):
+        run(settings)
 
 
 def test_a_module_of_python_is_told_what_to_do(tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from hashlib import sha256
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from dynamic.models.names import (
     published,
     torchvision_weights,
 )
+from dynamic.models.neighbours import as_identity, neighbours_of
 from dynamic.models.own_code import CodeName, unwrapped
 from dynamic.models.presets import Pictures, assumed_of
 from dynamic.network import DynamicNetwork
@@ -59,7 +59,7 @@ class ModelInfo:
         own: whether it was given as a module, so that no name can build it again.
         file: Python file of one's own that makes it; None where a library or a package does.
         code: what is in it, or in the package's file; empty for a library's.
-        neighbours: files beside ``file`` that it imported.
+        neighbours: what that imported from beside itself; see :func:`dynamic.models.neighbours.neighbours_of`.
     """
 
     name: str
@@ -72,7 +72,7 @@ class ModelInfo:
     own: bool = False
     file: Path | None = None
     code: bytes = b""
-    neighbours: tuple[str, ...] = ()
+    neighbours: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def resolution(self) -> int:
@@ -191,7 +191,7 @@ def identity_of(info: ModelInfo) -> dict[str, str]:
     >>> identity_of(load("resnet50-slim").info)
     {}
     """
-    code = {"network_file": sha256(info.code).hexdigest()[:16]} if info.code else {}
+    code = as_identity(info.code, info.neighbours) if info.code else {}
     return code | ({} if info.preset else {"preprocessing": json.dumps(info.preprocessing.to_json())})
 
 
@@ -213,7 +213,7 @@ def _dynamic(
     preprocessing: Preprocessing | Pictures | None,
 ) -> LoadedNetwork:
     original, preset = chosen.built.original, chosen.preprocessing
-    foreign = chosen.own or chosen.built.own_code
+    foreign = chosen.own or chosen.built.own_code is not None
     if isinstance(preprocessing, Pictures):
         preprocessing = preprocessing.over(preset, own=foreign)
     prepared = preset if preprocessing is None else preprocessing
@@ -222,6 +222,7 @@ def _dynamic(
         layers = propose(original, prepared.resolution)
         print(f"{name}: dynamic layers proposed: {','.join(layers)} (--dynamic-layers names others)", file=sys.stderr)
     network = LoadedNetwork(original, layers, resolution=prepared.resolution)
+    code = chosen.built.own_code
     network.info = ModelInfo(
         name=name,
         weights=chosen.weights,
@@ -233,7 +234,7 @@ def _dynamic(
         own=chosen.own,
         file=chosen.built.file,
         code=chosen.built.code,
-        neighbours=chosen.built.neighbours,
+        neighbours=neighbours_of(code.where) if code is not None else {},
     )
     return network
 

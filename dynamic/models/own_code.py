@@ -1,6 +1,7 @@
 """What a person's own Python file or package makes: a network, or a transform, named ``path/to/file.py:name``.
 
-The file is run as Python runs any module; what it imports from its own folder is found while it is run and called.
+The file is run as Python runs any module; what it imports from its own folder is found: see
+:mod:`dynamic.models.neighbours`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 from torch import nn
 
 from dynamic.errors import UserError
+from dynamic.models.neighbours import importable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,13 +79,11 @@ class OwnNetwork:
     Attributes:
         original: the network.
         code: what is in the file of the code.
-        neighbours: files in the folder of the code's file that it imported.
         takes_classes: whether the code can make it with another number of classes.
     """
 
     original: nn.Module
     code: bytes
-    neighbours: tuple[str, ...]
     takes_classes: bool
 
 
@@ -99,7 +99,7 @@ def build_own(code: CodeName, classes: int | None = None, likely: int | None = N
     Raises:
         UserError: no such file or name, or an error in the code, with its file and line.
     """
-    with _running(code) as (module, neighbours):
+    with _running(code) as module:
         found = getattr(module, code.name)
         if isinstance(found, nn.Module):
             made, takes = found, None
@@ -114,7 +114,6 @@ def build_own(code: CodeName, classes: int | None = None, likely: int | None = N
         return OwnNetwork(
             original=unwrapped(made),
             code=Path(module.__file__ or "").read_bytes(),
-            neighbours=tuple(neighbours()),
             takes_classes=takes is not None,
         )
 
@@ -133,48 +132,26 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 def own_object(code: CodeName) -> Any:
     """What ``code`` names, or what it returns if it is a function. Raises UserError as :func:`build_own`."""
-    with _running(code) as (module, _):
+    with _running(code) as module:
         found = getattr(module, code.name)
         return found() if inspect.isfunction(found) else found
 
 
 @contextmanager
-def _running(code: CodeName) -> Iterator[tuple[ModuleType, Callable[[], list[str]]]]:
-    """The module, which has the name, and what tells its neighbours; errors of the code while inside become one line."""
-    file = None if code.file is None else code.file.resolve()
-    if file is not None and not file.is_file():
+def _running(code: CodeName) -> Iterator[ModuleType]:
+    """The module, which has the name; errors of the code while inside become one line."""
+    if code.file is not None and not code.file.is_file():
         raise UserError(f"no file {code.file}: name an existing one, path/to/file.py:{code.name}")
-    folder = "" if file is None else str(file.parent)
-    before, caching = set(sys.modules), sys.dont_write_bytecode
-    sys.path.insert(0, folder)
-    sys.dont_write_bytecode = True  # a run's folder stays as it is
-    try:
-        module = _import(code)
-        if not hasattr(module, code.name):
-            raise UserError(f"{code.where} has no {code.name!r}{_offered(_public(module), code.name)}")
-        yield module, lambda: [path.name for path in _beside(folder, before) if path != file]
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise UserError(_told(code, error)) from error
-    finally:
-        sys.dont_write_bytecode = caching
-        sys.path.remove(folder)
-        for name in _beside(folder, before).values():  # another file's neighbours may have the same names
-            del sys.modules[name]
-
-
-def _beside(folder: str, before: set[str]) -> dict[Path, str]:
-    """Files in ``folder`` that were imported since, in order, with the names of their modules."""
-    packages = {name.partition(".")[0] for name in before}
-    found = {}
-    for name in set(sys.modules) - before:
-        path = Path(getattr(sys.modules[name], "__file__", None) or "")
-        if name.partition(".")[0] in packages or not folder or "site-packages" in path.parts:
-            continue
-        if path.is_relative_to(folder):
-            found[path] = name
-    return dict(sorted(found.items()))
+    with importable("" if code.file is None else str(code.file.resolve().parent)):
+        try:
+            module = _import(code)
+            if not hasattr(module, code.name):
+                raise UserError(f"{code.where} has no {code.name!r}{_offered(_public(module), code.name)}")
+            yield module
+        except UserError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise UserError(_told(code, error)) from error
 
 
 def _import(code: CodeName) -> ModuleType:

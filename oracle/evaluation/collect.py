@@ -191,6 +191,7 @@ def _record(collection: Collection, store: OutcomesStore, statistics: Statistics
             slim=network.info.slim,
             own=collection.own_network,
             file=None if network.info.file is None else run.network_file.name,
+            neighbours=dict(network.info.neighbours),
         ),
         class_names=source.class_names,
         preprocessing=source.preprocessing,
