@@ -23,11 +23,12 @@ class _Added(str):
 
 
 @contextmanager
-def importable(folder: str) -> Iterator[None]:
+def importable(folder: str, *, kept: bool = True) -> Iterator[None]:
     """Inside, modules in ``folder`` are imported anew, and found before all others.
 
     Args:
         folder: absolute; empty for the working folder.
+        kept: whether it and what was imported from it stay.
     """
     aside = {name: sys.modules.pop(name) for used in _USED for name in _beside(used, _USED[used]).values()}
     caching = sys.dont_write_bytecode
@@ -39,7 +40,10 @@ def importable(folder: str) -> Iterator[None]:
     finally:
         sys.dont_write_bytecode = caching
         sys.path.remove(folder)
-        _remember(folder, before)
+        if not kept:
+            for name in _beside(folder, before).values():
+                del sys.modules[name]
+        _remember(folder if kept else "", before)
         for name, module in aside.items():
             if not folder or not Path(module.__file__ or "").is_relative_to(folder):  # of the same folder it is stale
                 sys.modules.setdefault(name, module)

@@ -87,7 +87,7 @@ class OwnNetwork:
     takes_classes: bool
 
 
-def build_own(code: CodeName, classes: int | None = None, likely: int | None = None) -> OwnNetwork:
+def build_own(code: CodeName, classes: int | None = None, likely: int | None = None, *, kept: bool = True) -> OwnNetwork:
     """Run the code and call the function.
 
     Args:
@@ -95,11 +95,12 @@ def build_own(code: CodeName, classes: int | None = None, likely: int | None = N
             networks; or a network itself.
         classes: given to the function where it takes them.
         likely: given to it instead where it must be told.
+        kept: whether what the code imported from its folder stays imported, for what it makes.
 
     Raises:
         UserError: no such file or name, or an error in the code, with its file and line.
     """
-    with _running(code) as module:
+    with _running(code, kept) as module:
         found = getattr(module, code.name)
         if isinstance(found, nn.Module):
             made, takes = found, None
@@ -138,11 +139,11 @@ def own_object(code: CodeName) -> Any:
 
 
 @contextmanager
-def _running(code: CodeName) -> Iterator[ModuleType]:
+def _running(code: CodeName, kept: bool = True) -> Iterator[ModuleType]:
     """The module, which has the name; errors of the code while inside become one line."""
     if code.file is not None and not code.file.is_file():
         raise UserError(f"no file {code.file}: name an existing one, path/to/file.py:{code.name}")
-    with importable("" if code.file is None else str(code.file.resolve().parent)):
+    with importable("" if code.file is None else str(code.file.resolve().parent), kept=kept):
         try:
             module = _import(code)
             if not hasattr(module, code.name):
