@@ -21,6 +21,7 @@ import torchvision
 from torch import Tensor, nn
 
 from dynamic.errors import UserError
+from dynamic.models.answers import count_classes, require_channels
 from dynamic.models.checkpoints import read_checkpoint
 from dynamic.models.fitting import fill, fitted
 from dynamic.models.names import (
@@ -222,12 +223,13 @@ def _dynamic(
         layers = propose(original, prepared.resolution)
         print(f"{name}: dynamic layers proposed: {','.join(layers)} (--dynamic-layers names others)", file=sys.stderr)
     network = LoadedNetwork(original, layers, resolution=prepared.resolution)
+    require_channels(name, network.channels, prepared.channels)
     code = chosen.built.own_code
     network.info = ModelInfo(
         name=name,
         weights=chosen.weights,
         registered=chosen.registered,
-        classes=_count_classes(network, prepared.resolution),
+        classes=count_classes(network, prepared.resolution),
         preprocessing=prepared,
         preset=prepared == preset,
         slim=name in SLIM,
@@ -237,16 +239,6 @@ def _dynamic(
         neighbours=neighbours_of(code.where) if code is not None else {},
     )
     return network
-
-
-def _count_classes(network: DynamicNetwork, resolution: int) -> int:
-    try:
-        return network.costs.classes(resolution)
-    except UserError:  # a module for images of another size
-        heads = [module for module in network.original.modules() if isinstance(module, nn.Linear)]
-        if not heads:
-            raise
-        return heads[-1].out_features
 
 
 def _chosen(name: str, weights: str | Path | None, classes: int | None) -> _Chosen:

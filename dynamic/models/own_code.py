@@ -15,11 +15,13 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from dynamic.errors import UserError
 from dynamic.models.neighbours import importable
@@ -122,13 +124,20 @@ def build_own(code: CodeName, classes: int | None = None, likely: int | None = N
 def unwrapped(module: nn.Module) -> nn.Module:
     """The network itself, out of what torch.compile and parallel training wrap around it.
 
+    Raises:
+        UserError: its parameters have no shape yet.
+
     >>> unwrapped(nn.DataParallel(nn.Identity()))
     Identity()
     """
     inner = getattr(module, "_orig_mod", None)
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
         inner = module.module
-    return unwrapped(inner) if isinstance(inner, nn.Module) else module
+    if isinstance(inner, nn.Module):
+        return unwrapped(inner)
+    if any(map(is_lazy, chain(module.parameters(), module.buffers()))):
+        raise UserError(f"{type(module).__name__} has lazy modules: run it once on a picture before returning it")
+    return module
 
 
 def own_object(code: CodeName) -> Any:
@@ -160,7 +169,7 @@ def _import(code: CodeName) -> ModuleType:
         return importlib.import_module(code.where)
     path = code.where.resolve()
     module = ModuleType(f"own_{path.stem}")
-    module.__file__ = str(path)
+    module.__file__, module.__package__ = str(path), ""
     sys.modules[module.__name__] = module  # dataclasses look themselves up there
     exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
     return module
@@ -183,9 +192,23 @@ def _told(code: CodeName, error: BaseException) -> str:
             f"{place}: needs the module {error.name!r}, which is not found: it must lie{beside} where Python finds it "
             "(PYTHONPATH, or installed)"
         )
+    if isinstance(error, ImportError) and "relative import" in what and code.file is not None:
+        above, module = _as_module(code.file.resolve())
+        return (
+            f"{place}: imports relatively, which a file alone cannot: name it as a module, {module}:{code.name}, in {above}"
+        )
     if isinstance(error, SystemExit):
         return f"{place}: ended the program: keep what is a script under if __name__ == '__main__'"
     return f"{place}: {type(error).__name__}" + (f": {what}" if what else "")
+
+
+def _as_module(file: Path) -> tuple[Path, str]:
+    """The folder above a file's package, and its dotted name from there."""
+    folder, names = file.parent.parent, [file.parent.name, file.stem]
+    while (folder / "__init__.py").is_file():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    return folder, ".".join(names)
 
 
 def _is_own(file: Path, code: CodeName) -> bool:

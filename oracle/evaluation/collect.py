@@ -117,8 +117,8 @@ def collect(collection: Collection) -> xr.Dataset:
     """The outcomes: what is on disk already, and what is missing evaluated into it.
 
     Raises:
-        UserError: the folder holds another run, or a finished one that was damaged; or a copy of the file of a network of one's
-            own would not make it again.
+        UserError: the folder holds another run, or a finished one that was damaged; or a copy of the file of a network of
+            one's own would not make it again.
     """
     settings, network, run, union = collection.settings, collection.network, collection.run, collection.union
     code, file = CodeName.parse(network.info.name), network.info.file

@@ -12,6 +12,7 @@ from torch import nn
 import dynamic
 from dynamic import UserError
 from dynamic.models import NetworkSettings, build, class_names, identity_of, load_network, restore
+from dynamic.preprocessing import imagenet_preprocessing
 from tests.own_networks import LAYERS, NETWORK, write_network
 
 
@@ -207,3 +208,39 @@ def test_it_is_trained_from_scratch_on_scenes_of_ten_classes_alone(tmp_path: Pat
     assert _identity(settings) != before
     with pytest.raises(UserError, match=r"my_net.py:build makes \(2, 3\) of 2 images, not 2 x 10 logits"):
         _built(f"{file}:build")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("nn.Conv2d(3,", "nn.Conv2d(4,", "my_net.py:build takes 4 channels; 1 or 3 are supported$"),
+        ("nn.Conv2d(3, 8", "nn.LazyConv2d(8", "Sequential has lazy modules: run it once on a picture before returning it$"),
+        (
+            "nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, classes)",
+            "nn.Conv2d(16, classes, 1)",
+            "Sequential makes 10 x 56 x 56 of an image, not a row of logits: only classifiers are supported$",
+        ),
+    ],
+)
+def test_networks_that_are_no_classifiers_of_pictures(tmp_path: Path, before: str, after: str, told: str) -> None:
+    file = write_network(tmp_path, NETWORK.replace(before, after))
+    with pytest.raises(UserError, match=told):
+        dynamic.load(f"{file}:build", dynamic_layers=LAYERS)
+
+
+def test_a_preprocessing_with_other_channels(tmp_path: Path) -> None:
+    file = write_network(tmp_path, NETWORK.replace("nn.Conv2d(3,", "nn.Conv2d(1,"))
+    assert dynamic.load(f"{file}:build", dynamic_layers=LAYERS).info.preprocessing.channels == 1
+    told = r"takes 1 channels, its preprocessing makes 3: mean and std must have one number each$"
+    with pytest.raises(UserError, match=told):
+        dynamic.load(f"{file}:build", dynamic_layers=LAYERS, preprocessing=imagenet_preprocessing())
+
+
+def test_a_file_of_a_package_is_named_as_a_module(tmp_path: Path) -> None:
+    folder = tmp_path / "nets"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    file = write_network(folder, "from .blocks import x\n", "rel.py")
+    told = rf"rel.py, line 1: imports relatively, .*: name it as a module, nets.rel:build, in {tmp_path}$"
+    with pytest.raises(UserError, match=told):
+        dynamic.load(f"{file}:build", dynamic_layers=LAYERS)
