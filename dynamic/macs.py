@@ -93,11 +93,15 @@ class CostModel:
                 widest = max(widest, step.widest)
         return item_bytes * (sum(waiting.values()) + 4 * widest)
 
-    def classes(self, resolution: Resolution) -> int:
-        """Number of classes: the last axis of the logits at ``resolution``."""
+    def answer(self, resolution: Resolution) -> tuple[int, ...]:
+        """Shape of what the network makes of one image of ``resolution``: (1, classes) of a classifier."""
         *_, last = self._path(self._program.default, resolution)
         ((_, shape),) = last.shapes
-        return shape[-1]
+        return tuple(shape)
+
+    def classes(self, resolution: Resolution) -> int:
+        """Number of classes: the last axis of the logits at ``resolution``."""
+        return self.answer(resolution)[-1]
 
     def failure(self, configuration: Configuration, resolution: Resolution) -> str | None:
         """What the network raises under ``configuration`` on images of ``resolution``; None where it runs."""

@@ -58,6 +58,7 @@ class NetworkRecord:
         slim: whether it is one of the project's small stand-ins.
         own: whether it was given in Python, so that no name can build it again.
         file: the run's copy of the Python file that makes it; None where a library or an installed package does.
+        neighbours: digests of what that imported from beside itself, by file or module; the run does not keep them.
     """
 
     model: str
@@ -69,6 +70,7 @@ class NetworkRecord:
     slim: bool
     own: bool = False
     file: str | None = None
+    neighbours: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

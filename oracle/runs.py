@@ -28,6 +28,7 @@ from dynamic.errors import UserError
 from dynamic.files import write_whole
 from dynamic.integrity import digest_of_file, read_record, write_record
 from dynamic.models import LoadedNetwork, ModelInfo, load, restore
+from dynamic.models.neighbours import changed
 from dynamic.network import DynamicNetwork
 from dynamic.norms import Statistics
 from oracle.data.listing import tell
@@ -211,6 +212,12 @@ class Run:
                 preprocessing=self.record.preprocessing,
                 file=None if record.file is None else self.folder / record.file,
             )
+            others = changed(record.neighbours, network.info.neighbours, all_known=record.file is not None)
+            if others:
+                raise UserError(
+                    f"{', '.join(others)}, which {record.model} imports, is not what {self.folder} was made with: restore "
+                    "what it was, or make the run again"
+                )
         self._require_network(network)
         return network
 

@@ -122,6 +122,37 @@ def test_a_neighbour_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.C
         _ = Run.open(settings.out).network
     shutil.copy(tmp_path / "nets" / "layers.py", settings.out)
     assert Run.open(settings.out).network.info.classes == 3
+    (settings.out / "layers.py").write_text("from torch import nn  # another\n")
+    with pytest.raises(UserError, match=r"layers.py, which my_net.py:build imports, is not what .*run was made with"):
+        _ = Run.open(settings.out).network
+    (tmp_path / "nets" / "layers.py").write_text("from torch import nn  # another\n")
+    with pytest.raises(
+        UserError, match=r"holds another run \(network_neighbours is layers.py \w+ there, layers.py \w+ here"
+    ):
+        run(settings)
+
+
+def test_a_function_that_reads_a_file_beside_it_is_refused_before_anything_is_run(tmp_path: Path) -> None:
+    reads = (
+        NETWORK
+        + """
+
+def trained():
+    import pathlib
+    import torch
+    net = build(3)
+    net.load_state_dict(torch.load(pathlib.Path(__file__).parent / "best.pth")["model"])
+    return net
+"""
+    )
+    settings = settings_in(tmp_path, reads)
+    settings = replace(settings, model=settings.model.replace(":build", ":trained"), weights="default")
+    told = r"copy of .*my_net.py, which alone makes no network \(my_net.py, line 16: FileNotFoundError: .*best.pth'\): let "
+    with pytest.raises(UserError, match=told + "trained return the network without its weights, and pass --weights FILE"):
+        run(settings)
+    assert not list(settings.out.iterdir())
+    run(replace(settings, model=settings.model.replace(":trained", ":build"), weights=str(tmp_path / "nets" / "best.pth")))
+    assert Run.open(settings.out).network.info.classes == 3
 
 
 def test_a_module_of_python_is_told_what_to_do(tmp_path: Path) -> None:

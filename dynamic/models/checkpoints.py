@@ -32,6 +32,9 @@ _WRAPPERS = (
 )
 """Under which programs keep a network's tensors; where several are there, the first is taken."""
 
+_LEGACY = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
+"""With which torch's format of before 1.6 begins, behind a few bytes of pickle."""
+
 _SAVE = "torch.save(module.state_dict(), 'weights.pth')"
 
 
@@ -63,8 +66,21 @@ def _refuse_others(path: Path) -> None:
         start = file.read(200)
     if start.startswith(b"version https://git-lfs"):
         raise UserError(f"{path} is a pointer of Git LFS, not the file itself: fetch it with git lfs pull")
+    if not start:
+        raise UserError(f"{path} is empty")
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
         raise UserError(f"{path} is a web page, not a checkpoint: download the file itself")
+    if _is_text(start):
+        raise UserError(f"{path} is a text file, not a checkpoint: store one with {_SAVE}")
+    if path.suffix == ".safetensors" and start.startswith((b"PK", b"\x80")):
+        raise UserError(f"{path} is no safetensors file, but what torch.save or pickle wrote: rename it to {path.stem}.pth")
+    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
+        raise UserError(f"{path} is truncated: a zip archive without its end; copy or download it again")
+    if start.startswith(b"\x80") and start[1:2] <= b"\x05" and _LEGACY not in start:
+        raise UserError(
+            f"{path} was written by pickle, not by torch.save, and was not opened, since that runs code that it names: if "
+            f"you trust it, store its tensors once with {_SAVE}"
+        )
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -97,8 +113,14 @@ def _unreadable(path: Path, error: Exception) -> str:
             f"{path} cannot be read without running code that it names ({', '.join(foreign[:3])}), and was not opened: "
             f"if you trust it, store its tensors once with {_SAVE}"
         )
-    reason = said.splitlines()[0] if said else type(error).__name__
-    return f"{path} is truncated or not a checkpoint ({reason}): store one with {_SAVE}"
+    # torch's advice, to read the file with weights_only off, would run what is in it.
+    advises = "weights" in said.lower() and "only" in said.lower()
+    reason = f" ({said.splitlines()[0] if said else type(error).__name__})" if not advises else ""
+    return f"{path} is truncated or not a checkpoint{reason}: store one with {_SAVE}"
+
+
+def _is_text(start: bytes) -> bool:
+    return all(byte >= 32 or byte in b"\t\n\r" for byte in start) and start.isascii()
 
 
 def _tensors(stored: Any, path: Path, within: str = "") -> dict[str, Tensor]:
@@ -135,7 +157,7 @@ def _tensors(stored: Any, path: Path, within: str = "") -> dict[str, Tensor]:
     return found
 
 
-def _has_tensors(value: Mapping[Any, Any], depth: int = 2) -> bool:
+def _has_tensors(value: Mapping[Any, Any], depth: int = 8) -> bool:
     """Whether tensors by name are in it, or in one of its entries."""
     return any(
         (isinstance(entry, Tensor) and isinstance(key, str))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -80,7 +81,7 @@ def fill(original: nn.Module, stored: Mapping[str, Tensor], source: str, name: s
     Raises:
         UserError: some are missing, unknown or of another shape.
     """
-    expected = original.state_dict()
+    expected: Any = original.state_dict()
     missing, unknown = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing or unknown:
@@ -89,7 +90,9 @@ def fill(original: nn.Module, stored: Mapping[str, Tensor], source: str, name: s
         if tensor.shape != expected[key].shape:
             different = f"{key} is {tuple(tensor.shape)}, not {tuple(expected[key].shape)}; "
             raise UserError(_misfit(stored, source, name, different))
-    original.load_state_dict(dict(stored), strict=False)
+    tensors = OrderedDict(stored)
+    tensors._metadata = expected._metadata  # type: ignore[attr-defined]  # versions of the modules' formats: today's
+    original.load_state_dict(tensors, strict=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from hashlib import sha256
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import torchvision
 from torch import Tensor, nn
 
 from dynamic.errors import UserError
+from dynamic.models.answers import count_classes, require_channels
 from dynamic.models.checkpoints import read_checkpoint
 from dynamic.models.fitting import fill, fitted
 from dynamic.models.names import (
@@ -36,6 +36,7 @@ from dynamic.models.names import (
     published,
     torchvision_weights,
 )
+from dynamic.models.neighbours import as_identity, neighbours_of
 from dynamic.models.own_code import CodeName, unwrapped
 from dynamic.models.presets import Pictures, assumed_of
 from dynamic.network import DynamicNetwork
@@ -59,7 +60,7 @@ class ModelInfo:
         own: whether it was given as a module, so that no name can build it again.
         file: Python file of one's own that makes it; None where a library or a package does.
         code: what is in it, or in the package's file; empty for a library's.
-        neighbours: files beside ``file`` that it imported.
+        neighbours: what that imported from beside itself; see :func:`dynamic.models.neighbours.neighbours_of`.
     """
 
     name: str
@@ -72,7 +73,7 @@ class ModelInfo:
     own: bool = False
     file: Path | None = None
     code: bytes = b""
-    neighbours: tuple[str, ...] = ()
+    neighbours: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def resolution(self) -> int:
@@ -191,7 +192,7 @@ def identity_of(info: ModelInfo) -> dict[str, str]:
     >>> identity_of(load("resnet50-slim").info)
     {}
     """
-    code = {"network_file": sha256(info.code).hexdigest()[:16]} if info.code else {}
+    code = as_identity(info.code, info.neighbours) if info.code else {}
     return code | ({} if info.preset else {"preprocessing": json.dumps(info.preprocessing.to_json())})
 
 
@@ -213,7 +214,7 @@ def _dynamic(
     preprocessing: Preprocessing | Pictures | None,
 ) -> LoadedNetwork:
     original, preset = chosen.built.original, chosen.preprocessing
-    foreign = chosen.own or chosen.built.own_code
+    foreign = chosen.own or chosen.built.own_code is not None
     if isinstance(preprocessing, Pictures):
         preprocessing = preprocessing.over(preset, own=foreign)
     prepared = preset if preprocessing is None else preprocessing
@@ -222,30 +223,22 @@ def _dynamic(
         layers = propose(original, prepared.resolution)
         print(f"{name}: dynamic layers proposed: {','.join(layers)} (--dynamic-layers names others)", file=sys.stderr)
     network = LoadedNetwork(original, layers, resolution=prepared.resolution)
+    require_channels(name, network.channels, prepared.channels)
+    code = chosen.built.own_code
     network.info = ModelInfo(
         name=name,
         weights=chosen.weights,
         registered=chosen.registered,
-        classes=_count_classes(network, prepared.resolution),
+        classes=count_classes(network, prepared.resolution),
         preprocessing=prepared,
         preset=prepared == preset,
         slim=name in SLIM,
         own=chosen.own,
         file=chosen.built.file,
         code=chosen.built.code,
-        neighbours=chosen.built.neighbours,
+        neighbours=neighbours_of(code.where) if code is not None else {},
     )
     return network
-
-
-def _count_classes(network: DynamicNetwork, resolution: int) -> int:
-    try:
-        return network.costs.classes(resolution)
-    except UserError:  # a module for images of another size
-        heads = [module for module in network.original.modules() if isinstance(module, nn.Linear)]
-        if not heads:
-            raise
-        return heads[-1].out_features
 
 
 def _chosen(name: str, weights: str | Path | None, classes: int | None) -> _Chosen:

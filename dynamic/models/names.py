@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import nn
 from dynamic.errors import UserError
 from dynamic.files import ASSETS
 from dynamic.models import slim
+from dynamic.models.neighbours import as_identity, neighbours_of
 from dynamic.models.own_code import CodeName, build_own
 
 _RESNET_LAYERS = tuple(f"layer{stage}.0.conv2" for stage in (1, 2, 3, 4))
@@ -55,18 +55,16 @@ class Built:
 
     Attributes:
         original: the network.
-        own_code: whether a function of one's own made it.
+        own_code: of one's own that made it.
         file: the Python file of that function; None where it is in a package.
         code: what is in that file, or in the package's.
-        neighbours: files beside it that it imported.
         takes_classes: whether it can be made with another number of classes.
     """
 
     original: nn.Module
-    own_code: bool = False
+    own_code: CodeName | None = None
     file: Path | None = None
     code: bytes = b""
-    neighbours: tuple[str, ...] = ()
     takes_classes: bool = True
 
 
@@ -84,7 +82,7 @@ def build_any(name: str, classes: int | None = None, likely: int | None = None) 
     code = CodeName.parse(name)
     if code is not None:
         own = build_own(code, classes, likely)
-        return Built(own.original, True, code.file, own.code, own.neighbours, own.takes_classes)
+        return Built(own.original, code, code.file, own.code, own.takes_classes)
     if name in SLIM:
         return Built(SLIM[name](classes or slim.CLASSES))
     if name.startswith("timm/"):
@@ -121,11 +119,12 @@ def known(name: str) -> bool:
 
 
 def code_identity(model: str) -> dict[str, str]:
-    """Name without its folder, and a digest of the file, of a network of one's own; nothing of any other."""
+    """Name without its folder, and digests of its file and of what that imported, of a network of one's own that was built;
+    nothing of any other."""
     code = CodeName.parse(model)
     if code is None or code.file is None:
         return {}
-    return {"model": code.short, "network_file": sha256(code.file.read_bytes()).hexdigest()[:16]}
+    return {"model": code.short, **as_identity(code.file.read_bytes(), neighbours_of(code.file))}
 
 
 def folder_name(model: str) -> str:

@@ -1,6 +1,7 @@
 """What a person's own Python file or package makes: a network, or a transform, named ``path/to/file.py:name``.
 
-The file is run as Python runs any module; what it imports from its own folder is found while it is run and called.
+The file is run as Python runs any module; what it imports from its own folder is found: see
+:mod:`dynamic.models.neighbours`.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from dynamic.errors import UserError
+from dynamic.models.neighbours import importable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,17 +81,15 @@ class OwnNetwork:
     Attributes:
         original: the network.
         code: what is in the file of the code.
-        neighbours: files in the folder of the code's file that it imported.
         takes_classes: whether the code can make it with another number of classes.
     """
 
     original: nn.Module
     code: bytes
-    neighbours: tuple[str, ...]
     takes_classes: bool
 
 
-def build_own(code: CodeName, classes: int | None = None, likely: int | None = None) -> OwnNetwork:
+def build_own(code: CodeName, classes: int | None = None, likely: int | None = None, *, kept: bool = True) -> OwnNetwork:
     """Run the code and call the function.
 
     Args:
@@ -95,11 +97,12 @@ def build_own(code: CodeName, classes: int | None = None, likely: int | None = N
             networks; or a network itself.
         classes: given to the function where it takes them.
         likely: given to it instead where it must be told.
+        kept: whether what the code imported from its folder stays imported, for what it makes.
 
     Raises:
         UserError: no such file or name, or an error in the code, with its file and line.
     """
-    with _running(code) as (module, neighbours):
+    with _running(code, kept) as module:
         found = getattr(module, code.name)
         if isinstance(found, nn.Module):
             made, takes = found, None
@@ -114,7 +117,6 @@ def build_own(code: CodeName, classes: int | None = None, likely: int | None = N
         return OwnNetwork(
             original=unwrapped(made),
             code=Path(module.__file__ or "").read_bytes(),
-            neighbours=tuple(neighbours()),
             takes_classes=takes is not None,
         )
 
@@ -122,59 +124,44 @@ def build_own(code: CodeName, classes: int | None = None, likely: int | None = N
 def unwrapped(module: nn.Module) -> nn.Module:
     """The network itself, out of what torch.compile and parallel training wrap around it.
 
+    Raises:
+        UserError: its parameters have no shape yet.
+
     >>> unwrapped(nn.DataParallel(nn.Identity()))
     Identity()
     """
     inner = getattr(module, "_orig_mod", None)
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
         inner = module.module
-    return unwrapped(inner) if isinstance(inner, nn.Module) else module
+    if isinstance(inner, nn.Module):
+        return unwrapped(inner)
+    if any(map(is_lazy, chain(module.parameters(), module.buffers()))):
+        raise UserError(f"{type(module).__name__} has lazy modules: run it once on a picture before returning it")
+    return module
 
 
 def own_object(code: CodeName) -> Any:
     """What ``code`` names, or what it returns if it is a function. Raises UserError as :func:`build_own`."""
-    with _running(code) as (module, _):
+    with _running(code) as module:
         found = getattr(module, code.name)
         return found() if inspect.isfunction(found) else found
 
 
 @contextmanager
-def _running(code: CodeName) -> Iterator[tuple[ModuleType, Callable[[], list[str]]]]:
-    """The module, which has the name, and what tells its neighbours; errors of the code while inside become one line."""
-    file = None if code.file is None else code.file.resolve()
-    if file is not None and not file.is_file():
+def _running(code: CodeName, kept: bool = True) -> Iterator[ModuleType]:
+    """The module, which has the name; errors of the code while inside become one line."""
+    if code.file is not None and not code.file.is_file():
         raise UserError(f"no file {code.file}: name an existing one, path/to/file.py:{code.name}")
-    folder = "" if file is None else str(file.parent)
-    before, caching = set(sys.modules), sys.dont_write_bytecode
-    sys.path.insert(0, folder)
-    sys.dont_write_bytecode = True  # a run's folder stays as it is
-    try:
-        module = _import(code)
-        if not hasattr(module, code.name):
-            raise UserError(f"{code.where} has no {code.name!r}{_offered(_public(module), code.name)}")
-        yield module, lambda: [path.name for path in _beside(folder, before) if path != file]
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise UserError(_told(code, error)) from error
-    finally:
-        sys.dont_write_bytecode = caching
-        sys.path.remove(folder)
-        for name in _beside(folder, before).values():  # another file's neighbours may have the same names
-            del sys.modules[name]
-
-
-def _beside(folder: str, before: set[str]) -> dict[Path, str]:
-    """Files in ``folder`` that were imported since, in order, with the names of their modules."""
-    packages = {name.partition(".")[0] for name in before}
-    found = {}
-    for name in set(sys.modules) - before:
-        path = Path(getattr(sys.modules[name], "__file__", None) or "")
-        if name.partition(".")[0] in packages or not folder or "site-packages" in path.parts:
-            continue
-        if path.is_relative_to(folder):
-            found[path] = name
-    return dict(sorted(found.items()))
+    with importable("" if code.file is None else str(code.file.resolve().parent), kept=kept):
+        try:
+            module = _import(code)
+            if not hasattr(module, code.name):
+                raise UserError(f"{code.where} has no {code.name!r}{_offered(_public(module), code.name)}")
+            yield module
+        except UserError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise UserError(_told(code, error)) from error
 
 
 def _import(code: CodeName) -> ModuleType:
@@ -182,7 +169,7 @@ def _import(code: CodeName) -> ModuleType:
         return importlib.import_module(code.where)
     path = code.where.resolve()
     module = ModuleType(f"own_{path.stem}")
-    module.__file__ = str(path)
+    module.__file__, module.__package__ = str(path), ""
     sys.modules[module.__name__] = module  # dataclasses look themselves up there
     exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
     return module
@@ -205,9 +192,23 @@ def _told(code: CodeName, error: BaseException) -> str:
             f"{place}: needs the module {error.name!r}, which is not found: it must lie{beside} where Python finds it "
             "(PYTHONPATH, or installed)"
         )
+    if isinstance(error, ImportError) and "relative import" in what and code.file is not None:
+        above, module = _as_module(code.file.resolve())
+        return (
+            f"{place}: imports relatively, which a file alone cannot: name it as a module, {module}:{code.name}, in {above}"
+        )
     if isinstance(error, SystemExit):
         return f"{place}: ended the program: keep what is a script under if __name__ == '__main__'"
     return f"{place}: {type(error).__name__}" + (f": {what}" if what else "")
+
+
+def _as_module(file: Path) -> tuple[Path, str]:
+    """The folder above a file's package, and its dotted name from there."""
+    folder, names = file.parent.parent, [file.parent.name, file.stem]
+    while (folder / "__init__.py").is_file():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    return folder, ".".join(names)
 
 
 def _is_own(file: Path, code: CodeName) -> bool:

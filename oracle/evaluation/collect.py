@@ -17,6 +17,8 @@ from dynamic.configuration import Space, identity_of_attributes
 from dynamic.errors import UserError
 from dynamic.files import write_whole
 from dynamic.models import LoadedNetwork, identity_of
+from dynamic.models.copies import require_copy
+from dynamic.models.own_code import CodeName
 from dynamic.norms import Statistics
 from dynamic.recalibration import BATCH, recalibrate
 from dynamic.resources import cpu_count
@@ -115,9 +117,13 @@ def collect(collection: Collection) -> xr.Dataset:
     """The outcomes: what is on disk already, and what is missing evaluated into it.
 
     Raises:
-        UserError: the folder holds another run, or a finished one that was damaged.
+        UserError: the folder holds another run, or a finished one that was damaged; or a copy of the file of a network of
+            one's own would not make it again.
     """
     settings, network, run, union = collection.settings, collection.network, collection.run, collection.union
+    code, file = CodeName.parse(network.info.name), network.info.file
+    if code is not None and file is not None and not run.outcomes_store.exists():
+        require_copy(file, code.name, network.info.neighbours, network.info.classes)
     store = _open_store(collection, union)
     pending, started = bool(store.pending()), bool((store.status != PENDING).any())
     before = run.record if run.record_file.exists() else None
@@ -191,6 +197,7 @@ def _record(collection: Collection, store: OutcomesStore, statistics: Statistics
             slim=network.info.slim,
             own=collection.own_network,
             file=None if network.info.file is None else run.network_file.name,
+            neighbours=dict(network.info.neighbours),
         ),
         class_names=source.class_names,
         preprocessing=source.preprocessing,

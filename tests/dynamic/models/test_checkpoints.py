@@ -7,6 +7,7 @@ import collections
 import enum
 import os
 import pathlib
+import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -205,3 +206,33 @@ def test_a_checkpoint_of_another_network_is_named(tmp_path: Path) -> None:
     torch.save(build("resnet18", 5).state_dict(), tmp_path / "mine.pth")
     with pytest.raises(UserError, match=r"is not a checkpoint of mobilenet_v2-slim: .*; it seems to be one of resnet18$"):
         dynamic.load(NET, weights=tmp_path / "mine.pth")
+
+
+def test_files_that_are_no_checkpoints_are_called_what_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "mine.pth"
+    torch.save(tensors(), path)
+    zipped = path.read_bytes()
+    torch.save(tensors(), path, _use_new_zipfile_serialization=False)
+    legacy = path.read_bytes()
+    assert same(read_checkpoint(path), tensors())
+    for name, content, told in (
+        ("mine.pth", pickle.dumps({"a": np.ones(3)}), "was written by pickle, not by torch.save, and was not opened"),
+        ("mine.pth", pickle.dumps(tensors(), protocol=2), "was written by pickle, not by torch.save, and was not opened"),
+        ("mine.pth", b"epoch 1\nloss 0.3\n" * 20, "is a text file, not a checkpoint"),
+        ("mine.pth", b"", "is empty"),
+        ("mine.pth", zipped[:5000], "is truncated: a zip archive without its end"),
+        ("mine.pth", legacy[:5000], "is truncated or not a checkpoint"),
+        ("mine.pth", legacy[:60], "is truncated or not a checkpoint"),
+        ("mine.pth", bytes(range(128, 256)) * 3, "is truncated or not a checkpoint"),
+        ("mine.safetensors", zipped, "is no safetensors file, .*: rename it to mine.pth"),
+        ("mine.safetensors", legacy, "is no safetensors file, .*: rename it to mine.pth"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=told) as caught:
+            read_checkpoint(tmp_path / name)
+        assert "\n" not in str(caught.value)
+        assert "weights_only" not in str(caught.value)
+
+
+def test_tensors_deep_in_a_file(tmp_path: Path) -> None:
+    assert same(loaded(tmp_path / "mine.pth", {"a": {"b": {"c": {"d": {"e": tensors()}}}}, "epoch": 1}), tensors())

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import dynamic
 from dynamic import UserError
-from dynamic.models import build
+from dynamic.models import build, restore
 
 LAST = {
     "squeezenet1_1": "features.0",
@@ -93,3 +94,14 @@ def test_classes_that_the_weights_do_not_have_are_refused() -> None:
         dynamic.load("resnet50", "IMAGENET1K_V1", classes=7)
     with pytest.raises(UserError, match="has 10 classes, not the 7 asked for"):
         dynamic.load("resnet50-slim", classes=7)
+
+
+def test_modules_that_ask_for_the_version_of_their_format(tmp_path: Path) -> None:
+    stored = build("mnasnet0_5", 7).state_dict()
+    save_file(stored, tmp_path / "mine.safetensors")
+    network = dynamic.load("mnasnet0_5", tmp_path / "mine.safetensors", ["layers.8.0.layers.3"])
+    kept = {key: value.clone() for key, value in network.original.state_dict().items()}
+    assert all(torch.equal(kept[key], stored[key]) for key in stored)
+    info = network.info
+    again = restore("mnasnet0_5", kept, 7, network.dynamic_layers, weights="x", preprocessing=info.preprocessing)
+    assert again.digest == network.digest

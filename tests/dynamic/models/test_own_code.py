@@ -12,6 +12,7 @@ from torch import nn
 import dynamic
 from dynamic import UserError
 from dynamic.models import NetworkSettings, build, class_names, identity_of, load_network, restore
+from dynamic.preprocessing import imagenet_preprocessing
 from tests.own_networks import LAYERS, NETWORK, write_network
 
 
@@ -71,7 +72,8 @@ def test_a_class_a_network_and_a_package(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.syspath_prepend(tmp_path)
     network = dynamic.load("my_package.my_net:build", dynamic_layers=LAYERS)
     assert (network.info.name, network.info.file) == ("my_package.my_net:build", None)
-    assert identity_of(network.info).keys() == {"network_file"}
+    assert network.info.neighbours.keys() == {"my_package"}
+    assert identity_of(network.info).keys() == {"network_file", "network_neighbours"}
     with pytest.raises(UserError, match=r"my_package.my_net has no 'biuld'; did you mean build\?"):
         dynamic.load("my_package.my_net:biuld", dynamic_layers=LAYERS)
     with pytest.raises(UserError, match=r"no_package.nets: needs the module 'no_package', which is not found"):
@@ -80,17 +82,44 @@ def test_a_class_a_network_and_a_package(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_neighbours_are_found_and_kept_apart(tmp_path: Path) -> None:
     """Two files, each with a neighbour of the same name, that is imported when the function is called."""
-    before, path = set(sys.modules), list(sys.path)
+    identities = []
     for number in (3, 5):
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / "blocks.py").write_text(f"classes = {number}\n")
         file = write_network(folder, NETWORK + "\n\ndef mine():\n    import blocks\n\n    return build(blocks.classes)\n")
         network = dynamic.load(f"{file}:mine", dynamic_layers=LAYERS)
-        assert (network.info.classes, network.info.neighbours) == (number, ("blocks.py",))
+        assert (network.info.classes, network.info.neighbours.keys()) == (number, {"blocks.py"})
         assert sorted(path.name for path in folder.iterdir()) == ["blocks.py", "my_net.py"]
-    assert not {"blocks", "own_my_net"} & (set(sys.modules) - before)
-    assert sys.path == path
+        identities.append(identity_of(network.info))
+    assert identities[0] != identities[1]
+    assert sys.path[0] != str(folder)
+    own = [path for path in sys.path if path.startswith(str(tmp_path))]
+    assert own == [str(tmp_path / "5"), str(tmp_path / "3")]
+
+
+def test_a_neighbour_that_is_changed_or_imported_in_forward(tmp_path: Path) -> None:
+    lazy = NETWORK.replace("return nn.Sequential", "return Net").replace(
+        "\n\ndef build",
+        """
+class Net(nn.Sequential):
+    def forward(self, x):
+        from late import scale
+        return super().forward(x) * scale
+
+def build""",
+    )
+    file = write_network(tmp_path, lazy)
+    seen = []
+    for scale in (1, 2):
+        (tmp_path / "late.py").write_text(f"scale = {scale}.0\n")
+        torch.manual_seed(0)
+        network = dynamic.load(f"{file}:build", dynamic_layers=LAYERS)
+        assert network.info.neighbours.keys() == {"late.py"}
+        network.train()  # is traced anew
+        seen.append((identity_of(network.info), network.eval()(torch.ones(1, 3, 32, 32), network.default)))
+    assert seen[0][0] != seen[1][0]
+    assert torch.equal(seen[0][1] * 2, seen[1][1])
 
 
 @pytest.mark.parametrize(
@@ -179,3 +208,39 @@ def test_it_is_trained_from_scratch_on_scenes_of_ten_classes_alone(tmp_path: Pat
     assert _identity(settings) != before
     with pytest.raises(UserError, match=r"my_net.py:build makes \(2, 3\) of 2 images, not 2 x 10 logits"):
         _built(f"{file}:build")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("nn.Conv2d(3,", "nn.Conv2d(4,", "my_net.py:build takes 4 channels; 1 or 3 are supported$"),
+        ("nn.Conv2d(3, 8", "nn.LazyConv2d(8", "Sequential has lazy modules: run it once on a picture before returning it$"),
+        (
+            "nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, classes)",
+            "nn.Conv2d(16, classes, 1)",
+            "Sequential makes 10 x 56 x 56 of an image, not a row of logits: only classifiers are supported$",
+        ),
+    ],
+)
+def test_networks_that_are_no_classifiers_of_pictures(tmp_path: Path, before: str, after: str, told: str) -> None:
+    file = write_network(tmp_path, NETWORK.replace(before, after))
+    with pytest.raises(UserError, match=told):
+        dynamic.load(f"{file}:build", dynamic_layers=LAYERS)
+
+
+def test_a_preprocessing_with_other_channels(tmp_path: Path) -> None:
+    file = write_network(tmp_path, NETWORK.replace("nn.Conv2d(3,", "nn.Conv2d(1,"))
+    assert dynamic.load(f"{file}:build", dynamic_layers=LAYERS).info.preprocessing.channels == 1
+    told = r"takes 1 channels, its preprocessing makes 3: mean and std must have one number each$"
+    with pytest.raises(UserError, match=told):
+        dynamic.load(f"{file}:build", dynamic_layers=LAYERS, preprocessing=imagenet_preprocessing())
+
+
+def test_a_file_of_a_package_is_named_as_a_module(tmp_path: Path) -> None:
+    folder = tmp_path / "nets"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    file = write_network(folder, "from .blocks import x\n", "rel.py")
+    told = rf"rel.py, line 1: imports relatively, .*: name it as a module, nets.rel:build, in {tmp_path}$"
+    with pytest.raises(UserError, match=told):
+        dynamic.load(f"{file}:build", dynamic_layers=LAYERS)
