@@ -82,6 +82,19 @@ def test_copies_of_test_images_are_not_trained_on(
     )
 
 
+@pytest.mark.parametrize("val", ["val", "."])
+def test_copies_are_found_whatever_the_folders_of_val_are_called(tmp_path: Path, info: ModelInfo, val: str) -> None:
+    keys = fill(tmp_path / "train", {"a": 4, "b": 4})
+    fill(tmp_path / val, {"c": 2, "d": 2, "e": 2}, height=60)
+    assert len(open_training_images("imagefolder", info, tmp_path, None, None, seed=0)) == 8
+    (tmp_path / val / "e" / "copy.JPEG").write_bytes((tmp_path / "train" / keys[0]).read_bytes())
+    assert len(open_training_images("imagefolder", info, tmp_path, None, None, seed=0)) == 7
+    for row, key in enumerate(keys):
+        (tmp_path / val / "c" / f"copy{row}.JPEG").write_bytes((tmp_path / "train" / key).read_bytes())
+    with pytest.raises(UserError, match=r"all 8 images in .*train are copies of images in "):
+        open_training_images("imagefolder", info, tmp_path, None, None, seed=0)
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_training_sees_what_the_oracle_sees(tmp_path: Path, info: ModelInfo, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for crops and mirror images."""
