@@ -9,7 +9,7 @@ from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 
-from dynamic.pictures import upright
+from dynamic import pictures
 from serving.errors import Rejection
 
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -122,10 +122,10 @@ def decode(picture: Image.Image) -> Image.Image:
         Rejection: truncated or damaged, or numbers that are no colours.
     """
     try:
-        picture.load()
+        pictures.decode(picture)
     except Exception:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, and others
         raise Rejection("bad_image", f"the picture is damaged or truncated: {_EXPECTED}") from None
     try:
-        return upright(picture)
+        return pictures.upright(picture)
     except ValueError as error:
         raise Rejection("bad_image", str(error)) from None
