@@ -21,6 +21,15 @@ VERSION = "1"
 BACKGROUND = "white"
 """Behind transparent pixels."""
 
+FORMATS = ("JPEG", "PNG", "WEBP")
+"""That the service takes, by Pillow's name of them."""
+
+SMALLEST = 8
+"""Pixels a side that it takes."""
+
+LONGEST = 20
+"""Times as long as wide, at most: networks want the short side at a size of their own, and the long one grows with it."""
+
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -60,6 +69,23 @@ def upright(image: Image.Image) -> Image.Image:
         flat = flat.transpose(turn)
         flat.info = {}  # the orientation has been seen to
     return flat
+
+
+def refusal(image: Image.Image) -> str | None:
+    """Why the service would refuse a picture that was opened, from its header alone; None where that is no reason.
+
+    >>> image = Image.new("RGB", (7, 40))
+    >>> image.format = "PNG"
+    >>> refusal(image)
+    'a side under 8 pixels'
+    """
+    if image.format not in (*FORMATS, "MPO"):  # a phone's JPEG with a second picture
+        return "no JPEG, PNG or WebP"
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        return "animated"
+    if min(image.size) < SMALLEST:
+        return f"a side under {SMALLEST} pixels"
+    return f"over {LONGEST} times as long as wide" if max(image.size) > LONGEST * min(image.size) else None
 
 
 def decode(image: Image.Image) -> None:

@@ -10,14 +10,8 @@ from typing import IO
 from PIL import Image, UnidentifiedImageError
 
 from dynamic import pictures
+from dynamic.pictures import FORMATS, LONGEST, SMALLEST
 from serving.errors import Rejection
-
-FORMATS = ("JPEG", "PNG", "WEBP")
-SMALLEST = 8
-"""Pixels a side."""
-
-LONGEST = 20
-"""Times as long as wide, at most: networks want the short side at a size of their own, and the long one grows with it."""
 
 SCANS = 100
 """Of a JPEG, at most; each makes the decoder go over the whole picture, and cameras write about ten."""
