@@ -41,13 +41,16 @@ def run_own(path: Path, source: bytes) -> ModuleType:
         raise UserError(f"{path}, line {error.lineno}: {error.msg}") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except Exception as error:  # whatever a file of one's own raises
+    except (Exception, SystemExit) as error:  # whatever a file of one's own raises
         raise UserError(own_line(path, error)) from error
     return module
 
 
-def own_line(path: Path, error: Exception) -> str:
+def own_line(path: Path, error: Exception | SystemExit) -> str:
     """Where in the file an error arose, and what it says."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     said = " ".join(str(error).split())
-    return f"{path}{f', line {lines[-1]}' if lines else ''}: {type(error).__name__}{said and ': '}{said}"
+    place = f"{path}{f', line {lines[-1]}' if lines else ''}"
+    if isinstance(error, SystemExit):
+        return f"{place}: ended the program: keep what is a script under if __name__ == '__main__'"
+    return f"{place}: {type(error).__name__}{said and ': '}{said}"

@@ -4,7 +4,8 @@ The oracle, training and the service all take it, so a picture that is served lo
 
 1. Transparent pixels are put on white. Their hidden colours are whatever an editor left there; white is what pages and
    viewers show behind a picture, and what cut-out photographs were made for.
-2. Of 16 bits the high 8 count, for grey as for colour: Pillow would clip grey ones to white.
+2. Of 16 bits the high 8 count, for grey as for colour: Pillow would clip grey ones to white. So too of the one colour
+   that a PNG of 16-bit colour calls clear.
 3. Palettes, CMYK and other colour spaces become RGB by Pillow's plain formulas. Colour profiles are not applied.
 4. The picture is turned as its EXIF orientation says. EXIF blocks that cannot be read turn nothing.
 """
@@ -19,6 +20,15 @@ VERSION = "1"
 
 BACKGROUND = "white"
 """Behind transparent pixels."""
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+"""That the service takes, by Pillow's name of them."""
+
+SMALLEST = 8
+"""Pixels a side that it takes."""
+
+LONGEST = 20
+"""Times as long as wide, at most: networks want the short side at a size of their own, and the long one grows with it."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -52,13 +62,50 @@ def upright(image: Image.Image) -> Image.Image:
     >>> upright(lying).size, upright(upright(lying)).size
     ((2, 4), (2, 4))
     """
-    image.load()  # a PNG may say at its end how it is turned
+    decode(image)  # first, since a PNG may say at its end how it is turned
     turn = _TURNS.get(_orientation(image))
     flat = _flat(image)
     if turn is not None:
         flat = flat.transpose(turn)
         flat.info = {}  # the orientation has been seen to
     return flat
+
+
+def refusal(image: Image.Image) -> str | None:
+    """Why the service would refuse a picture that was opened, from its header alone; None where that is no reason.
+
+    >>> image = Image.new("RGB", (7, 40))
+    >>> image.format = "PNG"
+    >>> refusal(image)
+    'a side under 8 pixels'
+    """
+    if image.format not in (*FORMATS, "MPO"):  # a phone's JPEG with a second picture
+        return "no JPEG, PNG or WebP"
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        return "animated"
+    if min(image.size) < SMALLEST:
+        return f"a side under {SMALLEST} pixels"
+    return f"over {LONGEST} times as long as wide" if max(image.size) > LONGEST * min(image.size) else None
+
+
+def decode(image: Image.Image) -> None:
+    """Decode a picture in place, its clear colour in the pixels' bits too: Pillow leaves that in the file's.
+
+    Raises:
+        OSError, SyntaxError: as Pillow raises them where a file is damaged.
+    """
+    tiles = getattr(image, "tile", [])
+    bits = tiles[0].args if image.format == "PNG" and tiles else ""
+    image.load()
+    clear = image.info.get("transparency")
+    if isinstance(clear, tuple) and (bits == "RGB;16B" or max(clear) > 255):
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
+    elif isinstance(clear, int) and bits in _WHITE:
+        image.info["transparency"] = clear * 255 // _WHITE[bits]
+
+
+_WHITE = {"L;2": 3, "L;4": 15}
+"""Of grey PNGs with few bits, by Pillow's name of them."""
 
 
 def _orientation(image: Image.Image) -> int:

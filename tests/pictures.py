@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -40,6 +42,24 @@ def turned(orientation: int) -> bytes:
     return exif.tobytes()
 
 
+def png(pixels: np.ndarray, bits: int, clear: tuple[int, ...]) -> bytes:
+    """A PNG of numbers that fill ``bits`` each, grey (H, W) or RGB (H, W, 3), with one clear colour."""
+    height, width = pixels.shape[:2]
+    if bits == 16:
+        rows = [row.astype(">u2").tobytes() for row in pixels]
+    else:
+        each = ((row[:, None] >> np.arange(bits)[::-1] & 1).astype(np.uint8) for row in pixels)
+        rows = [np.packbits(row).tobytes() for row in each]
+    parts = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, bits, 2 if pixels.ndim == 3 else 0, 0, 0, 0),
+        b"tRNS": struct.pack(f">{len(clear)}H", *clear),
+        b"IDAT": zlib.compress(b"".join(b"\0" + row for row in rows)),
+        b"IEND": b"",
+    }
+    chunks = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts.items())
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
 @cache
 def corpus() -> dict[str, bytes]:
     """By name; JPEG, PNG and WebP."""
@@ -70,6 +90,11 @@ def _corpus() -> Iterator[tuple[str, bytes]]:
     sixteen = Image.fromarray(np.linspace(0, 65535, 2400).astype(np.uint16).reshape(40, 60))
     yield "PNG of 16 bits", saved(sixteen, "PNG")
     yield "PNG of 16 bits with a clear grey", saved(sixteen, "PNG", transparency=65535)
+    deep = np.asarray(rgb).astype(np.uint16) * 257
+    yield "RGB PNG of 16 bits with a clear colour", png(deep, 16, tuple(int(value) for value in deep[20, 30]))
+    yield "RGB PNG of 16 bits with a clear near-black", png(deep, 16, (0, 1, 2))
+    for bits in (2, 4):
+        yield f"grey PNG of {bits} bits with a clear grey", png(np.asarray(rgb.convert("L")) >> 8 - bits, bits, (2,))
     yield "grey JPEG", saved(rgb.convert("L"), "JPEG")
     adobes = saved(rgb.convert("CMYK"), "JPEG")
     assert adobes[2:4] == b"\xff\xee"

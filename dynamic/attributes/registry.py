@@ -107,7 +107,7 @@ def _check(path: Path, attribute: Attribute) -> None:
         kernel = None if attribute.kernel is None else attribute.kernel(torch.zeros(2, 3, 5, 5), neutral)
     except UserError as error:
         raise UserError(f"{path}: neutral: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(own_line(path, error)) from error
     if not isinstance(call, Call | None):
         raise UserError(f"{path}: the call of {attribute.name} must give a Call, not a {type(call).__name__}")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from dynamic.errors import UserError
+from dynamic.pictures import refusal
 from oracle.data.folders import class_names_in, find_root, reason_of
 from oracle.data.listing import MANY, READERS, ImageFile, as_text, describe_copies, list_images, without_copies
 from oracle.data.splits import SPLITS, split_of
@@ -32,6 +35,7 @@ class FolderFacts:
         described_copies: one line that says which; empty where there are none.
         unreadable: what is wrong with each image whose header cannot be read, by key; others turn out damaged only when
             they are decoded.
+        refused: why the service would refuse images that are counted here, by key.
         hidden, others: images with hidden names, and files that are no images; both are left out.
     """
 
@@ -43,6 +47,7 @@ class FolderFacts:
     copies: int
     described_copies: str
     unreadable: Mapping[str, str]
+    refused: Mapping[str, str]
     hidden: int
     others: int
 
@@ -66,6 +71,9 @@ class FolderFacts:
         if self.unreadable:
             key, reason = next(iter(self.unreadable.items()))
             found.append(f"{len(self.unreadable)} images cannot be read, such as {key}: {reason}")
+        if self.refused:
+            reasons = "; ".join(f"{count} {reason}" for reason, count in Counter(self.refused.values()).most_common())
+            found.append(f"the service would refuse {len(self.refused)}, such as {next(iter(self.refused))}: {reasons}")
         if self.hidden or self.others:
             found.append(f"left out {self.hidden} hidden images and {self.others} files that are no images")
         empty = [name for name, count in self.classes.items() if not count]
@@ -94,13 +102,13 @@ def inspect_folder(data_dir: Path, name: str = "imagefolder") -> FolderFacts:
         ThreadPoolExecutor(READERS) as pool,
         tqdm(total=len(files), desc="headers", unit="image", file=sys.stderr, disable=len(files) < MANY) as progress,
     ):
-        headers: list[tuple[int, str] | str] = []
+        headers: list[_Header | str] = []
         for header in pool.map(lambda file: _header(file, root), files):
             headers.append(header)
             progress.update()
     read = [header for header in headers if not isinstance(header, str)]
-    sides = sorted(side for side, _ in read)
-    modes, counts = np.unique([mode for _, mode in read], return_counts=True)
+    sides = sorted(header.side for header in read)
+    modes, counts = np.unique([header.mode for header in read], return_counts=True)
     labels = np.bincount([file.label for file in files], minlength=len(folders))
     return FolderFacts(
         root=root,
@@ -111,15 +119,28 @@ def inspect_folder(data_dir: Path, name: str = "imagefolder") -> FolderFacts:
         copies=len(dropped),
         described_copies=describe_copies(dropped) if dropped else "",
         unreadable={file.key: header for file, header in zip(files, headers, strict=True) if isinstance(header, str)},
+        refused={
+            file.key: header.refusal
+            for file, header in zip(files, headers, strict=True)
+            if isinstance(header, _Header) and header.refusal
+        },
         hidden=len(listing.hidden),
         others=len(listing.others),
     )
 
 
-def _header(file: ImageFile, root: Path) -> tuple[int, str] | str:
-    """Short side in pixels and mode; or what is wrong with the image."""
+class _Header(NamedTuple):
+    """Short side in pixels, Pillow's mode, and why the service would refuse the image."""
+
+    side: int
+    mode: str
+    refusal: str | None
+
+
+def _header(file: ImageFile, root: Path) -> _Header | str:
+    """What the header says; or what is wrong with the image."""
     try:
         with Image.open(file.path) as image:
-            return min(image.size), image.mode
+            return _Header(min(image.size), image.mode, refusal(image))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return reason_of(error, root)

@@ -23,7 +23,7 @@ from dynamic.pictures import upright
 from dynamic.resources import cpu_count
 from dynamic.scenes import FashionScenes, Regime
 from oracle.data.digests import digest_of
-from oracle.data.folders import class_folders, find_root
+from oracle.data.folders import class_folders, class_names_in, find_root
 from oracle.data.listing import ImageFile, as_text, copies, list_images, tell, tell_left_out
 from oracle.data.sources import DatasetName
 
@@ -77,9 +77,10 @@ def _training_files(
     tell_left_out(listing)
     try:
         val = find_root(data_dir, name, "val")
-        kept_back = list_images(val, class_folders(val, info, class_map)).images
-    except UserError:  # there is no such folder yet, or one of other classes
+    except UserError:  # there is no such folder yet
         return listing.images
+    everything = list_images(val, dict.fromkeys(class_names_in(val), 0)).images  # whatever its folders are classes of
+    kept_back = [file for file in everything if not file.path.is_relative_to(root)]
     elsewhere = {file.path for file in kept_back}
     groups = copies([*listing.images, *kept_back])
     leaked = {file.path for group in groups if any(file.path in elsewhere for file in group) for file in group} - elsewhere

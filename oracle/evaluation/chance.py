@@ -13,7 +13,8 @@ def no_better_than_chance(predicted: np.ndarray, labels: np.ndarray, classes: in
 
     Chance is the agreement of two independent draws, one of the classes predicted and one of the labels. So a network that
     always answers the commonest class is at chance, however common that is. Where all labels are one class, chance is one of
-    ``classes``.
+    ``classes``. It takes two tests: that of being at chance does not reject, and that of being halfway from chance to always
+    right does. Where neither does, there are too few images to say anything.
 
     Args:
         predicted: (N,) class indices, -1 where an answer is not finite.
@@ -31,8 +32,10 @@ def no_better_than_chance(predicted: np.ndarray, labels: np.ndarray, classes: in
     if len(np.unique(labels)) > 1:
         found = predicted[predicted >= 0]
         chance = float(np.bincount(found, minlength=classes) @ np.bincount(labels, minlength=classes)) / len(labels) ** 2
-    hits = int((predicted == labels).sum())
-    if binomtest(hits, len(labels), min(chance, 1.0), alternative="greater").pvalue <= SIGNIFICANCE:
+    hits, chance = int((predicted == labels).sum()), min(chance, 1.0)
+    if binomtest(hits, len(labels), chance, alternative="greater").pvalue <= SIGNIFICANCE:
+        return None
+    if binomtest(hits, len(labels), (1 + chance) / 2, alternative="less").pvalue > SIGNIFICANCE:
         return None
     share = hits / len(labels)
     return f"the default is right on {share:.1%} of {len(labels)} images, no better than chance ({chance:.1%})"

@@ -10,7 +10,8 @@ from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
 from selector.policies.base import Policy
 from selector.policies.objectives import OperatingPoint, Z, paired_error, simultaneous
-from selector.policies.own import own_errors, refuse_peeking
+from selector.policies.own import own_errors
+from selector.policies.peeking import refuse_peeking
 from selector.policies.running import run_policy
 
 FOLDS = 4

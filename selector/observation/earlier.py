@@ -51,7 +51,7 @@ class Earlier:
     def drop(self) -> None:
         """Delete the folder: all that it held was taken over."""
         if self._folder is not None:
-            shutil.rmtree(self._folder)
+            _discard(self._folder)
 
 
 def block_file(out: Path, start: int) -> Path:
@@ -69,18 +69,36 @@ def set_aside(out: Path, identity: Mapping[str, str], source: ImageSource, block
         block: images a file.
     """
     aside = out.with_name(out.name + ".before")
+    for folder in (out, aside):
+        shutil.rmtree(_discarded(folder), ignore_errors=True)  # of a start that was interrupted
+        if folder.exists() and not (folder / IDENTITY).exists():  # of which images its blocks are, nobody knows
+            _discard(folder)
     if (out / IDENTITY).exists() and _fewer(read_record(out / IDENTITY), identity, source) is not None:
         if aside.exists():  # it was extended before, and that was interrupted: the older ones are whole
-            shutil.rmtree(out)
+            _discard(out)
         else:
             os.rename(out, aside)
     if not aside.exists():
         return Earlier(None, np.arange(0), block)
     rows = _fewer(read_record(aside / IDENTITY), identity, source)
     if rows is None:  # of another network or other images
-        shutil.rmtree(aside)
+        _discard(aside)
         return Earlier(None, np.arange(0), block)
     return Earlier(aside, rows, block)
+
+
+def _discarded(folder: Path) -> Path:
+    """A name that is never read."""
+    return folder.with_name(folder.name + ".gone")
+
+
+def _discard(folder: Path) -> None:
+    """Delete a folder of observations; interrupted at any moment, it is there as a whole or not at all."""
+    gone = _discarded(folder)
+    if gone.exists():
+        shutil.rmtree(gone)
+    os.rename(folder, gone)
+    shutil.rmtree(gone)
 
 
 def _fewer(stored: Mapping[str, str], identity: Mapping[str, str], source: ImageSource) -> np.ndarray | None:

@@ -64,7 +64,9 @@ class Images(ABC):
         return np.asarray((~self._ran).astype(np.float64) @ (self.costs.paths * self.costs.macs).T.astype(np.float64))
 
     def charge(self, macs: float, rows: np.ndarray | None = None) -> None:
-        """Add a policy's own arithmetic, for each image or some rows."""
+        """Add a policy's own arithmetic, for each image or some rows. Raises ValueError where it would lower the bill."""
+        if not np.all(np.asarray(macs) >= 0):
+            raise ValueError(f"a charge of {macs} MACs: it must be 0 or more")
         self._charged[slice(None) if rows is None else rows] += macs
 
     def features(self, group: Group) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -74,6 +75,12 @@ class Observations:
         stages = {name: values[kept] for name, values in self.stage_values.items()}
         return replace(self, **arrays, sides=None if self.sides is None else self.sides[kept], stage_values=stages)
 
+    def read_only(self) -> Observations:
+        """The same, in arrays that nobody can write in."""
+        arrays: dict[str, Any] = {name: _locked(getattr(self, name)) for name in _BY_IMAGE}
+        stages = {name: _locked(values) for name, values in self.stage_values.items()}
+        return replace(self, **arrays, sides=None if self.sides is None else _locked(self.sides), stage_values=stages)
+
     def among(self, portfolio: Sequence[Configuration], network: DynamicNetwork, resolution: int) -> Observations:
         """The same with only some configurations, the default among them."""
         kept = [self.portfolio.index(c) for c in portfolio]
@@ -92,6 +99,12 @@ class Observations:
 
 
 _BY_IMAGE = ("keys", "splits", "labels", "image", "stem", "prefix", "grid", "probabilities", "predicted", "p_true")
+
+
+def _locked(values: np.ndarray) -> np.ndarray:
+    view = values.view()
+    view.setflags(write=False)
+    return view
 
 
 def rounded(values: np.ndarray) -> np.ndarray:

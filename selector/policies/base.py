@@ -102,7 +102,7 @@ class Policy(ABC):
         self.fitted_on_ = frozenset(map(str, observed.keys))
         self.digests_ = observed.digests
         self.points_ = ()
-        self._fit(observed)
+        self._fit(observed if self.source is None else observed.read_only())
         return self
 
     def decide(self, images: Images, dial: float | None = None) -> np.ndarray:

@@ -11,18 +11,13 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from dynamic.errors import UserError
 from dynamic.own_file import own_line, read_own, run_own
-from selector.observation.images import RecordedImages
-from selector.observation.observations import Observations
 from selector.policies.base import Policy
 
-_KEPT = ("fit", "decide", "save", "load", "point", "fresh")
+_KEPT = ("fit", "decide", "save", "load", "point", "fresh", "_checked")
 """Methods that a policy must leave as they are."""
 
 
@@ -57,16 +52,22 @@ def _check(path: Path, found: type[Policy]) -> None:
         raise UserError(f'{path}: {name} needs a name of small letters, digits and _, such as name = "mine"')
     if inspect.isabstract(found):
         raise UserError(f"{path}: {name} lacks {', '.join(sorted(found.__abstractmethods__))}")
-    changed = [method for method in _KEPT if getattr(found, method).__qualname__.split(".")[0] != "Policy"]
-    if changed:
-        raise UserError(f"{path}: {name} must not change {changed[0]}: override _fit, _decide, _state and _restore")
+    changed = [m for m in _KEPT if inspect.getattr_static(found, m) is not inspect.getattr_static(Policy, m)]
     try:
-        json.dumps(found().parameters())
+        made = found()
+        changed += [method for method in _KEPT if method in vars(made)]
+        if changed:
+            raise UserError(f"{path}: {name} must not change {changed[0]}: override _fit, _decide, _state and _restore")
+        json.dumps(made.parameters())
+    except UserError:
+        raise
     except (TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: {name}() must work without arguments, keep each as an attribute of its name, and take nothing that "
             f"JSON cannot hold ({error})"
         ) from error
+    except (Exception, SystemExit) as error:  # whatever its __init__ raises
+        raise UserError(own_line(path, error)) from error
 
 
 @contextmanager
@@ -76,26 +77,7 @@ def own_errors(policy: Policy) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if policy.source_path is None:
             raise
         raise UserError(f"{policy.name} fails: {own_line(policy.source_path, error)}") from error
-
-
-def refuse_peeking(policy: Policy, observed: Observations) -> None:
-    """Raise UserError where a policy from a file decides otherwise once the truth about the images is taken from it.
-
-    What it may see is what :class:`selector.observation.images.Images` gives and charges for. Files that it reads by itself
-    are beyond this check.
-    """
-    if policy.source is None:
-        return
-    order = np.random.default_rng(0).permutation(len(observed))
-    blind = replace(
-        observed, labels=observed.labels[order], p_true=np.zeros_like(observed.p_true), sides=None, splits=observed.splits
-    )
-    dials: list[float | None] = [*policy.dials] or [None]
-    for dial in dials:
-        seen, unseen = (policy.decide(RecordedImages(images), dial) for images in (observed, blind))
-        if not np.array_equal(seen, unseen):
-            raise UserError(f"{policy.name} decides by the labels of the images: it may only see what Images gives it")

@@ -14,7 +14,8 @@ from selector.policies.base import Policy
 from selector.policies.choice import Choice, choose_among
 from selector.policies.constant import Oracle
 from selector.policies.objectives import OBJECTIVES, Objective, OperatingPoint
-from selector.policies.own import own_errors, refuse_peeking
+from selector.policies.own import own_errors
+from selector.policies.peeking import refuse_peeking
 from selector.policies.running import PolicyRun, run_policy
 from selector.scoring.metrics import References, measure
 

@@ -9,15 +9,9 @@ from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 
-from dynamic.pictures import upright
+from dynamic import pictures
+from dynamic.pictures import FORMATS, LONGEST, SMALLEST
 from serving.errors import Rejection
-
-FORMATS = ("JPEG", "PNG", "WEBP")
-SMALLEST = 8
-"""Pixels a side."""
-
-LONGEST = 20
-"""Times as long as wide, at most: networks want the short side at a size of their own, and the long one grows with it."""
 
 SCANS = 100
 """Of a JPEG, at most; each makes the decoder go over the whole picture, and cameras write about ten."""
@@ -122,10 +116,10 @@ def decode(picture: Image.Image) -> Image.Image:
         Rejection: truncated or damaged, or numbers that are no colours.
     """
     try:
-        picture.load()
+        pictures.decode(picture)
     except Exception:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, and others
         raise Rejection("bad_image", f"the picture is damaged or truncated: {_EXPECTED}") from None
     try:
-        return upright(picture)
+        return pictures.upright(picture)
     except ValueError as error:
         raise Rejection("bad_image", str(error)) from None

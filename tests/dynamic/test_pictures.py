@@ -74,6 +74,20 @@ def test_of_16_bits_the_high_ones_count() -> None:
     assert last == (255, 255, 255)
 
 
+def test_a_clear_colour_has_the_bits_of_the_file() -> None:
+    rgb = pixels(gradient())
+    seen = pixels(upright(opened("RGB PNG of 16 bits with a clear colour")))
+    clear = (rgb == rgb[20, 30]).all(axis=2)
+    assert clear.any()
+    assert np.array_equal(seen, np.where(clear[:, :, None], 255, rgb))
+    seen = pixels(upright(opened("RGB PNG of 16 bits with a clear near-black")))
+    assert np.array_equal(seen, np.where((rgb == 0).all(axis=2)[:, :, None], 255, rgb))
+    for bits in (2, 4):
+        seen = pixels(upright(opened(f"grey PNG of {bits} bits with a clear grey")))[:, :, 0]
+        values = np.asarray(gradient().convert("L")).astype(int) >> 8 - bits
+        assert np.array_equal(seen, np.where(values == 2, 255, values * 255 // (2**bits - 1)))
+
+
 def test_numbers_without_a_white_are_refused() -> None:
     for kind in (np.int32, np.float32):
         with pytest.raises(ValueError, match="does not say what white is"):

@@ -75,6 +75,15 @@ def test_the_example_learns_is_kept_and_beats_the_default(edged: Splits, tmp_pat
         (("(0.0, 0.25, 0.5, 0.75, 1.0)", "()).__class__(set()"), "line"),
         (("self.shares = tuple(shares)", "self._shares = shares"), r"Plain\(\) must work without arguments, keep each as"),
         (("    def _state", "    def decide(self, images, dial=None): ...\n\n    def _state"), "must not change decide"),
+        (("        self.shares =", "        self.decide = 0\n        self.shares ="), "must not change decide"),
+        (("    def _state", "    fit = property(lambda self: 0)\n\n    def _state"), "must not change fit"),
+        (
+            ("class Plain(Policy):", "class Policy(Policy):\n    def decide(self, images): ...\n\nclass Plain(Policy):"),
+            "must not change decide",
+        ),
+        (("        self.shares =", "        raise RuntimeError('no')\n        self.shares ="), "line 21: RuntimeError: no"),
+        (("        self.shares =", "        raise SystemExit\n        self.shares ="), "line 21: ended the program"),
+        (("EDGES =", "raise SystemExit(0)\nEDGES ="), "line 8: ended the program: keep what is a script"),
     ],
 )
 def test_a_wrong_file_is_one_line(change: tuple[str, str], message: str, tmp_path: Path) -> None:
@@ -101,6 +110,39 @@ def test_a_file_that_is_not_there_and_two_of_one_name(tmp_path: Path) -> None:
         (("self.cheap_, self.best_)\n\n", "99, self.best_)\n\n"), "an array of as many whole numbers from 0 to 3"),
         (("self.cheap_, self.best_)\n\n", "0.5, self.best_)\n\n"), "an array of as many whole numbers from 0 to 3"),
         (("self.cheap_, self.best_)\n\n", "images._seen.labels % 4, 0)\n\n"), "plain decides by the labels of the images"),
+        (
+            ("self.cheap_, self.best_)\n\n", "(images.keys > 'j').astype(int), 0)\n\n"),
+            "plain decides by the names of the images, which may tell their labels",
+        ),
+        (
+            ("self.cheap_, self.best_)\n\n", "np.random.default_rng().integers(0, 4, len(edges)), 0)\n\n"),
+            "plain decides otherwise when it is asked again about the same images: draw no lots",
+        ),
+        (
+            ('images.features("image")[:, EDGES]  #', "images._seen.image[:, EDGES]  #"),
+            "plain decides by what it has not asked for",
+        ),
+        (
+            ("        return np.where", "        images._charged = images._charged * 0\n        return np.where"),
+            "plain hides what it asked: whatever it asks of Images is charged",
+        ),
+        (
+            (
+                "        return np.where",
+                "        ran = 1 * images._ran\n        images.look(0)\n        images._ran = ran > 0\n"
+                "        return np.where",
+            ),
+            "plain hides what it asked: whatever it asks of Images is charged",
+        ),
+        (
+            ("        return np.where", "        images.charge(-1e6)\n        return np.where"),
+            r"plain fails: .*ValueError: a charge of -1000000.0 MACs: it must be 0 or more",
+        ),
+        (
+            ("        self.edges_ =", "        observed.labels[:] = 0\n        self.edges_ ="),
+            r"plain fails: .*my_policy.py, line 29: ValueError: assignment destination is read-only",
+        ),
+        (("        self.edges_ =", "        raise SystemExit\n        self.edges_ ="), r"line 29: ended the program"),
         (('"cheap": self.cheap_}', '"cheap": 1}'), "plain forgets: _state and _restore must keep everything"),
     ],
 )

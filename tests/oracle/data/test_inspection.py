@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ from PIL import Image
 from dynamic import UserError
 from oracle.data.inspection import inspect_folder
 from oracle.data.splits import split_of
+from serving.errors import Rejection
+from serving.inference.decoding import open_picture
 from tests.image_folders import fill
+from tests.pictures import gradient, saved
 
 
 def test_a_folder_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,6 +46,31 @@ def test_a_folder_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "left out 1 hidden images and 1 files that are no images",
         "1 class folders are empty, such as empty",
     ]
+
+
+def test_it_is_said_which_images_the_service_would_refuse(tmp_path: Path) -> None:
+    fill(tmp_path, {"cat": 2}, ".png")
+    image = gradient()
+    for name, kind, options in (
+        ("a.bmp", "BMP", {}),
+        ("b.tif", "TIFF", {}),
+        ("c.png", "PNG", {"save_all": True, "append_images": [image.rotate(90)]}),
+        ("d.webp", "WEBP", {"save_all": True, "append_images": [image.rotate(90)]}),
+        ("e.jpg", "GIF", {}),
+        ("f.jpg", "MPO", {"save_all": True, "append_images": [image.rotate(90)]}),
+    ):
+        (tmp_path / "cat" / name).write_bytes(saved(image, kind, **options))
+    Image.new("RGB", (7, 20)).save(tmp_path / "cat" / "g.png")
+    Image.new("RGB", (8, 161)).save(tmp_path / "cat" / "h.png")
+    facts = inspect_folder(tmp_path)
+    assert (
+        "the service would refuse 7, such as cat/a.bmp: 3 no JPEG, PNG or WebP; 2 animated; 1 a side under 8 pixels; "
+        "1 over 20 times as long as wide" in facts.lines()
+    )
+    for path in (tmp_path / "cat").iterdir():
+        refused = f"cat/{path.name}" in facts.refused
+        with pytest.raises(Rejection) if refused else nullcontext():
+            open_picture(path.read_bytes(), 10)
 
 
 def test_all_may_be_unreadable_and_one_class_is_a_folder_too(tmp_path: Path) -> None:

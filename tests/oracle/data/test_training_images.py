@@ -90,6 +90,19 @@ def test_a_train_folder_that_is_a_copy_of_val_is_called_one(tmp_path: Path, info
         open_training_images("imagefolder", info, tmp_path, None, None, seed=0)
 
 
+@pytest.mark.parametrize("val", ["val", "."])
+def test_copies_are_found_whatever_the_folders_of_val_are_called(tmp_path: Path, info: ModelInfo, val: str) -> None:
+    keys = fill(tmp_path / "train", {"a": 4, "b": 4})
+    fill(tmp_path / val, {"c": 2, "d": 2, "e": 2}, height=60)
+    assert len(open_training_images("imagefolder", info, tmp_path, None, None, seed=0)) == 8
+    (tmp_path / val / "e" / "copy.JPEG").write_bytes((tmp_path / "train" / keys[0]).read_bytes())
+    assert len(open_training_images("imagefolder", info, tmp_path, None, None, seed=0)) == 7
+    for row, key in enumerate(keys):
+        (tmp_path / val / "c" / f"copy{row}.JPEG").write_bytes((tmp_path / "train" / key).read_bytes())
+    with pytest.raises(UserError, match=r"all 8 images in .*train are in .* too"):
+        open_training_images("imagefolder", info, tmp_path, None, None, seed=0)
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_training_sees_what_the_oracle_sees(tmp_path: Path, info: ModelInfo, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for crops and mirror images."""

@@ -34,6 +34,18 @@ def test_a_common_class_is_no_knowledge_and_no_ignorance() -> None:
     assert no_better_than_chance(answers(labels, 2, 0.8), labels, 2) is None
 
 
+@pytest.mark.parametrize(
+    ("images", "right", "said"), [(10, 8, False), (10, 5, False), (10, 3, True), (100, 55, True), (100, 60, False)]
+)
+def test_few_images_say_nothing(images: int, right: int, said: bool) -> None:
+    labels = np.arange(images) % 2
+    wrong = np.isin(np.arange(images), STREAM.permutation(images // 2)[: (images - right + 1) // 2] * 2)
+    wrong |= np.isin(np.arange(images), STREAM.permutation(images // 2)[: (images - right) // 2] * 2 + 1)
+    predicted = np.where(wrong, 1 - labels, labels)
+    assert (predicted == labels).sum() == right
+    assert (no_better_than_chance(predicted, labels, 2) is not None) == said
+
+
 def test_one_class_few_images_and_answers_that_are_not_finite() -> None:
     assert no_better_than_chance(np.full(40, 3), np.full(40, 3), 10) is None
     assert no_better_than_chance(np.full(40, 2), np.full(40, 3), 10)
