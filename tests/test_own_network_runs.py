@@ -185,9 +185,8 @@ def test_registered_weights_that_were_changed_in_python_are_kept(tmp_path: Path)
 def test_the_commands_take_it(tmp_path: Path) -> None:
     """Fine-tuned by one command, run by another, learned from by a third, in processes of their own."""
     settings = settings_in(tmp_path)
-    shutil.copytree(tmp_path / "photos", tmp_path / "photos" / "train")
-    shutil.copytree(tmp_path / "photos" / "train", tmp_path / "data" / "train")
-    shutil.copytree(tmp_path / "photos" / "train", tmp_path / "data" / "val")
+    shutil.copytree(tmp_path / "photos", tmp_path / "data" / "val")
+    fill(tmp_path / "data" / "train", {folder.name: 12 for folder in (tmp_path / "photos").iterdir()}, name="other")
     common = [
         *("--model", settings.model, "--dynamic-layers", settings.dynamic_layers, "--resolution", "32", "--mean", "0.5"),
         *("0.5", "0.5", "--dataset", "imagefolder", "--data-dir", tmp_path / "data", "--space", settings.space),
