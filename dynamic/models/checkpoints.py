@@ -72,6 +72,8 @@ def _refuse_others(path: Path) -> None:
         raise UserError(f"{path} is a web page, not a checkpoint: download the file itself")
     if _is_text(start):
         raise UserError(f"{path} is a text file, not a checkpoint: store one with {_SAVE}")
+    if start[8:9] == b"{":
+        return  # a safetensors file begins with the length of its header, which may look like anything
     if path.suffix == ".safetensors" and start.startswith((b"PK", b"\x80")):
         raise UserError(f"{path} is no safetensors file, but what torch.save or pickle wrote: rename it to {path.stem}.pth")
     if start.startswith(b"PK") and not zipfile.is_zipfile(path):

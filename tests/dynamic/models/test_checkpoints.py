@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import nn
 
 import dynamic
@@ -236,3 +236,11 @@ def test_files_that_are_no_checkpoints_are_called_what_they_are(tmp_path: Path) 
 
 def test_tensors_deep_in_a_file(tmp_path: Path) -> None:
     assert same(loaded(tmp_path / "mine.pth", {"a": {"b": {"c": {"d": {"e": tensors()}}}}, "epoch": 1}), tensors())
+
+
+def test_a_safetensors_file_may_begin_as_a_pickle_does(tmp_path: Path) -> None:
+    kept = {"a": torch.arange(3.0)}
+    files = (save(kept, metadata={"note": "x" * length}) for length in range(600))
+    content = next(content for content in files if content[0] == 0x80)
+    (tmp_path / "weights.safetensors").write_bytes(content)
+    assert torch.equal(read_checkpoint(tmp_path / "weights.safetensors")["a"], kept["a"])

@@ -65,6 +65,7 @@ def test_greedy_order_prefers_what_decides_most_for_its_cost() -> None:
     assert greedy_order(decides, np.array([4, 1, 9, 2])) == [1, 2, 0, 3]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(DYNAMIC_LAYERS))
 def test_random_networks_have_the_bounds_of_their_full_run(tmp_path: Path, name: str) -> None:

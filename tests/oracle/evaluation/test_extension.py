@@ -113,6 +113,7 @@ def test_images_of_a_folder_are_added_and_what_was_unreadable_stays(
     assert Run(tmp_path / "run").statistics_file.read_bytes() == statistics
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_study_is_extended_with_its_sets(tmp_path: Path, small_space: str) -> None:
     settings = {"space": small_space, "study": "fig7", "out": tmp_path / "run", "efficiency_space": small_space, **MODEL}
@@ -181,6 +182,7 @@ def entries(folder: Path) -> int:
     return sum(len(folders) + len(files) for _, folders, files in os.walk(folder))
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_killed_anywhere_the_extension_ends_with_the_same_bytes(tmp_path: Path, small_space: str) -> None:
     evaluated(RunSettings(images=6, space=small_space, out=tmp_path / "first", **MODEL))

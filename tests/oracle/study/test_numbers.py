@@ -66,6 +66,7 @@ def test_efficiency_by_hand(three: Space) -> None:
     assert found["cheaper_as_good"]["macs"] == 10  # the last is right twice, the default once
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_subset_bounds_equal_fresh_runs_of_the_subset_spaces(tmp_path: Path) -> None:
     """All 15 subsets of four layers, each against a run of its own."""

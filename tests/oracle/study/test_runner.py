@@ -95,6 +95,7 @@ def test_every_part_on_the_embedded_default(tmp_path: Path) -> None:
     assert read_outcomes(tmp_path / "run" / "sets" / "wide-recalibrated").attrs["recalibrate"] == "250"
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_every_part_on_imagenet_with_full_size_networks(tmp_path: Path) -> None:
     """Two images a split in ImageNet's layout, four full-size networks with random weights, by the one command."""
@@ -118,6 +119,7 @@ def test_every_part_on_imagenet_with_full_size_networks(tmp_path: Path) -> None:
     assert "spaces" in json.loads(process.stdout.splitlines()[-1])
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_killed_and_started_again_ends_with_the_same_bytes(tmp_path: Path) -> None:
     spaces, cheap = write_spaces(tmp_path)

@@ -124,6 +124,7 @@ def test_backward_passes_run_outside_autocast(method: str) -> None:
     assert not any(inside)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_two_processes_train_one_network(training_folder: Path) -> None:
     """The real launcher, two processes on the CPU, then one more epoch resumed."""

@@ -92,6 +92,7 @@ DEATHS = [
 ]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_killed_at_any_step_it_goes_on_and_ends_the_same(brought: Path, tmp_path: Path) -> None:
     whole = tune(settings_of(brought, tmp_path / "whole" / "run"))
