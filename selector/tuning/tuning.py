@@ -31,9 +31,6 @@ from selector.tuning.settings import TuneSettings
 _FIT_SECONDS, _LABEL_SECONDS = 30, 0.03
 """Of fitting the usual policies, and for each label image: about what two cores take."""
 
-_BATCH = 128
-"""Images a step of the distillation, at most."""
-
 
 def tune(settings: TuneSettings) -> dict[str, Any]:
     """From a network and images to a run with ranked policies; returns what the benchmark says of it.
@@ -60,7 +57,7 @@ def tune(settings: TuneSettings) -> dict[str, Any]:
     if settings.distil:
         before = _default_accuracy(settings, network)
         _head("distil", f"{settings.distil} epochs on {training_images} training images")
-        settings = settings.with_weights(_distilled(settings, training_images))
+        settings = settings.with_weights(_distilled(settings))
         network = load_for(settings, settings.images_of, settings.seed)
     portfolio = settings.out / "portfolio.json"
     searched = record.noted("search")
@@ -130,7 +127,7 @@ def _training_images(settings: TuneSettings, network: LoadedNetwork) -> int:
     return len(found)
 
 
-def _distilled(settings: TuneSettings, images: int) -> str:
+def _distilled(settings: TuneSettings) -> str:
     """The weights after distillation over the space, from the default as teacher: a file in OUT."""
     shared = {name: getattr(settings, name) for name in ("data_dir", "class_map", "regime", "space", "seed", "device")}
     made = RofSettings(
@@ -141,7 +138,6 @@ def _distilled(settings: TuneSettings, images: int) -> str:
         cost_limit=1.0,
         epochs=settings.distil,
         drop_after=max(1, settings.distil * 2 // 3),
-        batch=min(_BATCH, images),
         out=settings.out / "distilled",
     )
     return str(fine_tune(made)["weights"])

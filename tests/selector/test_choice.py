@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from selector.learning.fitting import calibrate
@@ -15,7 +16,7 @@ from selector.policies.base import Policy
 from selector.policies.cascade import Cascade
 from selector.policies.choice import choose
 from selector.policies.constant import Default
-from selector.policies.objectives import OBJECTIVES, OperatingPoint, labels_needed
+from selector.policies.objectives import OBJECTIVES, OperatingPoint, Z, beats, labels_needed, paired_error, simultaneous
 from selector.scoring.sentences import sentences
 from serving.inference.plans import active_plan
 from tests.selector.scoring.test_sentences import result, row
@@ -111,3 +112,18 @@ def test_calibration_notes_the_noise_and_files_keep_it(noise: tuple[Observations
     choice = choose(policies, "accuracy")
     assert choice is not None
     assert not choice.helps
+
+
+def test_of_twenty_settings_that_gain_nothing_one_passes_alone_but_not_among_all() -> None:
+    draws, alone, together = 200, 0, 0
+    for seed in range(draws):
+        stream = np.random.default_rng(seed)
+        base = stream.random(250) < 0.8
+        won, lost = ~base & (stream.random((20, 250)) < 0.25), base & (stream.random((20, 250)) < 0.0625)  # 5 % each
+        settings, default = (base | won) & ~lost, OperatingPoint(0.0, float(base.mean()), 2e6)
+        wider = simultaneous(settings, base, draws=500) / Z
+        noise = [(float(right.mean()), paired_error(right, base)) for right in settings]
+        alone += any(beats(OperatingPoint(0.0, a, 3e6, error), default, "accuracy") for a, error in noise)
+        together += any(beats(OperatingPoint(0.0, a, 3e6, wider * error), default, "accuracy") for a, error in noise)
+    assert alone / draws > 0.2
+    assert together / draws < 0.05
