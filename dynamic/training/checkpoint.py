@@ -61,7 +61,17 @@ def stored_weights(network: nn.Module) -> dict[str, Tensor]:
 def write_weights(stored: Mapping[str, Tensor], path: Path, settings: Mapping[str, Any], start: str = "") -> None:
     """Write tensors as safetensors, with the settings that made them and the digest of what they began with as metadata."""
     metadata = {"settings": json.dumps(settings, default=str)} | ({"start": start} if start else {})
-    write_whole(path, save(dict(stored), metadata=metadata))
+    write_whole(path, _ordered(save(dict(stored), metadata=metadata)))
+
+
+def _ordered(content: bytes) -> bytes:
+    """A safetensors file with its metadata in order of name, which the library writes in another order each time."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def save_checkpoint(path: Path, identity: Mapping[str, Any], epoch: int, **parts: Any) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from dynamic import UserError
 from dynamic.files import write_whole
-from dynamic.training.checkpoint import append_line, resume, save_checkpoint, trim_log
+from dynamic.training.checkpoint import append_line, resume, save_checkpoint, trim_log, write_weights
 
 IDENTITY = {"model": "tiny", "epochs": 3}
 
@@ -108,3 +109,15 @@ def test_a_full_disk_leaves_the_former_file_and_no_part_of_the_new_one(
             write()
         assert path.read_bytes() == before
         assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_same_weights_are_the_same_bytes(tmp_path: Path) -> None:
+    path, stored = tmp_path / "weights.safetensors", {"b": torch.arange(3.0), "a": torch.ones(2, 2).half()}
+    written = set()
+    for _ in range(30):
+        write_weights(stored, path, {"model": "ä net"}, "digest")
+        written.add(path.read_bytes())
+    assert len(written) == 1
+    with safe_open(path, "pt") as file:
+        assert file.metadata() == {"settings": json.dumps({"model": "ä net"}), "start": "digest"}
+        assert all(torch.equal(file.get_tensor(name), tensor) for name, tensor in stored.items())
