@@ -96,6 +96,7 @@ def test_other_pictures_or_other_code_are_another_run(tmp_path: Path) -> None:
         run(settings)
 
 
+@pytest.mark.slow
 def test_pictures_of_a_named_network_are_kept_too(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     torch.save(build("resnet50-slim", 3).state_dict(), tmp_path / "slim.pth")
@@ -171,6 +172,7 @@ def test_a_module_of_python_is_told_what_to_do(tmp_path: Path) -> None:
     assert again.digest == network.digest
 
 
+@pytest.mark.slow
 def test_registered_weights_that_were_changed_in_python_are_kept(tmp_path: Path) -> None:
     network = dynamic.load("resnet50-slim")
     with torch.no_grad():

@@ -25,6 +25,7 @@ def test_small_networks_run_right(name: str) -> None:
     assert 1 <= len(outcome.layers) <= 4
 
 
+@pytest.mark.slow
 def test_the_page_counts_and_a_second_call_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = NetworksSettings(out=tmp_path / "page.md", names="squeezenet1_1,swin_t", results=tmp_path / "lines")
     main(settings)

@@ -28,6 +28,7 @@ def old_names(name: str) -> str:
     return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))([12]\.)", r"\1.\2", name)
 
 
+@pytest.mark.slow
 def test_densenets_of_2017(tmp_path: Path) -> None:
     torch.manual_seed(0)
     stored = build("densenet121-slim").state_dict()

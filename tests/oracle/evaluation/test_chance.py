@@ -54,6 +54,7 @@ def test_one_class_few_images_and_answers_that_are_not_finite() -> None:
     assert no_better_than_chance(np.zeros(0, int), np.zeros(0, int), 10) is None
 
 
+@pytest.mark.slow
 def test_a_run_at_chance_says_so(tmp_path: Path, small_space: str, capsys: pytest.CaptureFixture[str]) -> None:
     fill(tmp_path / "data", {str(number): 4 for number in range(11)})
     network = dynamic.load("resnet50-slim", weights=None, classes=11)

@@ -44,6 +44,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, kind: type) -> list[str]:
     return keys
 
 
+@pytest.mark.slow
 def test_scenes_are_added(tmp_path: Path, small_space: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"space": small_space, "out": tmp_path / "run", **MODEL}
     run(RunSettings(images=6, **settings))
@@ -84,6 +85,7 @@ def evaluated(settings: RunSettings) -> xr.Dataset:
     return collect(open_collection(settings))
 
 
+@pytest.mark.slow
 def test_images_of_a_folder_are_added_and_what_was_unreadable_stays(
     tmp_path: Path, small_space: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,6 +140,7 @@ def test_damage_is_seen_before_anything_is_added(tmp_path: Path, small_space: st
     assert all_bytes(tmp_path / "run") == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", ["first rename", "second rename", "removal"])
 def test_killed_between_any_two_steps_of_the_exchange(
     tmp_path: Path, small_space: str, at: str, monkeypatch: pytest.MonkeyPatch

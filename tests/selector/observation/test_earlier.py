@@ -51,6 +51,7 @@ def assert_same(few: Observations, many: Observations) -> None:
         assert np.array_equal(part.stage_values[name], values)
 
 
+@pytest.mark.slow
 def test_only_new_images_are_observed(settings: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     few = observed(settings, 5)
     collect(open_collection(RunSettings(images=9, **settings)))
@@ -66,6 +67,7 @@ def test_only_new_images_are_observed(settings: dict[str, object], monkeypatch: 
     assert not keys
 
 
+@pytest.mark.slow
 def test_an_interrupted_extension_goes_on_whatever_is_asked_for_next(
     settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
