@@ -1,7 +1,8 @@
 """The outcomes store: what every configuration made of every image, in one zarr that xarray reads.
 
 Images are written in regions of whole chunks, the data first and ``status`` last. A region counts only once its status is
-there, so a run that is killed anywhere, started again, ends with the same bytes. Several writers may fill distinct regions.
+there, so a run that is killed anywhere, started again, ends with the same bytes. One process writes: who makes a store holds
+the run (:func:`dynamic.lock.held`).
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class OutcomesStore:
         self._group = open_group(path)
         stored: dict[str, Any] = dict(self._group.attrs)
         compare_identity(path.parent, stored_identity(path), dict(identity))
-        # What a killed writer left half-written was never renamed into place.
+        # Half of a chunk, which a killed writer never renamed into place: this process holds the run, so nobody writes it.
         for leftover in path.rglob("*.partial"):
             leftover.unlink()
         self.facts: dict[str, Any] = {key: value for key, value in stored.items() if key not in identity}

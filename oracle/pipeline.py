@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from dynamic.errors import UserError
-from dynamic.files import make_writable, write_whole
+from dynamic.files import write_whole
+from dynamic.lock import held
 from dynamic.models import LoadedNetwork, load
 from oracle.evaluation.collect import collect, open_collection, store_identity
 from oracle.evaluation.exact_bounds import run_bounds
@@ -26,13 +27,20 @@ def run(settings: RunSettings, network: LoadedNetwork | None = None) -> dict[str
         settings: what to run.
         network: run this one, from :func:`dynamic.load`, instead of what ``settings.model`` and ``weights`` name.
 
+    Raises:
+        UserError: another process works on the same run, the folder cannot be written, or it belongs to another run.
+
     >>> import tempfile
     >>> from pathlib import Path
     >>> summary = run(RunSettings(space="stride", images=2, out=Path(tempfile.mkdtemp())))
     >>> summary["spaces"]["stride"]["configurations"]
     361
     """
-    make_writable(settings.out)
+    with held(settings.out):
+        return _run(settings, network)
+
+
+def _run(settings: RunSettings, network: LoadedNetwork | None) -> dict[str, Any]:
     if network is not None:
         own_weights(network)
     collection = open_collection(settings, network)
@@ -75,10 +83,10 @@ def exact_bounds(settings: RunSettings, network: LoadedNetwork | None = None) ->
     """
     if settings.study or settings.recalibrate:
         raise UserError("--bounds-only skips most outcomes: run it without --study and --recalibrate")
-    make_writable(settings.out)
-    if network is not None:
-        own_weights(network)
-    collection = open_collection(settings, network, ("test",))
-    result = run_bounds(collection)
-    write_bounds_page(result, store_identity(collection), settings.out / "bounds.html")
+    with held(settings.out):
+        if network is not None:
+            own_weights(network)
+        collection = open_collection(settings, network, ("test",))
+        result = run_bounds(collection)
+        write_bounds_page(result, store_identity(collection), settings.out / "bounds.html")
     return result

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from dynamic.lock import held
 from dynamic.training.checkpoint import append_line, resume, save_checkpoint, trim_log
 
 Batch = TypeVar("Batch")
@@ -66,8 +68,13 @@ def run_epochs(training: Training[Any]) -> dict[str, Any]:
     Interrupted and started again it ends with the same weights, to the bit, as without interruption.
 
     Raises:
-        UserError: a checkpoint of another training, or one that cannot be read.
+        UserError: a checkpoint of another training, one that cannot be read, or another process that trains in that folder.
     """
+    with held(training.out) if training.rank == 0 else nullcontext():
+        return _epochs(training)
+
+
+def _epochs(training: Training[Any]) -> dict[str, Any]:
     checkpoint, log = training.out / "checkpoint.pt", training.out / "log.jsonl"
     leads = training.rank == 0
     parts = {"network": training.stored, "optimizer": training.optimizer, "schedule": training.schedule}

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 import dynamic
 from dynamic import Configuration, UserError
+from dynamic.lock import held
 from oracle.evaluation import bounds
 from oracle.evaluation.evaluate import WalkSize
 from oracle.outcomes import read_outcomes
@@ -182,6 +183,19 @@ def test_another_run_is_not_resumed(tmp_path: Path, small_space: str) -> None:
     assert all_bytes(tmp_path / "run") == before
     run(RunSettings(**options))  # type: ignore[arg-type]
     assert all_bytes(tmp_path / "run") == before
+
+
+@pytest.mark.slow
+def test_a_run_in_use_is_refused_and_loses_nothing(tmp_path: Path, small_space: str) -> None:
+    out = tmp_path / "run"
+    with held(out):
+        (out / "outcomes.zarr").mkdir()
+        writing = out / "outcomes.zarr" / "0.partial"
+        writing.write_text("half a chunk of the living process")
+        done = run_command("--space", small_space, "--images", 2, "--out", out)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert re.fullmatch(rf"error: {out} is in use by process \d+, which runs since .*\n", done.stderr)
+        assert writing.exists()
 
 
 @pytest.mark.slow
