@@ -43,6 +43,8 @@ LIVE_GAP = Gauge(
     ["policy"],
     multiprocess_mode="mostrecent",
 )
+CONNECTIONS = Gauge("serving_connections", "Open connections", multiprocess_mode="livesum")
+CUT = Counter("serving_connections_cut", "Connections that the server ended, by cause", ["cause"])
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
