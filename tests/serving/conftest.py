@@ -122,7 +122,7 @@ def serving(folder: Path, *arguments: str, **variables: object) -> Iterator[tupl
     port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {
-        "BENTOML_HOME": str(folder / "bentoml"),
+        "BENTOML_HOME": os.environ.get("BENTOML_HOME", str(folder / "bentoml")),
         "BENTOML_DO_NOT_TRACK": "true",
         "OMP_NUM_THREADS": "1",
         "SERVING_DEVICE": "cpu",
@@ -136,10 +136,6 @@ def serving(folder: Path, *arguments: str, **variables: object) -> Iterator[tupl
             address = f"http://127.0.0.1:{port}"
             with httpx.Client(base_url=address, timeout=5) as client:
                 wait_until_ready(client)
-                end = time.monotonic() + 60
-                while metric(client, "serving_ready") < int(str(variables.get("workers", 1))):
-                    assert time.monotonic() < end, "not all workers became ready"
-                    time.sleep(0.2)
             yield address, process
         finally:
             process.terminate()
