@@ -23,6 +23,7 @@ from dynamic.errors import UserError
 from dynamic.models import NetworkSettings
 from dynamic.resources import cpu_count
 from selector.policies.objectives import Objective
+from serving.operation.state_folder import in_state_folder
 
 PREFIX = "SERVING_"
 
@@ -109,7 +110,8 @@ class ServingSettings(BaseSettings):
     upload_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
     """How long a client may take to send a body; then 408."""
     database: str = "sqlite:///runs/serving.db"
-    """Where answers, labels and kept images are: any SQLAlchemy URL."""
+    """Where answers, labels and kept images are: a URL of SQLite (sqlite:///FILE) or PostgreSQL
+    (postgresql://USER:PASSWORD@HOST/NAME), or none to serve without feedback. See SERVING_STATE_DIRECTORY."""
     remember_hours: Annotated[float, Field(gt=0)] = 24.0
     """How long the label of an answered request may come."""
     keep: Literal["never", "asked", "all"] = "asked"
@@ -124,6 +126,21 @@ class ServingSettings(BaseSettings):
     """Images so evaluated, at most, over all processes."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level of the service's own log, JSON lines on stderr."""
+
+    # Operation.
+    state_directory: str = ""
+    """Folder that a SQLite file with a relative path is in; unless given the current folder, or that of the user's
+    programs ($XDG_STATE_HOME/dynamic-classifier) where a bento is served, since whoever gets the bento gets its files."""
+    keep_days: Annotated[float, Field(gt=0)] = 90.0
+    """How long labels and evaluations are kept."""
+    keep_rows: Annotated[int, Field(ge=1)] = 1_000_000
+    """Answers, labels and evaluations that are kept, at most, of each; the oldest go first."""
+    label_changes: Annotated[int, Field(ge=0)] = 3
+    """How often the label of an answer may be replaced by another one."""
+    label_seconds: Annotated[float, Field(ge=0)] = 3600.0
+    """How long after an answer's first label it may be replaced."""
+    drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    """After SIGTERM: how long the server still answers while /readyz says 503 already, so that load balancers notice."""
 
     # The HTTP edge: limits of pictures, connections and clients.
     max_decoded_megapixels: Annotated[float, Field(gt=0, le=170)] = 25.0
@@ -183,6 +200,11 @@ class ServingSettings(BaseSettings):
         if wrong := next((o for o in self.cors_origins if o != "*" and not re.fullmatch(r"https?://[^/\s]+", o)), None):
             raise ValueError(f"SERVING_CORS_ORIGINS: {wrong!r} is no origin, such as https://app.example.org")
         return self
+
+    @property
+    def database_url(self) -> str:
+        """Where the database is: a relative SQLite file in the folder that ``state_directory`` explains."""
+        return in_state_folder(self.database, self.state_directory)
 
     @property
     def by_name(self) -> NetworkSettings:

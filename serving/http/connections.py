@@ -1,7 +1,7 @@
 """Connections: shared evenly among the worker processes, limited in number, size and time.
 
-Uvicorn reads heads of any size, waits for silent clients without end, and for clients that do not read their answers. Its protocol
-for HTTP is extended here by limits of each; nothing of how requests are answered changes.
+Uvicorn reads heads of any size, waits for silent clients without end, and for clients that do not read their answers. Its
+protocol for HTTP is extended here by limits of each; nothing of how requests are answered changes.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._idle_since: float | None = None
         self._unread_since: float | None = None
-        self._head: int | None = None  # bytes of the head that is being read
+        self._head: int | None = None  # bytes of the head that is being read, as far as its lines are complete
+        self._head_received = 0  # bytes that came since the piece that it began in
         self._refusal: Rejection | None = None
 
     @property
@@ -103,14 +104,14 @@ class LimitedProtocol(HttpToolsProtocol):
         goes_on = self._head is not None
         super().data_received(data)
         if goes_on and self._head is not None:  # a line that is not complete is not counted yet
-            self._head += len(data)
-            if self._head > self.limits.head_bytes:
+            self._head_received += len(data)
+            if self._head_received > self.limits.head_bytes:
                 self._refuse(self._head_too_large(), "head_bytes")
 
     def on_message_begin(self) -> None:
         """A head begins."""
         super().on_message_begin()
-        self._head = 0
+        self._head = self._head_received = 0
 
     def on_url(self, url: bytes) -> None:
         """A part of a head."""
@@ -204,8 +205,8 @@ def accept_one_at_a_time(loop: asyncio.AbstractEventLoop, listens: Callable[[Any
     """Let a worker take one new connection at a time instead of all that wait.
 
     All workers listen on one socket, and asyncio accepts up to ``backlog`` connections at once: of a load balancer's sixteen
-    lasting connections the worker that woke first kept all, and the others idled. So the loop at hand is given a backlog of one,
-    and the socket the one that was wanted. Call it before the server starts.
+    lasting connections the worker that woke first kept all, and the others idled. So the loop at hand is given a backlog of
+    one, and the socket the one that was wanted. Call it before the server starts.
 
     Args:
         loop: that the server will run in; one that makes no servers is left alone.
@@ -230,10 +231,8 @@ def tell_who_may_connect(address: Any, settings: ServingSettings) -> None:
     """Say in the log where strangers can reach a server that asks for no key."""
     host = address[0] if isinstance(address, tuple) else ""
     if host and not host.startswith("127.") and host != "::1" and not settings.api_keys:
-        message = (
-            f"whoever reaches {host}:{address[1]} may use every page: set SERVING_API_KEYS, or bentoml serve --host 127.0.0.1"
-        )
-        logs.event(message, logging.WARNING)
+        what = f"whoever reaches {host}:{address[1]} may use every page"
+        logs.event(f"{what}: set SERVING_API_KEYS, or bentoml serve --host 127.0.0.1", logging.WARNING)
 
 
 def _answer(rejection: Rejection) -> bytes:
@@ -241,5 +240,8 @@ def _answer(rejection: Rejection) -> bytes:
     headers = {**HEADERS, "content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
     if rejection.retry_after is not None:
         headers["retry-after"] = str(rejection.retry_after)
-    lines = [f"HTTP/1.1 {rejection.status} {HTTPStatus(rejection.status).phrase}", *(f"{n}: {v}" for n, v in headers.items())]
+    lines = [
+        f"HTTP/1.1 {rejection.status} {HTTPStatus(rejection.status).phrase}",
+        *(f"{n}: {v}" for n, v in headers.items()),
+    ]
     return "\r\n".join([*lines, "", ""]).encode() + body

@@ -50,10 +50,12 @@ class Notes:
     Attributes:
         id: of the request.
         facts: for its line in the log.
+        moments: parts of it, each a name and when it began and ended in nanoseconds since 1970; for its trace.
     """
 
     id: str
     facts: dict[str, Any] = field(default_factory=dict)
+    moments: list[tuple[str, int, int]] = field(default_factory=list)
 
 
 REQUEST: ContextVar[Notes | None] = ContextVar("request", default=None)
