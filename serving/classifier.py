@@ -62,7 +62,7 @@ class Classifier:
             observe=_observe_batch,
             watch=metrics.QUEUE.set,
         )
-        self.preparation = Preparation(deployment.transform, settings.max_megapixels)
+        self.preparation = Preparation(deployment.transform, settings.max_megapixels, settings.max_decoded_megapixels)
         self._description = describe(deployment, settings)
         self._recorder = Recorder(store, settings)
         self._evaluator = Evaluator(deployment, store, settings, lambda: not self.batcher.busy)

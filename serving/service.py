@@ -30,7 +30,7 @@ from dynamic.command import keep_freed_memory
 from dynamic.errors import UserError
 from serving.classifier import Classifier
 from serving.errors import Rejection
-from serving.http.connections import accept_one_at_a_time
+from serving.http.connections import ConnectionLimits, accept_one_at_a_time, limit_connections, tell_who_may_connect
 from serving.http.front import ANSWER_SECONDS, FrontDoor
 from serving.http.pages import PAGES
 from serving.operation import logs, metrics, tracing
@@ -106,7 +106,7 @@ class DynamicClassifier:
     async def start(self) -> None:
         """Load and warm up: in the background, or before it takes connections where another process can take them."""
         loop = asyncio.get_running_loop()
-        accept_one_at_a_time(loop)
+        accept_one_at_a_time(loop, lambda address: tell_who_may_connect(address, SETTINGS))
         tracing.set_up()
         end_with_the_supervisor()
         drain_first(SETTINGS.drain_seconds, self._drain, loop)
@@ -226,6 +226,7 @@ class DynamicClassifier:
         return await self.classifier.feedback(id, label)
 
 
+limit_connections(ConnectionLimits.of(SETTINGS))
 DynamicClassifier.add_asgi_middleware(FrontDoor, settings=SETTINGS)  # type: ignore[attr-defined]
 
 

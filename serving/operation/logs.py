@@ -60,3 +60,15 @@ class Notes:
 
 REQUEST: ContextVar[Notes | None] = ContextVar("request", default=None)
 """Set by the front door."""
+
+
+_SELDOM = 10.0
+_said: dict[str, float] = {}
+
+
+def seldom(what: str, message: str, level: int = logging.WARNING, facts: Mapping[str, Any] | None = None) -> None:
+    """Log a message that may be true a thousand times a second: once in ten seconds for each ``what``."""
+    now = time.monotonic()
+    if now - _said.get(what, -_SELDOM) >= _SELDOM:
+        _said[what] = now
+        event(message, level, facts)

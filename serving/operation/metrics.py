@@ -159,6 +159,8 @@ LIVE_GAP = _gauge(
     "policy",
     over_processes="mostrecent",
 )
+CONNECTIONS = _gauge("serving_connections", "Open connections", over_processes="livesum")
+CUT = _counter("serving_connections_cut", "Connections that the server ended, by cause", "cause")
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
