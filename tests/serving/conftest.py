@@ -117,8 +117,14 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(folder: Path, *arguments: str, **variables: object) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A ``bentoml serve`` process of its own, ready; gives its address."""
+def serving(
+    folder: Path, *arguments: str, unprivileged: bool = False, **variables: object
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A ``bentoml serve`` process of its own, ready; gives its address.
+
+    ``unprivileged`` takes root's right to write anywhere away, which a container's user does not have either. A setting
+    that is None is left to its default.
+    """
     port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {
@@ -128,8 +134,11 @@ def serving(folder: Path, *arguments: str, **variables: object) -> Iterator[tupl
         "SERVING_DEVICE": "cpu",
         "SERVING_DATABASE": f"sqlite:///{folder}/serving.db",
     }
-    environment |= {f"SERVING_{name.upper()}": str(value) for name, value in variables.items()}
-    command = [sys.executable, "-m", "bentoml", "serve", *arguments, "--host", "127.0.0.1", "--port", str(port)]
+    environment |= {f"SERVING_{name.upper()}": "" if value is None else str(value) for name, value in variables.items()}
+    rights = ["-all", "+dac_read_search"]
+    command = ["setpriv", *(f"--{kind}={','.join(rights)}" for kind in ("inh-caps", "bounding-set"))]
+    command = command if unprivileged and os.getuid() == 0 and shutil.which("setpriv") else []
+    command += [sys.executable, "-m", "bentoml", "serve", *arguments, "--host", "127.0.0.1", "--port", str(port)]
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
