@@ -75,11 +75,9 @@ def document() -> dict[str, Any]:
             "/metrics": _get("Prometheus metrics", _TEXT),
             "/docs.json": _get("This document", _JSON),
             "/": _redirect("To /ui"),
-            "/livez": _get("Whether the process lives", {"text/plain": {"schema": {"type": "string"}}}, of=_ANY),
-            "/healthz": _get("As /livez", {"text/plain": {"schema": {"type": "string"}}}, of=_ANY),
-            "/readyz": _get(
-                "Whether it is warmed up", {"text/plain": {"schema": {"type": "string"}}}, ("starting",), of=_ANY
-            ),
+            "/livez": _get("Whether the process lives", _TEXT, of=_ANY),
+            "/healthz": _get("As /livez", _TEXT, of=_ANY),
+            "/readyz": _get("Whether it is warmed up", _TEXT, ("starting",), of=_ANY),
         },
         "security": _OPTIONAL_KEY,  # the server may need none
         "components": {
