@@ -85,6 +85,21 @@ def test_a_database_of_the_first_version_is_upgraded_in_place_with_its_rows(url:
     store.close()
 
 
+def test_a_worker_of_the_first_version_writes_on_after_the_upgrade(url: str) -> None:
+    """A rolling update mixes versions for a while."""
+    make_first_version(url)
+    store = Store(url)
+    store.prepare()
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM labels WHERE id = 'a'")
+        connection.exec_driver_sql(
+            "INSERT INTO labels (id, created, network, policy, configuration, predicted, macs, label) "
+            "VALUES ('a', 400.0, 'n', 'cascade', 'c', 3, 1e7, 5)"
+        )
+    assert [row.label for row in store.labels("n", 10)] == [5]
+    store.close()
+
+
 def test_the_migrations_make_the_tables_that_the_code_asks(store: Store, url: str, tmp_path: Path) -> None:
     def described(engine: sa.Engine) -> dict[str, object]:
         inspector = sa.inspect(engine)
