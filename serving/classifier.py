@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
 from collections.abc import Sequence
@@ -27,9 +28,12 @@ from serving.inference.preparation import Preparation, Upload
 from serving.live.evaluator import Evaluator
 from serving.live.feedback import take_label
 from serving.live.live_gap import live_gap, publish
+from serving.live.no_store import open_store
 from serving.live.offline_gap import offline_gap
 from serving.live.recorder import Recorder
-from serving.live.store import Store, StoredAnswer, in_database
+from serving.live.records import StoredAnswer
+from serving.live.store import Store, in_database
+from serving.live.tidying import Tidying
 from serving.operation import logs, metrics
 from serving.schema import Answer, Expected, FeedbackAnswer, Options, Prediction
 from serving.settings import ServingSettings
@@ -55,13 +59,15 @@ class Classifier:
             max_wait=settings.max_wait_ms / 1000,
             max_queue=settings.max_queue,
             threads=settings.threads,
+            share=settings.batch_share,
             observe=_observe_batch,
             watch=metrics.QUEUE.set,
         )
-        self.preparation = Preparation(deployment.transform, settings.max_megapixels)
+        self.preparation = Preparation(deployment.transform, settings.max_megapixels, settings.max_decoded_megapixels)
         self._description = describe(deployment, settings)
         self._recorder = Recorder(store, settings)
         self._evaluator = Evaluator(deployment, store, settings, lambda: not self.batcher.busy)
+        self._tidying = Tidying(store, settings)
         self._live: tuple[float, dict[str, Any]] | None = None
         self._counting = asyncio.Lock()
 
@@ -69,7 +75,7 @@ class Classifier:
     async def open(cls, settings: ServingSettings) -> Self:
         """Load, connect and warm up. Raises UserError where the settings name what is not there."""
         deployment = await asyncio.to_thread(open_deployment, settings)
-        store = await asyncio.to_thread(Store, settings.database)
+        store = await asyncio.to_thread(open_store, settings.database_url)
         # Counting the MACs of every configuration for the first time takes seconds where there are hundreds.
         await asyncio.to_thread(lambda: [deployment.macs(c) for c in deployment.configurations])
         classifier = cls(settings, deployment, store)
@@ -81,12 +87,13 @@ class Classifier:
         return classifier
 
     async def close(self) -> None:
-        """Answer what was accepted, store what was answered."""
-        await self.batcher.close()
-        await asyncio.to_thread(self._recorder.close)
-        await asyncio.to_thread(self._evaluator.close)
-        self.store.close()
-        self.preparation.close()
+        """Answer what was accepted, store what was answered; each step, whatever became of the one before."""
+        async with contextlib.AsyncExitStack() as last_first:
+            last_first.callback(self.preparation.close)
+            last_first.callback(self.store.close)
+            for part in (self._tidying, self._evaluator, self._recorder):
+                last_first.push_async_callback(asyncio.to_thread, part.close)
+            last_first.push_async_callback(self.batcher.close)
 
     async def answer(self, uploads: Sequence[Upload], options: Options) -> list[Answer | Rejection]:
         """Each image's own answer, or why it has none.
@@ -96,7 +103,9 @@ class Classifier:
         """
         plan, point = plan_request(self.deployment, options.policy, options.max_gmacs, options.configuration)
         self.check_room(len(uploads))
+        began = time.time_ns()
         inputs = await self.preparation.prepare(uploads)
+        prepared = time.time_ns()
         good = {position: image for position, image in enumerate(inputs) if isinstance(image, Tensor)}
         results = await self.batcher.submit(list(good.values()), plan) if good else []
         answers: list[Answer | Rejection] = [i if isinstance(i, Rejection) else Rejection("internal", "") for i in inputs]
@@ -104,18 +113,29 @@ class Classifier:
         first = notes.id if notes else new_id()
         ids = [first if len(uploads) == 1 else f"{first}-{position}" for position in range(len(uploads))]
         for position, result in zip(good, results, strict=True):
-            if isinstance(result, Exception):
+            if isinstance(result, Rejection):
+                answers[position] = result
+            elif isinstance(result, Exception):
                 logs.LOGGER.error("an image failed", exc_info=result, extra={"facts": {"id": ids[position]}})
                 answers[position] = Rejection("internal", "an unexpected error; the server's log has it")
             else:
+                metrics.count_answer(
+                    plan.policy,
+                    result.result.configuration.id,
+                    gmacs=result.result.macs / 1e9,
+                    default=float(self.deployment.costs.default) / 1e9,
+                    expected=None if point is None else point.macs / 1e9,
+                    queued=result.queued_ms / 1000,
+                )
                 kept = self._record(ids[position], uploads[position], result.result, plan, options.keep)
                 answers[position] = self._answer(ids[position], result, plan, point, options.top_k, kept)
         if notes is not None:
+            notes.moments += [("prepare", began, prepared), *_moments(results, prepared)]
             notes.facts |= {"images": len(uploads), "policy": plan.policy, "refused": len(uploads) - len(good)}
         return answers
 
     def _record(self, id_: str, upload: Upload, result: ImageResult, plan: Plan, keep: bool) -> bool:
-        """Count and record an answer; true where its picture is kept."""
+        """Record an answer; true where its picture is kept."""
         stored = StoredAnswer(
             id=id_,
             network=self.deployment.key,
@@ -127,12 +147,6 @@ class Classifier:
         size = upload.size if isinstance(upload, UploadFile) else None
         keeps = size is not None and self._recorder.keeps(id_, keep, size)
         keeps = self._recorder.add(stored, _bytes_of(upload) if keeps else None) and keeps
-        default = float(self.deployment.costs.default)
-        metrics.IMAGES.labels(plan.policy).inc()
-        metrics.CONFIGURATIONS.labels(result.configuration.id).inc()
-        metrics.GMACS.inc(result.macs / 1e9)
-        metrics.GMACS_DEFAULT.inc(default / 1e9)
-        metrics.GMACS_SAVED.inc((default - result.macs) / 1e9)
         return keeps
 
     def _answer(
@@ -162,7 +176,7 @@ class Classifier:
 
     async def feedback(self, id_: str, label: str | int) -> FeedbackAnswer:
         """Store the true class of an earlier answer; see :func:`serving.live.feedback.take_label`."""
-        return await take_label(self.deployment, self.store, id_, label, self.settings.remember_hours)
+        return await take_label(self.deployment, self.store, id_, label, self.settings)
 
     async def gap(self) -> dict[str, Any]:
         """The gap to the oracle, offline and live, JSON-ready; the live one computed anew every few seconds at most.
@@ -197,6 +211,15 @@ class Classifier:
                 for result in await self.batcher.submit(list(images), plan):
                     if isinstance(result, Exception):
                         raise result
+
+
+def _moments(results: Sequence[BatchedResult | Exception], since: int) -> list[tuple[str, int, int]]:
+    """How long the first image waited and ran, for a request's trace."""
+    first = next((result for result in results if isinstance(result, BatchedResult)), None)
+    if first is None:
+        return []
+    ran = since + int(first.queued_ms * 1e6)
+    return [("queue", since, ran), ("network", ran, ran + int(first.ran_ms * 1e6))]
 
 
 def _observe_batch(images: int, seconds: float) -> None:

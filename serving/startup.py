@@ -14,7 +14,7 @@ from dynamic.models.own_code import CodeName
 from oracle.runs import Run
 from selector.shipped import SHIPPED
 from serving.inference.opening import check_policy, folder_of
-from serving.live.store import check_url
+from serving.live.database import NONE, check_url
 from serving.settings import ServingSettings, in_variables
 
 
@@ -24,7 +24,8 @@ def check_before_start(settings: ServingSettings) -> None:
     Raises:
         UserError: naming the setting that is wrong and what would be right.
     """
-    check_url(settings.database)
+    if settings.database_url != NONE:
+        check_url(settings.database_url)
     folder = folder_of(settings)
     if folder is None:
         _ = settings.by_name

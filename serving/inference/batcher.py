@@ -10,7 +10,6 @@ import asyncio
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,7 +19,9 @@ from torch import Tensor
 
 from serving.errors import Rejection
 from serving.inference.engine import ImageResult
+from serving.inference.fair_queue import FairQueue
 from serving.inference.plans import Plan
+from serving.operation.supervision import supervised
 
 _log = logging.getLogger("serving")
 
@@ -61,6 +62,7 @@ class Batcher:
         max_batch: images of a batch, at most.
         max_wait: seconds that the first image of a batch waits for others.
         max_queue: images that may wait.
+        share: images of one request in a batch, at most, while smaller requests come; see :class:`FairQueue`.
         threads: torch threads of the model's thread.
         observe: called with the number of images and the seconds of every batch.
         watch: called with the number of images that wait, whenever it changes.
@@ -74,18 +76,21 @@ class Batcher:
         max_wait: float,
         max_queue: int,
         threads: int,
+        share: int = 16,
         observe: Callable[[int, float], None] = lambda images, seconds: None,
         watch: Callable[[int], None] = lambda waiting: None,
     ) -> None:
         self._run, self._max_batch, self._max_wait, self._max_queue = run, max_batch, max_wait, max_queue
         self._observe, self._watch = observe, watch
         self._running = 0
-        self._waiting: deque[_Job] = deque()
+        self._waiting: FairQueue[_Job] = FairQueue(share=share)
         self._arrived = asyncio.Event()
         self._closing = False
         self._seconds_an_image = 0.01
         self._pool = ThreadPoolExecutor(1, "model", initializer=torch.set_num_threads, initargs=(threads,))
-        self._task = asyncio.get_running_loop().create_task(self._serve())
+        serving = supervised("batcher", self._serve, ended=lambda: self._closing)
+        self._task = asyncio.get_running_loop().create_task(serving)
+        self._task.add_done_callback(self._refuse_waiting)
 
     @property
     def depth(self) -> int:
@@ -99,18 +104,22 @@ class Batcher:
 
     def check_room(self, images: int = 1) -> None:
         """Raise Rejection (overloaded) where so many more images would not fit into the queue."""
-        if self._closing:
+        if self._closing or self._task.done():
             raise Rejection("starting", "the server is shutting down: try again", retry_after=1)
         if self.depth + images > self._max_queue:
             seconds = max(1, math.ceil(self.depth * self._seconds_an_image))
             raise Rejection("overloaded", f"{self.depth} images wait already: try again in {seconds} s", retry_after=seconds)
 
-    async def submit(self, images: Sequence[Tensor], plan: Plan) -> list[BatchedResult | Exception]:
+    async def submit(
+        self, images: Sequence[Tensor], plan: Plan, *, priority: int = 0, deadline: float = math.inf
+    ) -> list[BatchedResult | Exception]:
         """Answer some images of one request.
 
         Args:
             images: each (3, H, W), all of one size.
             plan: of all of them.
+            priority: higher ones go first.
+            deadline: when nobody wants the answers any more (``time.monotonic()``); images that still wait then are refused.
 
         Returns:
             For each image its result, or the exception that it alone caused.
@@ -121,7 +130,7 @@ class Batcher:
         self.check_room(len(images))
         loop = asyncio.get_running_loop()
         jobs = [_Job(image, plan, loop.create_future()) for image in images]
-        self._waiting.extend(jobs)
+        self._waiting.add(jobs, priority=priority, deadline=deadline)
         self._watch(self.depth)
         self._arrived.set()
         results = await asyncio.gather(*(job.future for job in jobs), return_exceptions=True)
@@ -144,14 +153,20 @@ class Batcher:
                 await self._arrived.wait()
                 continue
             await self._let_fill()
-            count = min(len(self._waiting), self._max_batch)
-            jobs = [job for job in (self._waiting.popleft() for _ in range(count)) if not job.future.done()]
+            for job in self._waiting.expired():
+                if not job.future.done():
+                    job.future.set_exception(Rejection("overloaded", "the deadline passed while it waited", retry_after=1))
+            jobs = [job for job in self._waiting.take(self._max_batch) if not job.future.done()]
             self._watch(self.depth)
             if not jobs:
                 continue
             self._running = len(jobs)
+            results: Sequence[BatchedResult | Exception]
             try:
                 results = await loop.run_in_executor(self._pool, self._answer, jobs)
+            except Exception as error:  # whatever it is, each of them gets an answer and the next batch its turn
+                _log.exception("a batch of %d images was not answered", len(jobs))
+                results = [error] * len(jobs)
             finally:
                 self._running = 0
             for job, result in zip(jobs, results, strict=True):
@@ -162,28 +177,40 @@ class Batcher:
                 else:
                     job.future.set_exception(result)
 
+    def _refuse_waiting(self, _task: asyncio.Task[None]) -> None:
+        """Whoever waits when the task is over for good would wait for ever."""
+        for job in self._waiting:
+            if not job.future.done():
+                job.future.set_exception(Rejection("starting", "the server is ending: try again", retry_after=1))
+        self._waiting.clear()
+
     async def _let_fill(self) -> None:
         """Wait until the batch is full or its first image has waited long enough."""
-        left = self._waiting[0].since + self._max_wait - time.monotonic()
+        left = self._waiting.since + self._max_wait - time.monotonic()
         while left > 0 and len(self._waiting) < self._max_batch and not self._closing:
             self._arrived.clear()
             try:
                 await asyncio.wait_for(self._arrived.wait(), left)
             except TimeoutError:
                 return
-            left = self._waiting[0].since + self._max_wait - time.monotonic()
+            left = self._waiting.since + self._max_wait - time.monotonic()
 
     def _answer(self, jobs: Sequence[_Job]) -> list[BatchedResult | Exception]:
         began = time.monotonic()
         results: list[ImageResult | Exception]
         try:
             results = [*self._run(torch.stack([job.image for job in jobs]), [job.plan for job in jobs])]
+            if len(results) != len(jobs):
+                raise RuntimeError(f"{len(results)} results of {len(jobs)} images")
         except Exception:
             _log.exception("a batch of %d images failed; running them one by one", len(jobs))
             results = [self._alone(job) for job in jobs]
         seconds = time.monotonic() - began
         self._seconds_an_image = 0.8 * self._seconds_an_image + 0.2 * seconds / len(jobs)
-        self._observe(len(jobs), seconds)
+        try:
+            self._observe(len(jobs), seconds)
+        except Exception:
+            _log.exception("a batch was not counted")
         return [
             BatchedResult(result=r, queued_ms=1000 * (began - job.since), ran_ms=1000 * seconds, batch=len(jobs))
             if isinstance(r, ImageResult)

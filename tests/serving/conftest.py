@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import shutil
 import socket
@@ -21,6 +22,7 @@ from torch import Tensor
 from dynamic.scenes import FashionScenes
 from serving.inference.deployment import Deployment
 from serving.inference.opening import open_deployment
+from serving.operation.logs import LOGGER
 from serving.settings import ServingSettings
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
@@ -37,6 +39,17 @@ def encoded(pixels: np.ndarray, kind: str = "PNG", **options: object) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+@pytest.fixture
+def heard() -> Iterator[list[logging.LogRecord]]:
+    """What the service logs during a test."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    LOGGER.addHandler(handler)
+    yield records
+    LOGGER.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
@@ -104,29 +117,34 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(folder: Path, *arguments: str, **variables: object) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A ``bentoml serve`` process of its own, ready; gives its address."""
+def serving(
+    folder: Path, *arguments: str, unprivileged: bool = False, **variables: object
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A ``bentoml serve`` process of its own, ready; gives its address.
+
+    ``unprivileged`` takes root's right to write anywhere away, which a container's user does not have either. A setting
+    that is None is left to its default.
+    """
     port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {
-        "BENTOML_HOME": str(folder / "bentoml"),
+        "BENTOML_HOME": os.environ.get("BENTOML_HOME", str(folder / "bentoml")),
         "BENTOML_DO_NOT_TRACK": "true",
         "OMP_NUM_THREADS": "1",
         "SERVING_DEVICE": "cpu",
         "SERVING_DATABASE": f"sqlite:///{folder}/serving.db",
     }
-    environment |= {f"SERVING_{name.upper()}": str(value) for name, value in variables.items()}
-    command = [sys.executable, "-m", "bentoml", "serve", *arguments, "--host", "127.0.0.1", "--port", str(port)]
+    environment |= {f"SERVING_{name.upper()}": "" if value is None else str(value) for name, value in variables.items()}
+    rights = ["-all", "+dac_read_search"]
+    command = ["setpriv", *(f"--{kind}={','.join(rights)}" for kind in ("inh-caps", "bounding-set"))]
+    command = command if unprivileged and os.getuid() == 0 and shutil.which("setpriv") else []
+    command += [sys.executable, "-m", "bentoml", "serve", *arguments, "--host", "127.0.0.1", "--port", str(port)]
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
             address = f"http://127.0.0.1:{port}"
             with httpx.Client(base_url=address, timeout=5) as client:
-                wait_until_ready(client)
-                end = time.monotonic() + 60
-                while metric(client, "serving_ready") < int(str(variables.get("workers", 1))):
-                    assert time.monotonic() < end, "not all workers became ready"
-                    time.sleep(0.2)
+                wait_until_ready(client, 240)
             yield address, process
         finally:
             process.terminate()
