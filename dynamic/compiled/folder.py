@@ -68,7 +68,7 @@ class CompiledNetwork:
         Args:
             folder: ``RUN/compiled/PRECISION``.
             runtime, threads: see :func:`dynamic.compiled.runtimes.open_runtime`.
-            digests: of the ``weights`` and ``statistics`` that the graphs must have been made from; not compared unless given.
+            digests: of ``weights`` and ``statistics`` that the graphs must have been made from; not compared unless given.
 
         Raises:
             UserError: nothing compiled there, a file that is missing or damaged, graphs of other weights or statistics, or a

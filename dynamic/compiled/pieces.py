@@ -86,7 +86,7 @@ def _traced(model: nn.Module, examples: tuple[Tensor, ...], inputs: list[str]) -
     torch.onnx.export(
         model,
         examples,
-        written,
+        written,  # type: ignore[arg-type]
         dynamo=False,
         opset_version=OPSET,
         input_names=inputs,

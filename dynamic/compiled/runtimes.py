@@ -41,8 +41,8 @@ def open_runtime(precision: Precision, name: str | None = None, threads: int | N
     Args:
         precision: of the graphs that it is to run.
         name: ``onnxruntime`` or ``openvino``; unless given, OpenVINO for bfloat16, else ONNX Runtime.
-        threads: that one graph runs on; unless given, as many as there are cores. ONNX Runtime has one pool for all graphs of
-            the process, of the size that the first one asked for.
+        threads: that one graph runs on; unless given, as many as there are cores. ONNX Runtime has one pool for all graphs
+            of the process, of the size that the first one asked for.
 
     Raises:
         UserError: an unknown runtime, one that is not installed, or one that cannot run the precision on this CPU.
@@ -51,13 +51,13 @@ def open_runtime(precision: Precision, name: str | None = None, threads: int | N
     if chosen == "onnxruntime":
         if precision == "bfloat16":
             raise UserError("ONNX Runtime has no bfloat16 on CPUs: choose --runtime openvino, or another precision")
-        return chosen, _OnnxRuntime(threads)
+        return "onnxruntime", _OnnxRuntime(threads)
     if chosen == "openvino":
         if importlib.util.find_spec("openvino") is None:
             raise UserError("OpenVINO is not installed: pip install 'learned-selector[openvino]', or choose onnxruntime")
         if precision == "bfloat16":
             check_bfloat16()
-        return chosen, _OpenVino(precision, threads)
+        return "openvino", _OpenVino(precision, threads)
     raise UserError(f"no runtime is called {chosen!r}: choose from {', '.join(RUNTIMES)}")
 
 

@@ -32,12 +32,9 @@ class CompiledSession:
     """
 
     def __init__(self, network: CompiledNetwork, images: np.ndarray) -> None:
-        expected = (network.channels, network.resolution, network.resolution)
-        if images.ndim != 4 or images.shape[1:] != expected:
-            sides = " x ".join(map(str, expected))
-            raise UserError(
-                f"images of shape {images.shape}: the network was compiled for (N, {sides.replace(' x ', ', ')})"
-            )
+        side = network.resolution
+        if images.ndim != 4 or images.shape[1:] != (network.channels, side, side):
+            raise UserError(f"images of shape {images.shape}: compiled for (N, {network.channels}, {side}, {side})")
         self._network = network
         self._images = np.ascontiguousarray(images, dtype=np.float32)
         self._ran = np.zeros((len(images), len(network.record.macs)), dtype=bool)
