@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from dynamic.configuration import Configuration
-from dynamic.session import Session
+from selector.observation.answers import probabilities_of
+from selector.observation.eager import EagerSession
 from selector.observation.images import LiveImages
-from selector.observation.observe import probabilities_of
 from serving.inference.deployment import Deployment
 from serving.inference.plans import Plan
 
@@ -52,7 +52,7 @@ def answer(deployment: Deployment, images: Tensor, plans: Sequence[Plan]) -> lis
         One result for each image, in their order.
     """
     images = images.to(deployment.device, deployment.dtype, memory_format=torch.channels_last)
-    session = Session(deployment.network, images)
+    session = EagerSession(deployment.network, images)
     chosen: list[Configuration] = [deployment.default] * len(plans)
     charged = np.zeros(len(plans))
     for plan in dict.fromkeys(plans):
@@ -60,14 +60,13 @@ def answer(deployment: Deployment, images: Tensor, plans: Sequence[Plan]) -> lis
         if plan.configuration is not None:
             columns = [plan.configuration] * len(rows)
         else:
-            part = images if len(rows) == len(plans) else images[torch.from_numpy(rows).to(images.device)]
-            live = LiveImages(deployment.network, part, deployment.portfolio, deployment.costs, session=session, rows=rows)
+            live = LiveImages(session, session.pixels, deployment.portfolio, deployment.default, deployment.costs, rows=rows)
             decided = deployment.policies[plan.policy].decide(live, plan.dial)
             columns = [deployment.portfolio[column] for column in decided]
             charged[rows] = live.charged
         for row, configuration in zip(rows, columns, strict=True):
             chosen[row] = configuration
-    probabilities = probabilities_of(session.mixed(chosen)).numpy()
+    probabilities = probabilities_of(session.mixed(chosen))
     macs = session.macs + charged
     own = {c: deployment.macs(c) for c in set(chosen)}
     return [
