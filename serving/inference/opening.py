@@ -22,7 +22,7 @@ from selector.observation.costs import Costs
 from selector.policies import digest_of_policies, load_policies
 from selector.policies.base import Policy
 from selector.policies.constant import Cheapest, Default
-from selector.scoring.benchmark import read_results
+from selector.scoring.results import read_results
 from selector.shipped import SHIPPED
 from serving.inference.deployment import Deployment
 from serving.inference.plans import Plan, active_plan
