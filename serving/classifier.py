@@ -8,10 +8,9 @@ import time
 from collections.abc import Sequence
 from typing import Any, Self
 
+import numpy as np
 import PIL.Image
-import torch
 from starlette.datastructures import UploadFile
-from torch import Tensor
 
 from selector.policies.objectives import OperatingPoint
 from serving.errors import Rejection
@@ -54,7 +53,6 @@ class Classifier:
             max_batch=settings.max_batch,
             max_wait=settings.max_wait_ms / 1000,
             max_queue=settings.max_queue,
-            threads=settings.threads,
             observe=_observe_batch,
             watch=metrics.QUEUE.set,
         )
@@ -97,7 +95,7 @@ class Classifier:
         plan, point = plan_request(self.deployment, options.policy, options.max_gmacs, options.configuration)
         self.check_room(len(uploads))
         inputs = await self.preparation.prepare(uploads)
-        good = {position: image for position, image in enumerate(inputs) if isinstance(image, Tensor)}
+        good = {position: image for position, image in enumerate(inputs) if isinstance(image, np.ndarray)}
         results = await self.batcher.submit(list(good.values()), plan) if good else []
         answers: list[Answer | Rejection] = [i if isinstance(i, Rejection) else Rejection("internal", "") for i in inputs]
         notes = logs.REQUEST.get()
@@ -188,12 +186,12 @@ class Classifier:
 
     async def _warm_up(self) -> None:
         """Run images alone and together, under the active policy and the default: a first run of anything is slow."""
-        stream = torch.Generator().manual_seed(0)
+        stream = np.random.default_rng(0)
         side = self.deployment.resolution
         shape = self.deployment.transform(PIL.Image.new("L", (side, side))).shape
         for plan in (self.deployment.active, plan_request(self.deployment, policy="default")[0]):
             for count in (1, 1, 8):
-                images = torch.randn(count, *shape, generator=stream)
+                images = stream.standard_normal((count, *shape), np.float32)
                 for result in await self.batcher.submit(list(images), plan):
                     if isinstance(result, Exception):
                         raise result

@@ -15,8 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from serving.errors import Rejection
 from serving.inference.engine import ImageResult
@@ -24,8 +23,8 @@ from serving.inference.plans import Plan
 
 _log = logging.getLogger("serving")
 
-Run = Callable[[Tensor, Sequence[Plan]], list[ImageResult]]
-"""Answers (N, 3, H, W) images under N plans."""
+Run = Callable[[np.ndarray, Sequence[Plan]], list[ImageResult]]
+"""Answers (N, C, H, W) images under N plans."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +46,7 @@ class BatchedResult:
 
 @dataclass
 class _Job:
-    image: Tensor
+    image: np.ndarray
     plan: Plan
     future: asyncio.Future[BatchedResult]
     since: float = field(default_factory=time.monotonic)
@@ -61,7 +60,6 @@ class Batcher:
         max_batch: images of a batch, at most.
         max_wait: seconds that the first image of a batch waits for others.
         max_queue: images that may wait.
-        threads: torch threads of the model's thread.
         observe: called with the number of images and the seconds of every batch.
         watch: called with the number of images that wait, whenever it changes.
     """
@@ -73,7 +71,6 @@ class Batcher:
         max_batch: int,
         max_wait: float,
         max_queue: int,
-        threads: int,
         observe: Callable[[int, float], None] = lambda images, seconds: None,
         watch: Callable[[int], None] = lambda waiting: None,
     ) -> None:
@@ -84,7 +81,7 @@ class Batcher:
         self._arrived = asyncio.Event()
         self._closing = False
         self._seconds_an_image = 0.01
-        self._pool = ThreadPoolExecutor(1, "model", initializer=torch.set_num_threads, initargs=(threads,))
+        self._pool = ThreadPoolExecutor(1, "model")
         self._task = asyncio.get_running_loop().create_task(self._serve())
 
     @property
@@ -105,11 +102,11 @@ class Batcher:
             seconds = max(1, math.ceil(self.depth * self._seconds_an_image))
             raise Rejection("overloaded", f"{self.depth} images wait already: try again in {seconds} s", retry_after=seconds)
 
-    async def submit(self, images: Sequence[Tensor], plan: Plan) -> list[BatchedResult | Exception]:
+    async def submit(self, images: Sequence[np.ndarray], plan: Plan) -> list[BatchedResult | Exception]:
         """Answer some images of one request.
 
         Args:
-            images: each (3, H, W), all of one size.
+            images: each (C, H, W) float32, all of one size.
             plan: of all of them.
 
         Returns:
@@ -177,7 +174,7 @@ class Batcher:
         began = time.monotonic()
         results: list[ImageResult | Exception]
         try:
-            results = [*self._run(torch.stack([job.image for job in jobs]), [job.plan for job in jobs])]
+            results = [*self._run(np.stack([job.image for job in jobs]), [job.plan for job in jobs])]
         except Exception:
             _log.exception("a batch of %d images failed; running them one by one", len(jobs))
             results = [self._alone(job) for job in jobs]
