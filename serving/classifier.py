@@ -16,9 +16,9 @@ from selector.policies.objectives import OperatingPoint
 from serving.errors import Rejection
 from serving.ids import new_id
 from serving.inference.batcher import BatchedResult, Batcher
-from serving.inference.budget import plan_request
+from serving.inference.budget import open_reserve_for, plan_request
 from serving.inference.deployment import Deployment
-from serving.inference.description import describe, describe_configuration
+from serving.inference.description import describe, describe_configuration, describe_maker
 from serving.inference.engine import ImageResult, answer
 from serving.inference.opening import open_deployment
 from serving.inference.plans import Plan
@@ -92,6 +92,8 @@ class Classifier:
         Raises:
             Rejection: options that cannot be had, or a full queue: none is answered.
         """
+        if options.configuration is not None and self.deployment.reserve is not None:
+            await asyncio.to_thread(open_reserve_for, self.deployment, options.configuration)
         plan, point = plan_request(self.deployment, options.policy, options.max_gmacs, options.configuration)
         self.check_room(len(uploads))
         inputs = await self.preparation.prepare(uploads)
@@ -150,6 +152,7 @@ class Classifier:
             dial=plan.dial,
             expected=None if point is None else Expected(accuracy=point.accuracy, gmacs=point.macs / 1e9),
             configuration=describe_configuration(self.deployment, result.configuration),
+            made_by=describe_maker(self.deployment, result.configuration),
             gmacs=result.macs / 1e9,
             default_gmacs=float(self.deployment.costs.default) / 1e9,
             queued_ms=batched.queued_ms,
