@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from dynamic.errors import UserError
 from dynamic.resources import cpu_count
 from selector.policies.objectives import Objective
+from serving.operation.state_folder import in_state_folder
 
 PREFIX = "SERVING_"
 
@@ -101,7 +102,8 @@ class ServingSettings(BaseSettings):
     upload_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
     """How long a client may take to send a body; then 408."""
     database: str = "sqlite:///runs/serving.db"
-    """Where answers, labels and kept images are: any SQLAlchemy URL."""
+    """Where answers, labels and kept images are: a URL of SQLite (sqlite:///FILE) or PostgreSQL
+    (postgresql://USER:PASSWORD@HOST/NAME), or none to serve without feedback. See SERVING_STATE_DIRECTORY."""
     remember_hours: Annotated[float, Field(gt=0)] = 24.0
     """How long the label of an answered request may come."""
     keep: Literal["never", "asked", "all"] = "asked"
@@ -116,6 +118,21 @@ class ServingSettings(BaseSettings):
     """Images so evaluated, at most, over all processes."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level of the service's own log, JSON lines on stderr."""
+
+    # Operation.
+    state_directory: str = ""
+    """Folder that a SQLite file with a relative path is in; unless given the current folder, or that of the user's
+    programs ($XDG_STATE_HOME/dynamic-classifier) where a bento is served, since whoever gets the bento gets its files."""
+    keep_days: Annotated[float, Field(gt=0)] = 90.0
+    """How long labels and evaluations are kept."""
+    keep_rows: Annotated[int, Field(ge=1)] = 1_000_000
+    """Answers, labels and evaluations that are kept, at most, of each; the oldest go first."""
+    label_changes: Annotated[int, Field(ge=0)] = 3
+    """How often the label of an answer may be replaced by another one."""
+    label_seconds: Annotated[float, Field(ge=0)] = 3600.0
+    """How long after an answer's first label it may be replaced."""
+    drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    """After SIGTERM: how long the server still answers while /readyz says 503 already, so that load balancers notice."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -139,6 +156,11 @@ class ServingSettings(BaseSettings):
     def compiled(self) -> bool:
         """Whether graphs are to run, where the network can be compiled."""
         return self.device == "cpu" and self.runtime != "torch"
+
+    @property
+    def database_url(self) -> str:
+        """Where the database is: a relative SQLite file in the folder that ``state_directory`` explains."""
+        return in_state_folder(self.database, self.state_directory)
 
 
 def read_settings() -> ServingSettings:

@@ -9,7 +9,7 @@ from dynamic.errors import UserError
 from oracle.run_folder import RunFolder
 from serving.inference.finding import check_policy, folder_of, torch_is_installed
 from serving.inference.opening import prepare_graphs
-from serving.live.store import check_url
+from serving.live.database import NONE, check_url
 from serving.settings import ServingSettings
 
 
@@ -19,7 +19,8 @@ def check_before_start(settings: ServingSettings) -> None:
     Raises:
         UserError: naming the setting that is wrong and what would be right.
     """
-    check_url(settings.database)
+    if settings.database_url != NONE:
+        check_url(settings.database_url)
     folder = folder_of(settings)
     if folder is None:
         if not torch_is_installed():

@@ -47,9 +47,7 @@ def describe_configuration(deployment: Deployment, configuration: Configuration)
 def describe_maker(deployment: Deployment, configuration: Configuration) -> MadeBy:
     """Which network runs a configuration, and how."""
     network = deployment.network_of(configuration)
-    return MadeBy(
-        network=deployment.name, weights=deployment.weights, runtime=network.runtime, precision=network.precision
-    )
+    return MadeBy(network=deployment.name, weights=deployment.weights, runtime=network.runtime, precision=network.precision)
 
 
 def options_of(configuration: Configuration) -> list[Layer]:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from selector.observation.answers import probabilities_of
 
 from dynamic.configuration import Configuration
-from selector.observation.answers import probabilities_of
 from selector.observation.images import LiveImages
 from serving.inference.deployment import Deployment, ServedNetwork
 from serving.inference.plans import Plan
@@ -60,9 +60,7 @@ def answer(deployment: Deployment, images: np.ndarray, plans: Sequence[Plan]) ->
     return [results[row] for row in range(len(plans))]
 
 
-def _run(
-    deployment: Deployment, network: ServedNetwork, images: np.ndarray, plans: Sequence[Plan]
-) -> list[ImageResult]:
+def _run(deployment: Deployment, network: ServedNetwork, images: np.ndarray, plans: Sequence[Plan]) -> list[ImageResult]:
     session, seen = network.session(images), network.seen(images)
     chosen: list[Configuration] = [deployment.default] * len(plans)
     charged = np.zeros(len(plans))
