@@ -27,7 +27,7 @@ def main(settings: TrainSettings) -> None:
         [r["policy"], (r["objective"] or "").replace("_", " "), f"{r['accuracy']:.1%}", f"{r['macs'] / 1e6:.1f}"]
         for r in rows
     ]
-    images = len(policies[0].fitted_on_)
+    images = policies[0].labels_
     print(f"Expected on images like the {images} label images, by cross-validation (selector's own cost included):\n")
     print(aligned(["policy", "objective", "accuracy", "MMACs"], table), end="\n\n")
     print(*recommendations(policies), sep="\n")

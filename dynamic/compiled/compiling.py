@@ -59,7 +59,7 @@ def compile_network(
         configurations: the portfolio; the network's default is added where it is missing.
         resolution: side of the images in pixels.
         needs: what policies will ask.
-        looks: by kind, what makes a look: (N, ...) of a list of values in order of their names, or of the images.
+        looks: by kind, what makes a look: (N, ...) of a list of values in order of their names.
         precision: ``float32``; ``bfloat16``: the same graphs, run by OpenVINO in that precision; ``int8``.
         calibration: (images, C, H, W) float32 of the label split, normalised; for ``int8`` alone.
         progress: called with the number of graphs made and of all.
@@ -113,17 +113,13 @@ def _write(
     images = torch.randn(EXAMPLES, network.channels, resolution, resolution, generator=generator)
     maker = StretchMaker(network, portfolio, images, looks)
     wanted = _wanted(maker, network, portfolio, needs)
-    weights, graphs, of_images = Weights(), [], {}
+    weights, graphs = Weights(), []
     for number, stretch in enumerate(wanted):
         builder, inputs, outputs = maker.graph(stretch)
         file = f"{number:03}.onnx"
         write_whole(folder / file, builder.model(weights, WEIGHTS).SerializeToString())
         graphs.append(GraphRecord(file=file, start=stretch.start, end=stretch.end, inputs=inputs, outputs=outputs))
         progress(number + 1, len(wanted))
-    for kind in needs.of_images:
-        builder, shape = maker.graph_of_images(kind)
-        of_images[kind] = (f"{kind}.onnx", shape)
-        write_whole(folder / of_images[kind][0], builder.model(weights, WEIGHTS).SerializeToString())
     write_whole(folder / WEIGHTS, bytes(weights.content))
     record = CompiledRecord(
         precision=precision,
@@ -138,12 +134,11 @@ def _write(
         paths=maker.tree.paths,
         macs=_macs(network, portfolio, resolution, maker),
         graphs=tuple(graphs),
-        of_images=of_images,
         files={path.name: digest_of_file(path) for path in sorted(folder.iterdir())},
         versions={"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": version("onnxruntime")},
     )
     write_record(folder / RECORD, record.to_json())
-    _verify(CompiledNetwork(folder, record, "onnxruntime", None), maker, looks)
+    _verify(CompiledNetwork(folder, record, "onnxruntime", None), maker)
 
 
 def _wanted(
@@ -173,7 +168,7 @@ def _macs(
     return tuple(macs[node] for node in range(len(macs)))
 
 
-def _verify(compiled: CompiledNetwork, maker: StretchMaker, looks: Looks) -> None:
+def _verify(compiled: CompiledNetwork, maker: StretchMaker) -> None:
     """Run every graph on one and on several images. Raises UserError where one gives something else than the network."""
     for count in (1, EXAMPLES):
         for graph in compiled.record.graphs:
@@ -181,9 +176,6 @@ def _verify(compiled: CompiledNetwork, maker: StretchMaker, looks: Looks) -> Non
             made = compiled.run(graph, {name: value[:count].numpy() for name, value in inputs.items()})
             for output, values in zip(graph.outputs, made, strict=True):
                 _compare(values, maker.expected(output)[:count], f"{output.kind} of node {output.node}")
-        for kind, (file, _) in compiled.record.of_images.items():
-            (values,) = compiled.graph(file)({"images": maker.images[:count].numpy()})
-            _compare(values, looks[kind](maker.images[:count]), kind)
 
 
 def _compare(made: np.ndarray, expected: Tensor, what: str) -> None:

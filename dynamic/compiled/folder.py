@@ -117,8 +117,6 @@ class CompiledNetwork:
         """Make the graphs of some configurations ready (all unless given), run on one blank image each."""
         wanted = self.configurations if configurations is None else tuple(configurations)
         nodes = {node for configuration in wanted for node in self.path(configuration)}
-        for kind in self.record.of_images:
-            self.graph(self.record.of_images[kind][0])
         for graph in self.record.graphs:
             if graph.end in nodes:
                 self.run(graph, {name: np.zeros((1, *shape), np.float32) for name, shape in self.shapes(graph).items()})

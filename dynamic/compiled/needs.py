@@ -30,12 +30,10 @@ class Needs:
     Attributes:
         ladders: configurations that one image may run one after the other, in this order.
         looks: at what layers read.
-        of_images: kinds of looks at the images themselves.
     """
 
     ladders: tuple[tuple[Configuration, ...], ...] = ()
     looks: tuple[Look, ...] = ()
-    of_images: tuple[str, ...] = ()
 
     @classmethod
     def joined(cls, needs: Iterable[Needs]) -> Needs:
@@ -44,5 +42,4 @@ class Needs:
         return cls(
             ladders=tuple(dict.fromkeys(ladder for part in parts for ladder in part.ladders)),
             looks=tuple(dict.fromkeys(look for part in parts for look in part.looks)),
-            of_images=tuple(dict.fromkeys(kind for part in parts for kind in part.of_images)),
         )

@@ -55,7 +55,6 @@ class CompiledRecord:
         paths: by configuration, its nodes.
         macs: by node, multiply-accumulates of what runs between it and the one before.
         graphs: the stretches.
-        of_images: by kind of look at the images, the file of its graph and the shape of what it gives.
         files: SHA-256 of every file.
         versions: of what made them.
     """
@@ -72,7 +71,6 @@ class CompiledRecord:
     paths: tuple[tuple[int, ...], ...]
     macs: tuple[int, ...]
     graphs: tuple[GraphRecord, ...]
-    of_images: dict[str, tuple[str, tuple[int, ...]]]
     files: dict[str, str]
     versions: dict[str, str]
 
@@ -102,8 +100,7 @@ class CompiledRecord:
         )
         lists = {name: tuple(entries[name]) for name in ("configurations", "depths", "macs")}
         paths = tuple(tuple(path) for path in entries["paths"])
-        of_images = {kind: (file, tuple(shape)) for kind, (file, shape) in entries["of_images"].items()}
-        return cls(**entries | lists | {"paths": paths, "graphs": graphs, "of_images": of_images})
+        return cls(**entries | lists | {"paths": paths, "graphs": graphs})
 
     @property
     def tree(self) -> Tree:

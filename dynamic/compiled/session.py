@@ -39,8 +39,6 @@ class CompiledSession:
         self._images = np.ascontiguousarray(images, dtype=np.float32)
         self._ran = np.zeros((len(images), len(network.record.macs)), dtype=bool)
         self._held: dict[tuple[str, int, str], _Rows] = {}
-        self._of_images: dict[str, _Rows] = {}
-        self._depth = {node: depth for path in network.record.paths for depth, node in enumerate(path)}
 
     @property
     def macs(self) -> np.ndarray:
@@ -74,18 +72,6 @@ class CompiledSession:
         self._charge(path, rows)
         self._ensure(key, path, rows, final=False)
         return self._held[key].take(rows)
-
-    def of_images(self, kind: str, rows: np.ndarray) -> np.ndarray:
-        """(rows, features) float32: a look of some kind at the images themselves. Raises UserError: it was not compiled."""
-        if kind not in self._network.record.of_images:
-            raise UserError(f"no {kind} of the images is compiled: compile again")
-        file, shape = self._network.record.of_images[kind]
-        held = self._of_images.setdefault(kind, _Rows(len(self._images), shape))
-        missing = held.missing(rows)
-        if len(missing):
-            (made,) = self._network.graph(file)({"images": _some(self._images, missing)})
-            held.add(missing, made)
-        return held.take(rows)
 
     def _answer(self, configuration: Configuration, rows: np.ndarray, final: bool) -> np.ndarray:
         path = self._network.path(configuration)

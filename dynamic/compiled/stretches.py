@@ -16,7 +16,7 @@ from dynamic.network import DynamicNetwork
 from dynamic.option import Option
 
 Looks = Mapping[str, Callable[..., Tensor]]
-"""By kind, what makes a look (N, ...): of a list of values in order of their names, or of the images."""
+"""By kind, what makes a look (N, ...): of a list of values in order of their names."""
 
 
 class StretchMaker:
@@ -90,16 +90,6 @@ class StretchMaker:
             name = program.output
             give(GraphOutput(kind="logits", node=stretch.end, name="", shape=shapes[name]), state[name])
         return builder, inputs, tuple(outputs)
-
-    def graph_of_images(self, kind: str) -> tuple[GraphBuilder, tuple[int, ...]]:
-        """The graph of a look at the images, and the shape of what it gives."""
-        look = self._looks[kind]
-        example = look(self.images)
-        piece = export(lambda images: [look(images)], [self.images], f"the look {kind!r}")
-        builder, shape = GraphBuilder(), tuple(example.shape[1:])
-        (made,) = builder.add(piece, [builder.input("images", self.images.shape[1:])])
-        builder.output(made, "output0", shape)
-        return builder, shape
 
     def expected(self, output: GraphOutput) -> Tensor:
         """What a stretch should give for the example images."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dynamic.configuration import Configuration
-from dynamic.network import DynamicNetwork
 from oracle.evaluation.bounds import quality
 from oracle.run_record import Digests
 from selector.observation.costs import Costs
+
+if TYPE_CHECKING:
+    from dynamic.network import DynamicNetwork
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,12 @@ from oracle.evaluation.evaluate import WalkSize
 from oracle.outcomes import compare_identity
 from oracle.runs import Run
 from oracle.settings import DTYPES
+from selector.observation.answers import classes_of, probabilities_of
 from selector.observation.costs import Costs, Prefix
 from selector.observation.earlier import IDENTITY, Earlier, block_file, set_aside
-from selector.observation.features import VERSION, gridded, image_statistics, pooled
+from selector.observation.features import VERSION, gridded, pooled
 from selector.observation.observations import Observations
+from selector.observation.statistics import image_statistics
 
 BLOCK = 256
 """Images a file: what an interruption may cost."""
@@ -189,7 +191,7 @@ def observe_batch(
     sites = network.program.sites
     first = boundary(network, min(1, len(network.dynamic_layers) - 1))
     default = tuple(site.option(network.default) for site in sites[:first])
-    found: dict[str, Tensor] = {"image": image_statistics(images)}
+    found: dict[str, Tensor] = {"image": torch.from_numpy(image_statistics(images.float().cpu().numpy()))}
 
     def visit(index: int, nodes: Sequence[Node], state: Mapping[str, Tensor]) -> None:
         wanted = [node.prefix in distinct or node.prefix == default for node in nodes]
@@ -209,31 +211,19 @@ def observe_batch(
             if node.prefix == default:
                 found["behind"], found["grid"] = summary, gridded(values)
 
-    probabilities: Tensor | None = None
+    probabilities: np.ndarray | None = None
     predicted = np.empty((len(images), len(portfolio)), np.int32)
     for columns, logits in network.comprehensive(images, portfolio, max_rows, visit):
-        answer = probabilities_of(logits)
+        answers = logits.float().cpu().numpy()
+        answer = probabilities_of(answers)
         if probabilities is None:
-            probabilities = torch.empty(len(images), len(portfolio), answer.shape[1])
+            probabilities = np.empty((len(images), len(portfolio), answer.shape[1]), np.float32)
         probabilities[:, columns] = answer[:, None]
-        predicted[:, columns] = classes_of(logits)[:, None]
+        predicted[:, columns] = classes_of(answers)[:, None]
     assert probabilities is not None
     found["prefix"] = torch.cat([found["stem"], found.pop("behind")], dim=1)
-    p_true = probabilities.numpy()[np.arange(len(labels)), :, labels]
-    found["probabilities"] = probabilities
+    p_true = probabilities[np.arange(len(labels)), :, labels]
+    found["probabilities"] = torch.from_numpy(probabilities)
     halved = {name: value.clamp(-65504, 65504).half().numpy() for name, value in found.items()}
     return halved | {"predicted": predicted, "p_true": p_true}
 
-
-def probabilities_of(logits: Tensor) -> Tensor:
-    """(N, classes) float32 probabilities on the CPU, all zeros where a logit is not finite."""
-    logits = logits.float()
-    finite = logits.isfinite().all(dim=1, keepdim=True)
-    return torch.where(finite, logits.softmax(dim=1), 0).cpu()
-
-
-def classes_of(logits: Tensor) -> np.ndarray:
-    """(N,) int32 predicted classes, -1 where a logit is not finite."""
-    logits = logits.float()
-    finite = logits.isfinite().all(dim=1)
-    return np.asarray(torch.where(finite, logits.argmax(dim=1), -1).to(torch.int32).cpu().numpy())

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dynamic.errors import UserError
 from dynamic.integrity import digest_of_file
-from oracle.runs import Run
 from selector.policies.base import POLICY, SOURCE, Policy, load_facts
 from selector.policies.blend import Blend, SecondLook, TopTwo
 from selector.policies.boosting import Correctness, PreferredClassifier, Ranker
@@ -18,6 +18,9 @@ from selector.policies.head import Head
 from selector.policies.own import policy_class
 from selector.policies.scoring import Neighbours
 from selector.policies.stagewise import Stagewise
+
+if TYPE_CHECKING:
+    from oracle.runs import Run
 
 REFERENCES: tuple[type[Policy], ...] = (Default, SingleBest, Cheapest, MostPreferred, RandomChoice)
 """Fitted in no time and always in the table; the oracle comes on top."""
@@ -111,9 +114,15 @@ def load_policies(run: Run) -> list[Policy]:
             raise UserError(
                 f"{folder / policy.name} chooses among configurations that this run did not run, such as {unknown[0]}"
             )
-    if len({(policy.portfolio_, policy.fitted_on_) for policy in policies}) > 1:
+    if len({policy.portfolio_ for policy in policies}) > 1 or not _of_same_images(policies):
         raise UserError(f"the policies in {folder} learned from different portfolios or images: delete it and train again")
     return policies
+
+
+def _of_same_images(policies: list[Policy]) -> bool:
+    """Whether policies were fitted on the same images: mostly files of equal digests, which need not be read."""
+    files = {policy.fitted_on_file.digest if policy.fitted_on_file else None for policy in policies}
+    return (len(files) == 1 and None not in files) or len({policy.fitted_on_ for policy in policies}) == 1
 
 
 def digest_of_policies(folder: Path) -> str:
