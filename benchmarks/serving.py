@@ -32,9 +32,10 @@ from tqdm import tqdm
 
 from benchmarks.batches import mixed_batches, selector_shares
 from benchmarks.load import PORT, body, drain, images_per_second, load, server
-from dynamic.command import keep_freed_memory, run_command
+from dynamic.command import run_command
 from dynamic.errors import UserError
 from dynamic.files import write_whole
+from dynamic.resources import keep_freed_memory
 from dynamic.scenes import FashionScenes
 from oracle.evaluation.bounds import interval
 from oracle.reporting.text import aligned

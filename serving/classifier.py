@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
 from collections.abc import Sequence
 from typing import Any, Self
 
+import numpy as np
 import PIL.Image
-import torch
 from starlette.datastructures import UploadFile
-from torch import Tensor
 
 from selector.policies.objectives import OperatingPoint
 from serving.errors import Rejection
 from serving.ids import new_id
 from serving.inference.batcher import BatchedResult, Batcher
-from serving.inference.budget import plan_request
+from serving.inference.budget import open_reserve_for, plan_request
 from serving.inference.deployment import Deployment
-from serving.inference.description import describe, describe_configuration
+from serving.inference.description import describe, describe_configuration, describe_maker
 from serving.inference.engine import ImageResult, answer
 from serving.inference.opening import open_deployment
 from serving.inference.plans import Plan
@@ -27,9 +27,12 @@ from serving.inference.preparation import Preparation, Upload
 from serving.live.evaluator import Evaluator
 from serving.live.feedback import take_label
 from serving.live.live_gap import live_gap, publish
+from serving.live.no_store import open_store
 from serving.live.offline_gap import offline_gap
 from serving.live.recorder import Recorder
-from serving.live.store import Store, StoredAnswer, in_database
+from serving.live.records import StoredAnswer
+from serving.live.store import Store, in_database
+from serving.live.tidying import Tidying
 from serving.operation import logs, metrics
 from serving.schema import Answer, Expected, FeedbackAnswer, Options, Prediction
 from serving.settings import ServingSettings
@@ -54,7 +57,6 @@ class Classifier:
             max_batch=settings.max_batch,
             max_wait=settings.max_wait_ms / 1000,
             max_queue=settings.max_queue,
-            threads=settings.threads,
             observe=_observe_batch,
             watch=metrics.QUEUE.set,
         )
@@ -62,6 +64,7 @@ class Classifier:
         self._description = describe(deployment, settings)
         self._recorder = Recorder(store, settings)
         self._evaluator = Evaluator(deployment, store, settings, lambda: not self.batcher.busy)
+        self._tidying = Tidying(store, settings)
         self._live: tuple[float, dict[str, Any]] | None = None
         self._counting = asyncio.Lock()
 
@@ -69,7 +72,7 @@ class Classifier:
     async def open(cls, settings: ServingSettings) -> Self:
         """Load, connect and warm up. Raises UserError where the settings name what is not there."""
         deployment = await asyncio.to_thread(open_deployment, settings)
-        store = await asyncio.to_thread(Store, settings.database)
+        store = await asyncio.to_thread(open_store, settings.database_url)
         # Counting the MACs of every configuration for the first time takes seconds where there are hundreds.
         await asyncio.to_thread(lambda: [deployment.macs(c) for c in deployment.configurations])
         classifier = cls(settings, deployment, store)
@@ -81,12 +84,13 @@ class Classifier:
         return classifier
 
     async def close(self) -> None:
-        """Answer what was accepted, store what was answered."""
-        await self.batcher.close()
-        await asyncio.to_thread(self._recorder.close)
-        await asyncio.to_thread(self._evaluator.close)
-        self.store.close()
-        self.preparation.close()
+        """Answer what was accepted, store what was answered; each step, whatever became of the one before."""
+        async with contextlib.AsyncExitStack() as last_first:
+            last_first.callback(self.preparation.close)
+            last_first.callback(self.store.close)
+            for part in (self._tidying, self._evaluator, self._recorder):
+                last_first.push_async_callback(asyncio.to_thread, part.close)
+            last_first.push_async_callback(self.batcher.close)
 
     async def answer(self, uploads: Sequence[Upload], options: Options) -> list[Answer | Rejection]:
         """Each image's own answer, or why it has none.
@@ -94,10 +98,12 @@ class Classifier:
         Raises:
             Rejection: options that cannot be had, or a full queue: none is answered.
         """
+        if options.configuration is not None and self.deployment.reserve is not None:
+            await asyncio.to_thread(open_reserve_for, self.deployment, options.configuration)
         plan, point = plan_request(self.deployment, options.policy, options.max_gmacs, options.configuration)
         self.check_room(len(uploads))
         inputs = await self.preparation.prepare(uploads)
-        good = {position: image for position, image in enumerate(inputs) if isinstance(image, Tensor)}
+        good = {position: image for position, image in enumerate(inputs) if isinstance(image, np.ndarray)}
         results = await self.batcher.submit(list(good.values()), plan) if good else []
         answers: list[Answer | Rejection] = [i if isinstance(i, Rejection) else Rejection("internal", "") for i in inputs]
         notes = logs.REQUEST.get()
@@ -108,6 +114,14 @@ class Classifier:
                 logs.LOGGER.error("an image failed", exc_info=result, extra={"facts": {"id": ids[position]}})
                 answers[position] = Rejection("internal", "an unexpected error; the server's log has it")
             else:
+                metrics.count_answer(
+                    plan.policy,
+                    result.result.configuration.id,
+                    gmacs=result.result.macs / 1e9,
+                    default=float(self.deployment.costs.default) / 1e9,
+                    expected=None if point is None else point.macs / 1e9,
+                    queued=result.queued_ms / 1000,
+                )
                 kept = self._record(ids[position], uploads[position], result.result, plan, options.keep)
                 answers[position] = self._answer(ids[position], result, plan, point, options.top_k, kept)
         if notes is not None:
@@ -115,7 +129,7 @@ class Classifier:
         return answers
 
     def _record(self, id_: str, upload: Upload, result: ImageResult, plan: Plan, keep: bool) -> bool:
-        """Count and record an answer; true where its picture is kept."""
+        """Record an answer; true where its picture is kept."""
         stored = StoredAnswer(
             id=id_,
             network=self.deployment.key,
@@ -127,12 +141,6 @@ class Classifier:
         size = upload.size if isinstance(upload, UploadFile) else None
         keeps = size is not None and self._recorder.keeps(id_, keep, size)
         keeps = self._recorder.add(stored, _bytes_of(upload) if keeps else None) and keeps
-        default = float(self.deployment.costs.default)
-        metrics.IMAGES.labels(plan.policy).inc()
-        metrics.CONFIGURATIONS.labels(result.configuration.id).inc()
-        metrics.GMACS.inc(result.macs / 1e9)
-        metrics.GMACS_DEFAULT.inc(default / 1e9)
-        metrics.GMACS_SAVED.inc((default - result.macs) / 1e9)
         return keeps
 
     def _answer(
@@ -152,6 +160,7 @@ class Classifier:
             dial=plan.dial,
             expected=None if point is None else Expected(accuracy=point.accuracy, gmacs=point.macs / 1e9),
             configuration=describe_configuration(self.deployment, result.configuration),
+            made_by=describe_maker(self.deployment, result.configuration),
             gmacs=result.macs / 1e9,
             default_gmacs=float(self.deployment.costs.default) / 1e9,
             queued_ms=batched.queued_ms,
@@ -162,7 +171,7 @@ class Classifier:
 
     async def feedback(self, id_: str, label: str | int) -> FeedbackAnswer:
         """Store the true class of an earlier answer; see :func:`serving.live.feedback.take_label`."""
-        return await take_label(self.deployment, self.store, id_, label, self.settings.remember_hours)
+        return await take_label(self.deployment, self.store, id_, label, self.settings)
 
     async def gap(self) -> dict[str, Any]:
         """The gap to the oracle, offline and live, JSON-ready; the live one computed anew every few seconds at most.
@@ -188,12 +197,12 @@ class Classifier:
 
     async def _warm_up(self) -> None:
         """Run images alone and together, under the active policy and the default: a first run of anything is slow."""
-        stream = torch.Generator().manual_seed(0)
+        stream = np.random.default_rng(0)
         side = self.deployment.resolution
         shape = self.deployment.transform(PIL.Image.new("L", (side, side))).shape
         for plan in (self.deployment.active, plan_request(self.deployment, policy="default")[0]):
             for count in (1, 1, 8):
-                images = torch.randn(count, *shape, generator=stream)
+                images = stream.standard_normal((count, *shape), np.float32)
                 for result in await self.batcher.submit(list(images), plan):
                     if isinstance(result, Exception):
                         raise result

@@ -26,14 +26,17 @@ import bentoml
 import PIL.Image
 from starlette.responses import Response
 
-from dynamic.command import keep_freed_memory
 from dynamic.errors import UserError
+from dynamic.resources import keep_freed_memory
 from serving.classifier import Classifier
 from serving.errors import Rejection
 from serving.http.connections import accept_one_at_a_time
 from serving.http.front import ANSWER_SECONDS, FrontDoor
 from serving.http.pages import PAGES
 from serving.operation import logs, metrics
+from serving.operation.readiness import Readiness, drain_first, end_with_the_supervisor
+from serving.operation.server_folder import enter, remove_if_last
+from serving.operation.supervision import failed_parts
 from serving.schema import (
     Answer,
     BatchAnswer,
@@ -62,6 +65,7 @@ def _settings() -> ServingSettings:
 
 
 SETTINGS = _settings()
+enter()  # before the workers start: they look for the server's folder in their environment
 
 
 def _rejecting(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T | Response]]:
@@ -94,17 +98,23 @@ class DynamicClassifier:
         self._classifier: Classifier | None = None
         self._failed = False
         self._closing = False
+        self._readiness = Readiness()
         self._tried = asyncio.Event()
 
     @bentoml.on_startup
     async def start(self) -> None:
         """Load and warm up: in the background, or before it takes connections where another process can take them."""
-        accept_one_at_a_time(asyncio.get_running_loop())
-        metrics.bury_the_dead()
-        others = metrics.ready_processes()
+        loop = asyncio.get_running_loop()
+        accept_one_at_a_time(loop)
+        end_with_the_supervisor()
+        drain_first(SETTINGS.drain_seconds, self._drain, loop)
+        warm_up_first = self._readiness.others_ready()
+        if not warm_up_first:
+            self._readiness.publish("starting")
         self._loading = asyncio.create_task(self._load())
-        if others:
+        if warm_up_first:
             await self._tried.wait()
+            self._readiness.publish("starting" if self._classifier is None else "ready")
 
     async def _load(self) -> None:
         """Try until it works: a database or a file that is away may come back."""
@@ -128,7 +138,9 @@ class DynamicClassifier:
             # What is loaded now stays: walking it takes the collector a third of a second, again and again.
             gc.collect()
             gc.freeze()
-            metrics.READY.set(1)
+            if not self._closing:
+                self._readiness.publish("ready")
+            metrics.STARTS.inc()
             deployment = self._classifier.deployment
             active = {"policy": deployment.active.policy, "dial": deployment.active.dial, "why": deployment.why_active}
             logs.event("ready", facts={"network": deployment.name, "seconds": round(time.monotonic() - began, 1)} | active)
@@ -138,13 +150,21 @@ class DynamicClassifier:
         """Answer what was accepted, store what was answered."""
         self._closing = True
         self._loading.cancel()
-        metrics.READY.set(0)
-        if self._classifier is not None:
-            await self._classifier.close()
-        logs.event("stopped")
+        self._readiness.withdraw()
+        try:
+            if self._classifier is not None:
+                await self._classifier.close()
+        finally:
+            remove_if_last()
+            logs.event("stopped")
+
+    def _drain(self) -> None:
+        """Not ready, but answering on."""
+        self._readiness.publish("draining")
+        logs.event("draining", facts={"seconds": SETTINGS.drain_seconds})
 
     async def __is_ready__(self) -> bool:
-        return self._classifier is not None and not self._closing
+        return not self._closing and not failed_parts() and self._readiness.all_ready()
 
     @property
     def classifier(self) -> Classifier:

@@ -47,6 +47,7 @@ def document() -> dict[str, Any]:
                 (
                     "malformed",
                     "not_found",
+                    "conflict",
                     "timeout",
                     "too_large",
                     "unsupported_media_type",

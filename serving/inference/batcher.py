@@ -15,17 +15,17 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from serving.errors import Rejection
 from serving.inference.engine import ImageResult
 from serving.inference.plans import Plan
+from serving.operation.supervision import supervised
 
 _log = logging.getLogger("serving")
 
-Run = Callable[[Tensor, Sequence[Plan]], list[ImageResult]]
-"""Answers (N, 3, H, W) images under N plans."""
+Run = Callable[[np.ndarray, Sequence[Plan]], list[ImageResult]]
+"""Answers (N, C, H, W) images under N plans."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class BatchedResult:
 
 @dataclass
 class _Job:
-    image: Tensor
+    image: np.ndarray
     plan: Plan
     future: asyncio.Future[BatchedResult]
     since: float = field(default_factory=time.monotonic)
@@ -61,7 +61,6 @@ class Batcher:
         max_batch: images of a batch, at most.
         max_wait: seconds that the first image of a batch waits for others.
         max_queue: images that may wait.
-        threads: torch threads of the model's thread.
         observe: called with the number of images and the seconds of every batch.
         watch: called with the number of images that wait, whenever it changes.
     """
@@ -73,7 +72,6 @@ class Batcher:
         max_batch: int,
         max_wait: float,
         max_queue: int,
-        threads: int,
         observe: Callable[[int, float], None] = lambda images, seconds: None,
         watch: Callable[[int], None] = lambda waiting: None,
     ) -> None:
@@ -84,8 +82,10 @@ class Batcher:
         self._arrived = asyncio.Event()
         self._closing = False
         self._seconds_an_image = 0.01
-        self._pool = ThreadPoolExecutor(1, "model", initializer=torch.set_num_threads, initargs=(threads,))
-        self._task = asyncio.get_running_loop().create_task(self._serve())
+        self._pool = ThreadPoolExecutor(1, "model")
+        serving = supervised("batcher", self._serve, ended=lambda: self._closing)
+        self._task = asyncio.get_running_loop().create_task(serving)
+        self._task.add_done_callback(self._refuse_waiting)
 
     @property
     def depth(self) -> int:
@@ -99,17 +99,17 @@ class Batcher:
 
     def check_room(self, images: int = 1) -> None:
         """Raise Rejection (overloaded) where so many more images would not fit into the queue."""
-        if self._closing:
+        if self._closing or self._task.done():
             raise Rejection("starting", "the server is shutting down: try again", retry_after=1)
         if self.depth + images > self._max_queue:
             seconds = max(1, math.ceil(self.depth * self._seconds_an_image))
             raise Rejection("overloaded", f"{self.depth} images wait already: try again in {seconds} s", retry_after=seconds)
 
-    async def submit(self, images: Sequence[Tensor], plan: Plan) -> list[BatchedResult | Exception]:
+    async def submit(self, images: Sequence[np.ndarray], plan: Plan) -> list[BatchedResult | Exception]:
         """Answer some images of one request.
 
         Args:
-            images: each (3, H, W), all of one size.
+            images: each (C, H, W) float32, all of one size.
             plan: of all of them.
 
         Returns:
@@ -150,8 +150,12 @@ class Batcher:
             if not jobs:
                 continue
             self._running = len(jobs)
+            results: Sequence[BatchedResult | Exception]
             try:
                 results = await loop.run_in_executor(self._pool, self._answer, jobs)
+            except Exception as error:  # whatever it is, each of them gets an answer and the next batch its turn
+                _log.exception("a batch of %d images was not answered", len(jobs))
+                results = [error] * len(jobs)
             finally:
                 self._running = 0
             for job, result in zip(jobs, results, strict=True):
@@ -161,6 +165,13 @@ class Batcher:
                     job.future.set_result(result)
                 else:
                     job.future.set_exception(result)
+
+    def _refuse_waiting(self, _task: asyncio.Task[None]) -> None:
+        """Whoever waits when the task is over for good would wait for ever."""
+        for job in self._waiting:
+            if not job.future.done():
+                job.future.set_exception(Rejection("starting", "the server is ending: try again", retry_after=1))
+        self._waiting.clear()
 
     async def _let_fill(self) -> None:
         """Wait until the batch is full or its first image has waited long enough."""
@@ -177,13 +188,18 @@ class Batcher:
         began = time.monotonic()
         results: list[ImageResult | Exception]
         try:
-            results = [*self._run(torch.stack([job.image for job in jobs]), [job.plan for job in jobs])]
+            results = [*self._run(np.stack([job.image for job in jobs]), [job.plan for job in jobs])]
+            if len(results) != len(jobs):
+                raise RuntimeError(f"{len(results)} results of {len(jobs)} images")
         except Exception:
             _log.exception("a batch of %d images failed; running them one by one", len(jobs))
             results = [self._alone(job) for job in jobs]
         seconds = time.monotonic() - began
         self._seconds_an_image = 0.8 * self._seconds_an_image + 0.2 * seconds / len(jobs)
-        self._observe(len(jobs), seconds)
+        try:
+            self._observe(len(jobs), seconds)
+        except Exception:
+            _log.exception("a batch was not counted")
         return [
             BatchedResult(result=r, queued_ms=1000 * (began - job.since), ran_ms=1000 * seconds, batch=len(jobs))
             if isinstance(r, ImageResult)

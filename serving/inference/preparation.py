@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
+import numpy as np
 import PIL.Image
-import torch
 from starlette.datastructures import UploadFile
-from torch import Tensor
 
 from serving.errors import Rejection
 from serving.inference.decoding import decode, open_picture, webp_pixels
@@ -39,10 +38,10 @@ class Preparation:
         max_megapixels: that one picture may have.
     """
 
-    def __init__(self, transform: Callable[[PIL.Image.Image], Tensor], max_megapixels: float) -> None:
+    def __init__(self, transform: Callable[[PIL.Image.Image], np.ndarray], max_megapixels: float) -> None:
         self._transform, self._max_megapixels = transform, max_megapixels
         self._canvases = asyncio.Semaphore(_DECODERS)
-        self._decoders = ThreadPoolExecutor(_DECODERS, "decoder", torch.set_num_threads, (1,))
+        self._decoders = ThreadPoolExecutor(_DECODERS, "decoder")
         self._pending = 0
 
     @property
@@ -50,7 +49,7 @@ class Preparation:
         """How many pictures are being prepared."""
         return self._pending
 
-    async def prepare(self, uploads: Sequence[Upload]) -> list[Tensor | Rejection]:
+    async def prepare(self, uploads: Sequence[Upload]) -> list[np.ndarray | Rejection]:
         """Decode and transform the pictures of one request.
 
         Returns:
@@ -68,7 +67,7 @@ class Preparation:
         finally:
             self._pending -= len(uploads)
 
-    async def _prepare(self, uploads: Sequence[Upload]) -> list[Tensor | Rejection]:
+    async def _prepare(self, uploads: Sequence[Upload]) -> list[np.ndarray | Rejection]:
         opened: list[PIL.Image.Image | Rejection] = []
         pixels = 0
         for upload in uploads:
@@ -78,23 +77,23 @@ class Preparation:
                 message = f"the pictures have more than {_REQUEST * self._max_megapixels:g} megapixels together"
                 raise Rejection("too_large", message)
         if pixels <= _SMALL:  # quicker than handing them to a thread
-            return self._tensors(opened)
+            return self._arrays(opened)
         loop = asyncio.get_running_loop()
         parts = [opened[at : at + _PART] for at in range(0, len(opened), _PART)]
         opened.clear()
-        made = await asyncio.gather(*(loop.run_in_executor(self._decoders, self._tensors, part) for part in parts))
+        made = await asyncio.gather(*(loop.run_in_executor(self._decoders, self._arrays, part) for part in parts))
         return [prepared for part in made for prepared in part]
 
-    def _tensors(self, opened: list[PIL.Image.Image | Rejection]) -> list[Tensor | Rejection]:
+    def _arrays(self, opened: list[PIL.Image.Image | Rejection]) -> list[np.ndarray | Rejection]:
         """Of each picture; ``opened`` is emptied, since a decoded picture is held no longer than it takes."""
         made = []
         for position, picture in enumerate(opened):
             opened[position] = _TAKEN
-            made.append(picture if isinstance(picture, Rejection) else self._tensor(picture))
+            made.append(picture if isinstance(picture, Rejection) else self._array(picture))
             del picture
         return made
 
-    def _tensor(self, picture: PIL.Image.Image) -> Tensor | Rejection:
+    def _array(self, picture: PIL.Image.Image) -> np.ndarray | Rejection:
         try:
             return self._transform(decode(picture))
         except Rejection as rejection:

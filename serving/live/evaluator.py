@@ -9,23 +9,23 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-import torch
+from selector.observation.answers import probabilities_of
 
 from oracle.evaluation import bounds
-from selector.observation.observe import probabilities_of
 from serving.errors import Rejection
 from serving.inference.decoding import decode, open_picture
 from serving.inference.deployment import Deployment
+from serving.live.database import is_away
 from serving.live.live_gap import live_gap, publish
-from serving.live.store import Evaluation, LabelledAnswer, Store
+from serving.live.records import Evaluation, LabelledAnswer
+from serving.live.store import Store
 from serving.operation import metrics
-from serving.operation.logs import LOGGER, event
+from serving.operation.logs import event
+from serving.operation.supervision import SupervisedThread
 from serving.settings import ServingSettings
 
 _NICE = 10
 """A tenth of what a thread of the service gets where both want the same core."""
-_ROWS = 16
-"""Branches of the evaluation that run as one batch: enough to be quick, little memory."""
 _BUSY = 10.0
 """Seconds after which an image is evaluated even if the service never rests."""
 
@@ -42,46 +42,40 @@ class Evaluator:
 
     def __init__(self, deployment: Deployment, store: Store, settings: ServingSettings, idle: Callable[[], bool]) -> None:
         self._deployment, self._store, self._settings, self._idle = deployment, store, settings, idle
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="evaluator", daemon=True)
-        self._thread.start()
+        self._part = SupervisedThread("evaluator", self._work)
 
     def close(self) -> None:
         """Finish the image at hand and stop."""
-        self._stopped.set()
-        self._thread.join()
+        self._part.close()
 
-    def _loop(self) -> None:
+    def _work(self, stopped: threading.Event) -> None:
         if sys.platform == "linux":  # there a thread has a priority of its own
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-        torch.set_num_threads(1)
-        last, tidied, shown, counted = time.monotonic(), 0.0, 0.0, (0, 0)
-        while not self._stopped.is_set():
+        last, shown, counted = time.monotonic(), 0.0, (0, 0)
+        while not stopped.is_set():
             now = time.monotonic()
             try:
-                if now - tidied > 60:
-                    self._store.forget(time.time() - 3600 * self._settings.remember_hours)
-                    tidied = now
                 if now - shown > 10 and (counts := self._store.counts(self._deployment.key)) != counted:
                     publish(live_gap(self._deployment, self._store))
                     shown, counted = now, counts
-                if (self._idle() or now - last > _BUSY) and self._within_budget() and self._evaluate_one():
+                if (self._idle() or now - last > _BUSY) and self._within_budget() and self._evaluate_one(stopped):
                     last = now
                     continue
-            except Exception:
-                LOGGER.exception("the evaluator failed; it goes on")
-            self._stopped.wait(0.5)
+            except Exception as error:
+                if not is_away(error):  # of those that are, the log has had its line
+                    raise
+            stopped.wait(0.5)
 
     def _within_budget(self) -> bool:
         return self._store.evaluated_since(time.time() - 3600) < self._settings.evaluate_per_hour
 
-    def _evaluate_one(self) -> bool:
+    def _evaluate_one(self, stopped: threading.Event) -> bool:
         claimed = self._store.claim(self._deployment.key, seconds=600)
         if claimed is None:
             return False
         labelled, data = claimed
         try:
-            evaluation = evaluate(self._deployment, labelled, data, self._settings.max_megapixels, self._stopped)
+            evaluation = evaluate(self._deployment, labelled, data, self._settings.max_megapixels, stopped)
         except Rejection:
             self._store.drop_image(labelled.id)
             return True
@@ -95,7 +89,6 @@ class Evaluator:
         return True
 
 
-@torch.inference_mode()
 def evaluate(
     deployment: Deployment,
     labelled: LabelledAnswer,
@@ -119,12 +112,11 @@ def evaluate(
         Rejection: the picture cannot be decoded.
     """
     image = deployment.transform(decode(open_picture(data, max_megapixels)))[None]
-    image = image.to(deployment.device, deployment.dtype, memory_format=torch.channels_last)
     probabilities = np.zeros((len(deployment.portfolio), len(deployment.classes)), np.float32)
-    for columns, logits in deployment.network.comprehensive(image, deployment.portfolio, max_rows=_ROWS):
+    for columns, logits in deployment.network.every(image, deployment.portfolio):
         if stopped is not None and stopped.is_set():
             return None
-        probabilities[columns] = probabilities_of(logits).numpy()
+        probabilities[columns] = probabilities_of(logits)
     predicted = np.where(probabilities.any(axis=1), probabilities.argmax(axis=1), -1)[None]
     truth = np.array([labelled.label])
     quality = bounds.quality(predicted, probabilities[None, :, labelled.label], truth)

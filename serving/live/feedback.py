@@ -11,9 +11,10 @@ from pydantic import ValidationError
 
 from serving.errors import Rejection
 from serving.inference.deployment import Deployment
-from serving.live.store import Store, in_database
+from serving.live.store import LabelFixed, Store, in_database
 from serving.operation import metrics
 from serving.schema import Feedback, FeedbackAnswer, rejection_of
+from serving.settings import ServingSettings
 
 _RETRIES = 5
 _RECENT = 30.0
@@ -22,7 +23,7 @@ _ID = re.compile(r"[0-9a-f]{20,40}(-\d{1,4})?")
 
 
 async def take_label(
-    deployment: Deployment, store: Store, id_: str, label: str | int, remember_hours: float
+    deployment: Deployment, store: Store, id_: str, label: str | int, settings: ServingSettings
 ) -> FeedbackAnswer:
     """Store the true class of an earlier answer; it is on disk when this returns.
 
@@ -31,10 +32,11 @@ async def take_label(
         store: the database.
         id_: of the answer.
         label: name of the class, or its index.
-        remember_hours: how long labels may come; for the message.
+        settings: how long labels may come, and how often they may be changed.
 
     Raises:
-        Rejection: no such answer, or not recorded yet; no such class; the database cannot be reached.
+        Rejection: no such answer, or not recorded yet; no such class; a label changed too often or too late; the database
+            cannot be reached, or there is none.
     """
     try:
         given = Feedback(id=id_, label=label)
@@ -43,7 +45,12 @@ async def take_label(
     index = class_index(deployment.classes, given.label)
     labelled = None
     for _ in range(_RETRIES if _ID.fullmatch(given.id) else 0):
-        labelled = await in_database(store.add_label, given.id, deployment.key, index)
+        try:
+            labelled = await in_database(
+                store.add_label, given.id, deployment.key, index, settings.label_changes, settings.label_seconds
+            )
+        except LabelFixed as fixed:
+            raise Rejection("conflict", str(fixed)) from None
         # Another process may still be about to record an answer that it has just given.
         if labelled is not None or not _recent(given.id):
             break
@@ -51,7 +58,7 @@ async def take_label(
     if labelled is None and _ID.fullmatch(given.id) and _recent(given.id):
         raise Rejection("unavailable", f"no answer {given.id!r} is recorded yet: try again", retry_after=1)
     if labelled is None:
-        raise Rejection("not_found", f"no answer {given.id!r} in the last {remember_hours:g} hours")
+        raise Rejection("not_found", f"no answer {given.id!r} in the last {settings.remember_hours:g} hours")
     metrics.LABELS.inc()
     return FeedbackAnswer(id=given.id, label=deployment.classes[index], index=index, right=labelled.predicted == index)
 

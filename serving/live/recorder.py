@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
 from contextlib import suppress
 from hashlib import sha256
 
-from serving.live.store import Store, StoredAnswer
+from serving.live.database import first_line, is_away
+from serving.live.no_store import NoStore
+from serving.live.records import StoredAnswer
+from serving.live.store import Store
 from serving.operation import metrics
-from serving.operation.logs import LOGGER
+from serving.operation.logs import event
+from serving.operation.supervision import SupervisedThread
 from serving.settings import ServingSettings
 
 _FLUSH = 0.05
 """Seconds between two transactions."""
 _PENDING = 20_000
 """Answers that wait for the database, at most."""
-_ATTEMPTS = 5
+_TOGETHER = 2000
+"""Answers of one transaction, at most."""
+_LONGEST_PAUSE = 5.0
+"""Seconds between two attempts while the database is away, at most."""
+_ENDING = 5.0
+"""Seconds that the end of the service waits for a database that is away."""
+_SINGLY = 3
+"""Failures of a transaction after which its rows are tried one by one, whatever the failure says."""
+_PROBES = 20
+"""Rows tried one by one of which not one was stored: then it is the database, not the rows."""
+
+Row = tuple[StoredAnswer, bytes | None]
 
 
 def sampled(id_: str, share: float) -> bool:
@@ -28,6 +44,9 @@ def sampled(id_: str, share: float) -> bool:
 class Recorder:
     """A thread that writes answers and kept pictures to the database.
 
+    Answers wait as long as the database is away, up to 20,000 of them. A row that the database refuses by itself is left out
+    and counted; it takes no other row with it.
+
     Args:
         store: the database.
         settings: which pictures are kept, and how many.
@@ -35,64 +54,131 @@ class Recorder:
 
     def __init__(self, store: Store, settings: ServingSettings) -> None:
         self._store, self._settings = store, settings
-        self._pending: queue.Queue[tuple[StoredAnswer, bytes | None] | None] = queue.Queue(_PENDING)
+        self._pending: queue.Queue[Row] = queue.Queue(_PENDING)
+        self._in_hand: list[Row] = []  # survives a death of the thread's work
         self._kept = 0
         self._pending_bytes = 0
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._write, name="recorder", daemon=True)
-        self._thread.start()
+        self._part = SupervisedThread("recorder", self._work)
 
     def keeps(self, id_: str, asked: bool, size: int) -> bool:
         """Whether a picture of ``size`` bytes will be kept: asked for, sampled for evaluation, and there is room."""
         wanted = self._settings.keep == "all" or (asked and self._settings.keep == "asked")
-        if not wanted or not sampled(id_, self._settings.evaluate_share):
+        if not wanted or isinstance(self._store, NoStore) or not sampled(id_, self._settings.evaluate_share):
             return False
         with self._lock:
             return self._kept + self._pending_bytes + size <= self._settings.keep_mib * 2**20
 
     def add(self, answer: StoredAnswer, image: bytes | None) -> bool:
         """Record an answer, and its picture if it is to be kept; false where the database is far behind."""
-        try:
-            self._pending.put_nowait((answer, image))
-        except queue.Full:
-            metrics.UNRECORDED_ANSWERS.inc()
-            return False
         if image is not None:
             with self._lock:
                 self._pending_bytes += len(image)
+        try:
+            self._pending.put_nowait((answer, image))
+        except queue.Full:
+            metrics.UNRECORDED_ANSWERS.labels("queue_full").inc()
+            self._release([(answer, image)])
+            return False
         return True
 
     def close(self) -> None:
-        """Write what is left."""
-        self._pending.put(None)
-        self._thread.join()
+        """Write what is left; what a database that is away does not take within seconds is counted as lost."""
+        self._part.close()
 
-    def _write(self) -> None:
-        ended = False
-        while not ended:
-            items = [self._pending.get()]
-            time.sleep(_FLUSH)
-            while not self._pending.empty() and len(items) < 2000:
-                items.append(self._pending.get())
-            ended = None in items
-            rows = [item for item in items if item is not None]
-            if not rows:
+    def _work(self, stopped: threading.Event) -> None:
+        failures, ends = 0, float("inf")
+        while True:
+            self._take(wait=not stopped.is_set())
+            if stopped.is_set():
+                ends = min(ends, time.monotonic() + _ENDING)
+            if not self._in_hand:
+                if stopped.is_set() and self._pending.empty():
+                    return
                 continue
-            images = [(answer.id, image) for answer, image in rows if image is not None]
-            for attempt in range(_ATTEMPTS):
-                try:
-                    self._store.add_answers([answer for answer, _ in rows], images, self._settings.keep_seconds)
-                    break
-                except Exception:  # the service answers on while its database is away
-                    LOGGER.exception("could not record %d answers", len(rows))
-                    time.sleep(0 if ended else 2**attempt / 4)
+            if self._write(singly=failures >= _SINGLY):
+                failures = 0
+                continue
+            failures += 1
+            if time.monotonic() > ends:
+                lost = len(self._in_hand) + self._pending.qsize()
+                metrics.UNRECORDED_ANSWERS.labels("ending").inc(lost)
+                event("the database is away at the end: answers are not recorded", logging.ERROR, {"answers": lost})
+                self._in_hand.clear()
+                return
+            pause = min(0.25 * 2 ** min(failures, 10), _LONGEST_PAUSE)
+            if stopped.is_set():
+                time.sleep(0.1)
             else:
-                metrics.UNRECORDED_ANSWERS.inc(len(rows))
-                images.clear()
+                stopped.wait(pause)
+
+    def _take(self, wait: bool) -> None:
+        """Fill the hand from the queue; with an empty hand, wait a moment for the first."""
+        if not self._in_hand and wait:
+            with suppress(queue.Empty):
+                self._in_hand.append(self._pending.get(timeout=0.2))
+                time.sleep(_FLUSH)
+        with suppress(queue.Empty):
+            while len(self._in_hand) < _TOGETHER:
+                self._in_hand.append(self._pending.get_nowait())
+        metrics.PENDING_ANSWERS.set(len(self._in_hand) + self._pending.qsize())
+
+    def _write(self, singly: bool) -> bool:
+        """Store what is in hand; false where the database is away, and then it stays there."""
+        rows = list(self._in_hand)
+        if not singly:
+            try:
+                self._store_rows(rows)
+            except Exception as error:
+                if is_away(error):
+                    return False
+            else:
+                self._done(rows, stored=True)
+                return True
+        return self._write_singly(rows)
+
+    def _write_singly(self, rows: list[Row]) -> bool:
+        stored: list[Row] = []
+        refused: list[tuple[Row, Exception]] = []
+        unsure: list[tuple[Row, Exception]] = []
+        for row in rows:
+            try:
+                self._store_rows([row])
+            except Exception as error:
+                (unsure if is_away(error) else refused).append((row, error))
+                if len(unsure) >= _PROBES and not stored:
+                    break
+            else:
+                stored.append(row)
+        if stored:  # the database works, so these fail by themselves
+            refused += unsure
+        self._done(stored, stored=True)
+        self._done([row for row, _ in refused], stored=False)
+        for (answer, _), why in refused:
+            metrics.UNRECORDED_ANSWERS.labels("bad_row").inc()
+            facts = {"id": answer.id, "reason": first_line(why)[:200]}
+            event("the database refuses an answer: its label cannot come", logging.ERROR, facts)
+        return not self._in_hand
+
+    def _store_rows(self, rows: list[Row]) -> None:
+        images = [(answer.id, image) for answer, image in rows if image is not None]
+        self._store.add_answers([answer for answer, _ in rows], images, self._settings.keep_seconds)
+
+    def _done(self, rows: list[Row], stored: bool) -> None:
+        """Take rows out of the hand."""
+        gone = {answer.id for answer, _ in rows}
+        self._in_hand = [row for row in self._in_hand if row[0].id not in gone]
+        images = [image for _, image in rows if image is not None]
+        kept = self._kept
+        if stored and images:
             metrics.KEPT_IMAGES.inc(len(images))
-            kept = self._kept + sum(len(image) for _, image in images)
-            with suppress(Exception):
-                kept = self._store.kept_bytes() if kept else 0
-            with self._lock:  # no query under it: the event loop waits for it too
-                self._kept = kept
-                self._pending_bytes -= sum(len(image) for _, image in rows if image is not None)
+            kept += sum(len(image) for image in images)
+        with suppress(Exception):
+            kept = self._store.kept_bytes() if kept else 0
+        with self._lock:  # no query under it: the event loop waits for it too
+            self._kept = kept
+        self._release(rows)
+
+    def _release(self, rows: list[Row]) -> None:
+        with self._lock:
+            self._pending_bytes -= sum(len(image) for _, image in rows if image is not None)

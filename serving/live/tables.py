@@ -1,6 +1,7 @@
-"""The tables of the database: answers, labels, kept images, evaluations.
+"""The tables of the database: answers, labels, kept images, evaluations, as the newest migration leaves them.
 
-Networks are named by :attr:`Deployment.key`, policies by :attr:`Plan.label`; moments are seconds since 1970.
+Networks are named by :attr:`Deployment.key`, shortened where it does not fit; policies by :attr:`Plan.label`; moments are
+seconds since 1970. A change here needs a file in :mod:`serving.live.migrations.versions`; a test compares the two.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ import sqlalchemy as sa
 
 METADATA = sa.MetaData()
 
+NETWORK_LENGTH = 200
+"""Characters of a network's name, at most: databases limit what an index may hold."""
+
 ANSWERS = sa.Table(
     "answers",
     METADATA,
     sa.Column("id", sa.String(64), primary_key=True),
     sa.Column("created", sa.Double, index=True, nullable=False),
-    sa.Column("network", sa.String(200), nullable=False),
-    sa.Column("policy", sa.String(64), nullable=False),
-    sa.Column("configuration", sa.String(200), nullable=False),
+    sa.Column("network", sa.String(NETWORK_LENGTH), nullable=False),
+    sa.Column("policy", sa.Text, nullable=False),
+    sa.Column("configuration", sa.Text, nullable=False),
     sa.Column("predicted", sa.Integer, nullable=False),
     sa.Column("macs", sa.Double, nullable=False),
 )
@@ -27,14 +31,16 @@ LABELS = sa.Table(
     METADATA,
     sa.Column("id", sa.String(64), primary_key=True),
     sa.Column("created", sa.Double, index=True, nullable=False),
-    sa.Column("network", sa.String(200), index=True, nullable=False),
-    sa.Column("policy", sa.String(64), nullable=False),
-    sa.Column("configuration", sa.String(200), nullable=False),
+    sa.Column("network", sa.String(NETWORK_LENGTH), index=True, nullable=False),
+    sa.Column("policy", sa.Text, nullable=False),
+    sa.Column("configuration", sa.Text, nullable=False),
     sa.Column("predicted", sa.Integer, nullable=False),
     sa.Column("macs", sa.Double, nullable=False),
     sa.Column("label", sa.Integer, nullable=False),
+    sa.Column("first", sa.Double, nullable=False, server_default="0"),
+    sa.Column("changes", sa.Integer, nullable=False, server_default="0"),
 )
-"""One row for each label, for good, with the answer it belongs to."""
+"""One row for each label, with the answer it belongs to, when it first came and how often it was changed since."""
 
 IMAGES = sa.Table(
     "images",
@@ -52,11 +58,11 @@ EVALUATIONS = sa.Table(
     METADATA,
     sa.Column("id", sa.String(64), primary_key=True),
     sa.Column("created", sa.Double, index=True, nullable=False),
-    sa.Column("network", sa.String(200), index=True, nullable=False),
-    sa.Column("policy", sa.String(64), nullable=False),
+    sa.Column("network", sa.String(NETWORK_LENGTH), index=True, nullable=False),
+    sa.Column("policy", sa.Text, nullable=False),
     sa.Column("policy_right", sa.Boolean, nullable=False),
     sa.Column("policy_macs", sa.Double, nullable=False),
     sa.Column("right", sa.Text, nullable=False),
     sa.Column("oracle_macs", sa.Double, nullable=False),
 )
-"""What every configuration makes of a labelled image, for good."""
+"""What every configuration makes of a labelled image."""

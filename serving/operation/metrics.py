@@ -1,61 +1,198 @@
-"""Prometheus metrics, over all worker processes: /metrics."""
+"""Prometheus metrics, over all worker processes: /metrics.
+
+None of them ever raises into the service: what cannot be counted is not counted, and the log says so once.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import prometheus_client
 import psutil
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from serving.operation.logs import LOGGER
+from serving.operation.server_folder import metrics_folder
 
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _POWERS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_FILE_BYTES = 2**20
+"""Of each file in which Prometheus' client shares values between processes."""
 
-REQUESTS = Counter("serving_requests", "Requests by page, status", ["page", "status"])
-LATENCY = Histogram("serving_request_seconds", "From the first byte to the last", ["page"], buckets=_SECONDS)
-REJECTIONS = Counter("serving_rejections", "Refused requests, and images of answered ones, by cause", ["code"])
-IMAGES = Counter("serving_images", "Images answered, by policy", ["policy"])
-CONFIGURATIONS = Counter("serving_configurations", "Images answered, by configuration", ["configuration"])
-GMACS = Counter("serving_gmacs", "10^9 multiply-accumulates that were run, selectors included")
-GMACS_DEFAULT = Counter("serving_gmacs_default", "10^9 multiply-accumulates that the default would have run")
-GMACS_SAVED = Gauge("serving_gmacs_saved", "serving_gmacs_default less serving_gmacs", multiprocess_mode="sum")
-BATCH = Histogram("serving_batch_images", "Images that ran together", buckets=_POWERS)
-BATCH_SECONDS = Histogram("serving_batch_seconds", "Of a batch in the network, selectors included", buckets=_SECONDS)
-QUEUE = Gauge("serving_queue_images", "Images that wait", multiprocess_mode="livesum")
-READY = Gauge("serving_ready", "Processes that are warmed up", multiprocess_mode="livesum")
-KEPT_IMAGES = Counter("serving_kept_images", "Images kept for evaluation")
-UNRECORDED_ANSWERS = Counter(
-    "serving_unrecorded_answers", "Answers that the database was too slow for; their labels cannot come"
+
+class Metric:
+    """A metric of Prometheus whose failures stay here.
+
+    Args:
+        made: the metric; None where it could not be made, and then nothing is counted.
+    """
+
+    def __init__(self, made: Any) -> None:
+        self._made = made
+        self._children: dict[tuple[object, ...], Metric] = {}
+
+    def labels(self, *values: object) -> Metric:
+        """The series of these label values."""
+        found = self._children.get(values)
+        if found is None:
+            found = self._children[values] = Metric(_attempt(lambda: self._made.labels(*values), self._made))
+        return found
+
+    def inc(self, amount: float = 1.0) -> None:
+        """Count on."""
+        _attempt(lambda: self._made.inc(amount), self._made)
+
+    def set(self, value: float) -> None:
+        """Say what it is now."""
+        _attempt(lambda: self._made.set(value), self._made)
+
+    def observe(self, value: float) -> None:
+        """Add an observation."""
+        _attempt(lambda: self._made.observe(value), self._made)
+
+
+_complained = False
+
+
+def _attempt(what: Any, made: Any) -> Any:
+    global _complained
+    if made is None:
+        return None
+    try:
+        return what()
+    except Exception:
+        if not _complained:
+            _complained = True
+            LOGGER.exception("metrics fail: something is not counted")
+        return None
+
+
+def _allocate(folder: Path | None) -> bool:
+    """Take the disk space of this process's files now: a page that cannot be had later would kill the process."""
+    if folder is None or not hasattr(os, "posix_fallocate"):
+        return True
+    kinds = ("counter", "histogram", "gauge_sum", "gauge_livesum", "gauge_livemin", "gauge_mostrecent")
+    try:
+        for kind in kinds:
+            with (folder / f"{kind}_{os.getpid()}.db").open("ab") as file:
+                os.posix_fallocate(file.fileno(), 0, _FILE_BYTES)
+    except OSError:
+        LOGGER.exception("no room for metrics in %s: nothing is counted", folder)
+        for kind in kinds:
+            (folder / f"{kind}_{os.getpid()}.db").unlink(missing_ok=True)
+        return False
+    return True
+
+
+_SHARED = metrics_folder()
+_ENABLED = _allocate(_SHARED)
+
+
+def _make(kind: Any, name: str, what: str, labels: Sequence[str] = (), **options: Any) -> Metric:
+    return Metric(_attempt(lambda: kind(name, what, labels, **options), kind) if _ENABLED else None)
+
+
+def _counter(name: str, what: str, *labels: str) -> Metric:
+    return _make(prometheus_client.Counter, name, what, labels)
+
+
+def _gauge(name: str, what: str, *labels: str, over_processes: str) -> Metric:
+    return _make(prometheus_client.Gauge, name, what, labels, multiprocess_mode=over_processes)
+
+
+def _histogram(name: str, what: str, *labels: str, buckets: Sequence[float]) -> Metric:
+    return _make(prometheus_client.Histogram, name, what, labels, buckets=buckets)
+
+
+REQUESTS = _counter("serving_requests", "Requests by page, status", "page", "status")
+LATENCY = _histogram("serving_request_seconds", "From the first byte to the last", "page", buckets=_SECONDS)
+REJECTIONS = _counter("serving_rejections", "Refused requests, and images of answered ones, by cause", "code")
+IMAGES = _counter("serving_images", "Images answered, by policy", "policy")
+CONFIGURATIONS = _counter(
+    "serving_configurations", "Images answered, by policy and configuration", "policy", "configuration"
 )
-LABELS = Counter("serving_labels", "Labels received")
-EVALUATIONS = Counter("serving_evaluated_images", "Labelled images run under every configuration")
-LIVE_ACCURACY = Gauge(
+GMACS = _counter("serving_gmacs", "10^9 multiply-accumulates that were run, selectors included, by policy", "policy")
+GMACS_DEFAULT = _counter(
+    "serving_gmacs_default", "10^9 multiply-accumulates that the default would have run, by policy", "policy"
+)
+GMACS_SAVED = _gauge(
+    "serving_gmacs_saved", "serving_gmacs_default less serving_gmacs, by policy", "policy", over_processes="sum"
+)
+GMACS_EXPECTED = _counter(
+    "serving_gmacs_expected", "10^9 multiply-accumulates expected of images like the label images, by policy", "policy"
+)
+GMACS_FORESEEN = _counter(
+    "serving_gmacs_foreseen", "10^9 multiply-accumulates that were run for images of which some were expected", "policy"
+)
+QUEUED = _histogram("serving_queue_seconds", "From a decoded image to its batch", buckets=_SECONDS)
+BATCH = _histogram("serving_batch_images", "Images that ran together", buckets=_POWERS)
+BATCH_SECONDS = _histogram("serving_batch_seconds", "Of a batch in the network, selectors included", buckets=_SECONDS)
+QUEUE = _gauge("serving_queue_images", "Images that wait", over_processes="livesum")
+READY = _gauge("serving_ready", "Processes that are warmed up", over_processes="livesum")
+STARTS = _counter("serving_worker_starts", "Processes that were warmed up since the server started")
+RESTARTS = _counter("serving_restarts", "Deaths of a part of a process, after each of which it was started again", "part")
+DATABASE_UP = _gauge("serving_database_up", "Whether every process can use the database", over_processes="livemin")
+KEPT_IMAGES = _counter("serving_kept_images", "Images kept for evaluation")
+UNRECORDED_ANSWERS = _counter(
+    "serving_unrecorded_answers",
+    "Answers whose labels cannot come, by cause: queue_full, bad_row, or ending while the database was away",
+    "cause",
+)
+PENDING_ANSWERS = _gauge("serving_pending_answers", "Answers that wait for the database", over_processes="livesum")
+TIDIED_ROWS = _counter("serving_tidied_rows", "Rows that were deleted because they were too old or too many")
+LABELS = _counter("serving_labels", "Labels received")
+EVALUATIONS = _counter("serving_evaluated_images", "Labelled images run under every configuration")
+LIVE_ACCURACY = _gauge(
     "serving_live_accuracy",
     "Of default, single_best, policy and oracle on the same evaluated live images, by the policy that answered",
-    ["policy", "who"],
-    multiprocess_mode="mostrecent",
+    "policy",
+    "who",
+    over_processes="mostrecent",
 )
-LIVE_IMAGES = Gauge("serving_live_images", "Evaluated live images, by policy", ["policy"], multiprocess_mode="mostrecent")
-LIVE_GAP = Gauge(
+LIVE_IMAGES = _gauge("serving_live_images", "Evaluated live images, by policy", "policy", over_processes="mostrecent")
+LIVE_GAP = _gauge(
     "serving_live_recovered_gap",
     "(policy - default) / (oracle - default) on live images, by policy",
-    ["policy"],
-    multiprocess_mode="mostrecent",
+    "policy",
+    over_processes="mostrecent",
 )
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
-def _shared() -> Path | None:
-    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    return Path(folder) if folder else None
+def count_answer(
+    policy: str, configuration: str, *, gmacs: float, default: float, expected: float | None, queued: float
+) -> None:
+    """Count one image that was answered.
+
+    Args:
+        policy: that chose; its name without its setting.
+        configuration: id of the one that ran.
+        gmacs: 10^9 multiply-accumulates that were run, selectors included.
+        default: that the default would have run.
+        expected: of the policy on images like the label images; None where nobody measured it.
+        queued: seconds that the image waited.
+    """
+    IMAGES.labels(policy).inc()
+    CONFIGURATIONS.labels(policy, configuration).inc()
+    GMACS.labels(policy).inc(gmacs)
+    GMACS_DEFAULT.labels(policy).inc(default)
+    GMACS_SAVED.labels(policy).inc(default - gmacs)
+    if expected is not None:
+        GMACS_EXPECTED.labels(policy).inc(expected)
+        GMACS_FORESEEN.labels(policy).inc(gmacs)
+    QUEUED.observe(queued)
 
 
 def exposition() -> bytes:
-    """All metrics of all processes, in Prometheus' text format."""
-    if _shared() is None:
+    """All metrics of all processes, in Prometheus' text format; gauges of processes that were killed are left out."""
+    if _SHARED is None:
         return generate_latest(REGISTRY)
+    bury_the_dead()
     registry = CollectorRegistry()
     MultiProcessCollector(registry)
     return generate_latest(registry)
@@ -69,8 +206,7 @@ def ready_processes() -> int:
 
 def bury_the_dead() -> None:
     """Take the gauges of killed processes out of the sums."""
-    folder = _shared()
-    for path in folder.glob("gauge_live*_*.db") if folder else ():
+    for path in _SHARED.glob("gauge_live*_*.db") if _SHARED else ():
         pid = int(path.stem.rsplit("_", 1)[1])
         if not psutil.pid_exists(pid):
             mark_process_dead(pid)

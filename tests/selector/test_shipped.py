@@ -12,7 +12,7 @@ from selector.observation.costs import Costs
 from selector.observation.eager import live_images
 from selector.policies import digest_of_policies, load_policies
 from selector.policies.head import Head
-from selector.scoring.benchmark import read_results
+from selector.scoring.results import read_results
 from selector.shipped import SHIPPED
 
 

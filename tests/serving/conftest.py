@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import shutil
 import socket
@@ -21,6 +22,7 @@ from torch import Tensor
 from dynamic.scenes import FashionScenes
 from serving.inference.deployment import Deployment
 from serving.inference.opening import open_deployment
+from serving.operation.logs import LOGGER
 from serving.settings import ServingSettings
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
@@ -37,6 +39,17 @@ def encoded(pixels: np.ndarray, kind: str = "PNG", **options: object) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+@pytest.fixture
+def heard() -> Iterator[list[logging.LogRecord]]:
+    """What the service logs during a test."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    LOGGER.addHandler(handler)
+    yield records
+    LOGGER.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

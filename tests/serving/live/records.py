@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from sqlalchemy import select
 
-from serving.live.store import Evaluation, LabelledAnswer, Store, StoredAnswer
+from serving.live.records import Evaluation, LabelledAnswer, StoredAnswer
+from serving.live.store import Store
 from serving.live.tables import IMAGES
 
 

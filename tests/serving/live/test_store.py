@@ -48,7 +48,7 @@ def test_an_image_is_deleted_once_it_was_evaluated_or_its_time_is_over(store: St
     store.add_label("a", "n", 3)
     assert store.add_evaluation("n", evaluation("a", True, {"c": True}), 3)
     assert kept(store) == ["b", "c"]
-    assert store.forget(answers_before=time.time() - 60) == 1
+    assert store.forget(answers_before=time.time() - 60) == (1, 0)
     assert kept(store) == ["b"]
     store.forget(answers_before=time.time() + 1)
     assert store.add_label("b", "n", 3) is None, "its label came too late"
@@ -110,5 +110,5 @@ def test_nothing_of_a_deleted_picture_is_left_on_disk(store: Store) -> None:
 @pytest.mark.parametrize("url", ["nonsense", "sqlite://", "sqlite:////proc/nowhere/x.db", "nosuch://user:secret@host/db"])
 def test_a_database_that_cannot_be_opened_is_named_without_its_password(url: str) -> None:
     with pytest.raises(UserError) as wrong:
-        Store(url)
+        Store(url).prepare()
     assert "secret" not in str(wrong.value)

@@ -1,0 +1,11 @@
+"""Alembic runs this: the steps, on the connection that :func:`serving.live.migrations.migrate` holds."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from serving.live.migrations import VERSION_TABLE
+
+context.configure(connection=context.config.attributes["connection"], version_table=VERSION_TABLE)
+with context.begin_transaction():
+    context.run_migrations()

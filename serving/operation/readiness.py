@@ -1,0 +1,128 @@
+"""Ready means that every worker which accepts connections answers; and a worker does not outlive its supervisor.
+
+Each worker writes its state into the server's folder before it accepts connections. A worker that was killed accepts none,
+and counts no more from the moment its process is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+import psutil
+
+from serving.operation import metrics, server_folder
+from serving.operation.logs import event
+
+State = Literal["starting", "ready", "draining"]
+
+_WATCH = 0.5
+"""Seconds between two looks at whether the supervisor lives."""
+
+_GRACE = 20.0
+"""Seconds in which a worker whose supervisor is gone may end in order."""
+
+
+class Readiness:
+    """What this worker says of itself, and what the workers of this server say together.
+
+    Args:
+        folder: where they say it; unless given, the server's.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = (folder or server_folder.enter()) / "workers"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._file = self._folder / str(os.getpid())
+
+    def publish(self, state: State) -> None:
+        """Say what this worker is now."""
+        whole = self._file.with_suffix(".new")
+        whole.write_text(f"{state} {psutil.Process().create_time():.2f}")
+        os.replace(whole, self._file)
+        metrics.READY.set(float(state == "ready"))
+
+    def withdraw(self) -> None:
+        """Say that this worker accepts no connections."""
+        self._file.unlink(missing_ok=True)
+        metrics.READY.set(0)
+
+    def states(self) -> dict[int, str]:
+        """State by process id of all workers that live; what dead ones said is removed."""
+        found = {}
+        for path in self._folder.iterdir():
+            if not path.name.isdigit():
+                continue
+            with suppress(OSError, ValueError):
+                state, began = path.read_text().split()
+                if _lives(int(path.name), float(began)):
+                    found[int(path.name)] = state
+                else:
+                    path.unlink()
+        return found
+
+    def all_ready(self) -> bool:
+        """Whether this worker and every other that accepts connections would answer a request."""
+        states = self.states()
+        return states.get(os.getpid()) == "ready" and set(states.values()) == {"ready"}
+
+    def others_ready(self) -> bool:
+        """Whether some other worker is ready, so that this one can warm up before it accepts connections."""
+        return any(state == "ready" for pid, state in self.states().items() if pid != os.getpid())
+
+
+def _lives(pid: int, began: float) -> bool:
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - began) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def end_with_the_supervisor() -> None:
+    """Have this worker end when its supervisor was killed; otherwise it would hold the port. Nothing in other processes."""
+    parent = server_folder.supervisor()
+    if parent is not None:
+        threading.Thread(target=_watch, args=(parent,), name="supervisor-watch", daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        threading.Event().wait(_WATCH)
+    event("the supervisor is gone: this worker ends", logging.ERROR)
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait(_GRACE)
+    os._exit(1)
+
+
+def drain_first(seconds: float, begin: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
+    """Let SIGTERM end this worker only after a while in which it is not ready but still answers.
+
+    A load balancer needs that while to notice. A second signal ends it at once. Call it in the main thread, after the
+    server has set its own handlers.
+
+    Args:
+        seconds: of the while; 0 leaves everything as it is.
+        begin: called in the event loop as the while begins.
+        loop: the event loop.
+    """
+    if seconds <= 0 or threading.current_thread() is not threading.main_thread():
+        return
+    ends = signal.getsignal(signal.SIGTERM)
+    if not callable(ends):
+        return
+
+    def drain(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, ends)
+        loop.call_soon_threadsafe(begin)
+        loop.call_soon_threadsafe(loop.call_later, seconds, os.kill, os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, drain)

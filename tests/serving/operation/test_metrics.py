@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from serving.operation import metrics
+from serving.operation.metrics import Metric
+
+
+class FullDisk:
+    def labels(self, *values: object) -> FullDisk:
+        raise OSError(28, "No space left on device")
+
+    inc = set = observe = labels
+
+
+def test_a_metric_that_fails_never_raises_and_is_logged_once(
+    heard: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "_complained", False)
+    metric = Metric(FullDisk())
+    for _ in range(3):
+        metric.inc()
+        metric.set(1)
+        metric.observe(1)
+        metric.labels("a", "b").inc()
+    Metric(None).labels("a").observe(1)
+    assert [record.getMessage() for record in heard] == ["metrics fail: something is not counted"]
+
+
+def test_an_answer_is_counted_by_policy_and_configuration() -> None:
+    for expected in (0.03, None):
+        metrics.count_answer("p of a test", "c1", gmacs=0.02, default=0.05, expected=expected, queued=0.001)
+    text = metrics.exposition().decode()
+    for line in (
+        'serving_configurations_total{configuration="c1",policy="p of a test"} 2.0',
+        'serving_gmacs_total{policy="p of a test"} 0.04',
+        'serving_gmacs_default_total{policy="p of a test"} 0.1',
+        'serving_gmacs_expected_total{policy="p of a test"} 0.03',
+        'serving_gmacs_foreseen_total{policy="p of a test"} 0.02',
+    ):
+        assert line in text
+    assert 'serving_gmacs_saved{policy="p of a test"} 0.06' in text
+
+
+PROGRAM = """
+import errno, os
+from serving.operation import server_folder
+if {full}:
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    os.posix_fallocate = full
+from serving.operation import metrics
+metrics.REQUESTS.labels("/", 200).inc()
+metrics.READY.set(1)
+print(metrics.exposition().decode())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no posix_fallocate on this system")
+@pytest.mark.parametrize("full", [False, True])
+def test_a_worker_starts_on_a_full_disk_without_counting(tmp_path: Path, full: bool) -> None:
+    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(full=full)], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert ('serving_requests_total{page="/",status="200"} 1.0' in done.stdout) is not full
+    assert ("serving_ready 1.0" in done.stdout) is not full
+    assert ("nothing is counted" in done.stderr) is full
+    assert list(tmp_path.iterdir()) == [], "the server's folder is gone with it"

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from serving.operation.readiness import Readiness
+from serving.operation.state_folder import in_state_folder
+
+SERVER = """
+import os, subprocess, sys
+from serving.operation import server_folder
+print(server_folder.enter(), server_folder.supervisor(), flush=True)
+worker = "from serving.operation import server_folder as s; print(s.enter(), s.supervisor(), s.metrics_folder())"
+environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": "/nowhere"}
+subprocess.run([sys.executable, "-c", worker], env=environment)
+stranger = "from serving.operation import server_folder as s; print(s.enter(), s.supervisor(), s.metrics_folder())"
+subprocess.run([sys.executable, "-c", stranger])
+if sys.argv[1:]:
+    os.kill(os.getpid(), 9)
+"""
+
+
+def run_server(folder: Path, *arguments: str) -> list[list[str]]:
+    environment = os.environ | {"TMPDIR": str(folder)}
+    done = subprocess.run(
+        [sys.executable, "-c", SERVER, *arguments], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.stderr == ""
+    return [line.split() for line in done.stdout.splitlines()]
+
+
+def test_workers_find_their_server_s_folder_and_others_make_their_own(tmp_path: Path) -> None:
+    server, worker, stranger = run_server(tmp_path)
+    assert server[1] == "None"
+    assert worker[0] == server[0]
+    assert worker[1] != "None"
+    assert worker[2] == f"{server[0]}/metrics"
+    assert stranger[0] != server[0], "another server that was started from this one"
+    assert stranger[1:] == ["None", "None"]
+    assert list(tmp_path.iterdir()) == [], "each is removed at its end"
+
+
+def test_the_folder_of_a_killed_server_is_removed_by_the_next(tmp_path: Path) -> None:
+    killed = run_server(tmp_path, "kill")
+    assert Path(killed[0][0]).is_dir()
+    run_server(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def other_worker(folder: Path, state: str) -> subprocess.Popen[bytes]:
+    program = (
+        "import time, pathlib, sys\nfrom serving.operation.readiness import Readiness\n"
+        f"Readiness(pathlib.Path({str(folder)!r})).publish({state!r})\nprint(flush=True)\ntime.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+@pytest.mark.parametrize("ending", ["waited for", "not waited for"])
+def test_ready_means_every_worker_that_accepts_connections(tmp_path: Path, ending: str) -> None:
+    readiness = Readiness(tmp_path)
+    assert not readiness.all_ready()
+    readiness.publish("starting")
+    assert not readiness.all_ready()
+    readiness.publish("ready")
+    assert readiness.all_ready()
+    other = other_worker(tmp_path, "starting")
+    assert not readiness.all_ready(), "a connection may reach the one that is not warmed up"
+    assert not readiness.others_ready()
+    os.kill(other.pid, signal.SIGKILL)
+    if ending == "waited for":
+        other.wait()
+    end = time.monotonic() + 10
+    while not readiness.all_ready():
+        assert time.monotonic() < end, "a killed worker accepts nothing"
+        time.sleep(0.001)
+    assert list(readiness.states().values()) == ["ready"]
+    other.wait()
+    assert other.stdout is not None
+    other.stdout.close()
+    readiness.publish("draining")
+    assert not readiness.all_ready()
+    readiness.withdraw()
+    assert readiness.states() == {}
+
+
+def test_a_relative_database_is_in_the_state_folder_never_in_a_bento(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "sqlite:///runs/serving.db"
+    assert in_state_folder(url) == url
+    assert in_state_folder(url, str(tmp_path)) == f"sqlite:///{tmp_path}/runs/serving.db"
+    package = tmp_path / "bento" / "src" / "serving"
+    package.mkdir(parents=True)
+    (tmp_path / "bento" / "bento.yaml").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    inside = in_state_folder(url, package=package)
+    assert inside == f"sqlite:///{tmp_path}/state/dynamic-classifier/runs/serving.db"
+    assert in_state_folder("sqlite:////var/lib/x.db", package=package) == "sqlite:////var/lib/x.db"
+    assert in_state_folder("postgresql://host/db", package=package) == "postgresql://host/db"
+    assert in_state_folder("none", package=package) == "none"
