@@ -21,6 +21,7 @@ GRID = 6
 VERSION = 1
 """Of what the groups hold: raise it with every change, so that observations made before are not taken for new ones."""
 
+
 def pooled(values: Sequence[Tensor]) -> Tensor:
     """Channel means and deviations over space of (N, C, H, W) values, side by side: (N, 2 * channels) float32, CPU."""
     parts = []

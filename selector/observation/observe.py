@@ -226,4 +226,3 @@ def observe_batch(
     found["probabilities"] = torch.from_numpy(probabilities)
     halved = {name: value.clamp(-65504, 65504).half().numpy() for name, value in found.items()}
     return halved | {"predicted": predicted, "p_true": p_true}
-

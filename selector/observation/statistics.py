@@ -198,12 +198,12 @@ def _spectrum(centred: np.ndarray) -> np.ndarray:
     row_cosines, row_sines, cosines, sines, order, starts = _waves()
     values = centred.reshape(-1, _SIDE, _SIDE)
     half = np.empty_like(values)
-    first, mirrored = values[:, 1:_HALF], values[:, : _HALF : -1]
+    first, mirrored = values[:, 1:_HALF], values[:, :_HALF:-1]
     even = np.concatenate([values[:, :1], first + mirrored, values[:, _HALF : _HALF + 1]], axis=1)
     np.matmul(row_cosines, even, out=half[:, : _HALF + 1])
     np.matmul(row_sines, first - mirrored, out=half[:, _HALF + 1 :])
     made = np.empty_like(values)
-    first, mirrored = half[:, :, 1:_HALF], half[:, :, : _HALF : -1]
+    first, mirrored = half[:, :, 1:_HALF], half[:, :, :_HALF:-1]
     even = np.concatenate([half[:, :, :1], first + mirrored, half[:, :, _HALF : _HALF + 1]], axis=2)
     np.matmul(even, cosines, out=made[:, :, : _HALF + 1])
     np.matmul(first - mirrored, sines, out=made[:, :, _HALF + 1 :])

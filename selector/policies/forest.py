@@ -171,7 +171,9 @@ def _graph(texts: Sequence[str], known: Mapping[int, float]) -> bytes:
     entries: dict[str, Any] = vars(ensemble)
     for name, kind in (("nodes_splits", TensorProto.DOUBLE), ("leaf_weights", TensorProto.DOUBLE)):
         entries[name] = helper.make_tensor(name, kind, [len(entries[name])], entries[name])
-    modes = helper.make_tensor("modes", TensorProto.UINT8, [len(ensemble.nodes_featureids)], [0] * len(ensemble.nodes_featureids))
+    modes = helper.make_tensor(
+        "modes", TensorProto.UINT8, [len(ensemble.nodes_featureids)], [0] * len(ensemble.nodes_featureids)
+    )
     node = helper.make_node(
         "TreeEnsemble",
         ["features"],

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from dynamic.compiled.folder import CompiledNetwork
 from dynamic.configuration import Configuration
@@ -97,14 +100,14 @@ def _with_policies(settings: ServingSettings, run: RunFolder, network: CompiledN
         transform=run.record.preprocessing.array,
         configurations=network.configurations,
         portfolio=portfolio,
-        costs=Costs.of_compiled(network.record, portfolio),
+        costs=_costs(network, portfolio),
         **results_of(run),
     )
 
 
 def _static(settings: ServingSettings, run: RunFolder, network: CompiledNetwork) -> Deployment:
     portfolio = (network.default,)
-    costs = Costs.of_compiled(network.record, portfolio)
+    costs = _costs(network, portfolio)
     return deployment_of(
         settings,
         run,
@@ -116,6 +119,27 @@ def _static(settings: ServingSettings, run: RunFolder, network: CompiledNetwork)
         costs=costs,
         **static_of(run),
     )
+
+
+def _costs(network: CompiledNetwork, portfolio: Sequence[Configuration]) -> Costs:
+    """What a run's own :class:`Costs` say, from the nodes that were compiled."""
+    record = network.record
+
+    def mask(nodes: Sequence[int]) -> np.ndarray:
+        found = np.zeros(len(record.macs), dtype=bool)
+        found[list(nodes)] = True
+        return found
+
+    paths, default = [network.path(configuration) for configuration in portfolio], network.path(network.default)
+    arrays = {
+        "macs": np.array(record.macs, dtype=np.int64),
+        "paths": np.stack([mask(path) for path in paths]),
+        "stages": np.stack([[mask(path[: depth + 1]) for path in paths] for depth in record.depths]),
+        "stem": mask(default[:1]),
+        "prefix": mask(default[: record.depths[min(1, len(record.depths) - 1)] + 1]),
+        "default": np.array(network.macs(network.default), dtype=np.int64),
+    }
+    return Costs.from_arrays(arrays)
 
 
 def _reserve(settings: ServingSettings, folder: Path) -> OpenedReserve:

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from selector.observation.eager import EagerSession
 
 from dynamic.configuration import Configuration
 from dynamic.network import DynamicNetwork
+from selector.observation.eager import EagerSession
 
 _ROWS = 16
 """Branches of :meth:`EagerNetwork.every` that run as one batch: enough to be quick, little memory."""

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from selector.observation.answers import probabilities_of
 
 from dynamic.configuration import Configuration
+from selector.observation.answers import probabilities_of
 from selector.observation.images import LiveImages
 from serving.inference.deployment import Deployment, ServedNetwork
 from serving.inference.plans import Plan

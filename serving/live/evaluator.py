@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from selector.observation.answers import probabilities_of
 
 from oracle.evaluation import bounds
+from selector.observation.answers import probabilities_of
 from serving.errors import Rejection
 from serving.inference.decoding import decode, open_picture
 from serving.inference.deployment import Deployment
