@@ -1,4 +1,4 @@
-"""Opens the graphs of a run with its policies, without PyTorch; they are made before the service starts."""
+"""Opens the graphs of a run with its policies, without PyTorch."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ import numpy as np
 
 from dynamic.compiled.folder import CompiledNetwork
 from dynamic.configuration import Configuration
-from dynamic.errors import UserError
 from oracle.run_folder import RunFolder
-from oracle.run_record import OWN
 from selector.observation.costs import Costs
 from selector.policies import digest_of_policies, load_policies
 from selector.policies.constant import Default, constants
 from serving.inference.compiled import CompiledGraphs
-from serving.inference.compiled_folders import find, make
+from serving.inference.compiled_folders import open_graphs
 from serving.inference.deployment import Deployment
 from serving.inference.finding import torch_is_installed
 from serving.inference.reserve import OpenedReserve, Reserve
@@ -24,65 +22,16 @@ from serving.inference.served_run import deployment_of, results_of, static_of
 from serving.settings import ServingSettings
 
 
-def why_never_compiled(run: RunFolder) -> str | None:
-    """Why a run cannot be served compiled, whatever is in its folder; None where it can."""
-    asked = run.record.settings
-    if (asked.get("crop", 1.0), asked.get("resize", 1.0)) != (1.0, 1.0):
-        return f"{run.name} crops or resizes its images (--crop, --resize) with PyTorch"
-    if asked.get("dtype", "float32") != "float32":
-        return f"{run.name} is a run in {asked['dtype']}, and graphs are made from float32"
-    return None
-
-
-def prepare(settings: ServingSettings, folder: Path) -> str | None:
-    """Make the graphs that the settings ask for where they are missing or another network's.
-
-    Args:
-        settings: of the service.
-        folder: of the run.
-
-    Returns:
-        Why there are none; None where there are.
-    """
-    run = RunFolder.open(folder)
-    never = why_never_compiled(run)
-    if never is not None:
-        return never
-    found, why = find(settings, run, lambda place: _check(settings, run, place))
-    if found is not None:
-        return None
-    if not torch_is_installed():
-        return f"{why}, and PyTorch, which makes graphs, is not installed: python -m selector.compile {folder} elsewhere"
-    try:
-        _check(settings, run, make(settings, run, why))
-    except UserError as error:
-        return str(error)
-    return None
-
-
-def open_compiled(settings: ServingSettings, folder: Path) -> Deployment | str:
-    """The deployment of a run's graphs; or, where there are none, why.
+def open_compiled(settings: ServingSettings, folder: Path) -> Deployment:
+    """The deployment of a run's graphs.
 
     Raises:
+        NoGraphsError: there are none and can be none.
         UserError: policies that are damaged or another network's, or an unknown one.
     """
     run = RunFolder.open(folder)
-    found, why = find(settings, run, lambda place: _check(settings, run, place))
-    why = why_never_compiled(run) or why
-    if found is None:
-        return why
-    network = _open(settings, run, found)
+    network = open_graphs(settings, run)
     return _static(settings, run, network) if settings.static else _with_policies(settings, run, network)
-
-
-def _open(settings: ServingSettings, run: RunFolder, place: Path) -> CompiledNetwork:
-    runtime = None if settings.runtime == "auto" else settings.runtime
-    digests = {"weights": run.digests.weights, "statistics": OWN if settings.static else run.digests.statistics}
-    return CompiledNetwork.open(place, runtime, settings.threads, digests)
-
-
-def _check(settings: ServingSettings, run: RunFolder, place: Path) -> None:
-    _open(settings, run, place)
 
 
 def _with_policies(settings: ServingSettings, run: RunFolder, network: CompiledNetwork) -> Deployment:
