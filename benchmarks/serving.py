@@ -40,7 +40,7 @@ from dynamic.scenes import FashionScenes
 from oracle.evaluation.bounds import interval
 from oracle.reporting.text import aligned
 from oracle.runs import Run
-from selector.observation.images import LiveImages
+from selector.observation.eager import live_images
 from selector.policies.running import run_policy
 from serving.inference.budget import plan_request
 from serving.inference.deployment import Deployment
@@ -105,7 +105,7 @@ def offline(deployment: Deployment, images: Tensor, plan: Plan) -> tuple[np.ndar
         some = images[start : start + 250].contiguous(memory_format=torch.channels_last)
         outcome = run_policy(
             deployment.policies[plan.policy],
-            LiveImages(deployment.network, some, deployment.portfolio, deployment.costs),
+            live_images(deployment.network, some, deployment.portfolio, deployment.costs),
             plan.dial,
         )
         parts.append((outcome.columns, outcome.predicted, outcome.macs))

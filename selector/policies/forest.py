@@ -25,14 +25,14 @@ class Forest:
 
     Args:
         texts: of each model, as ``lightgbm.Booster.model_to_string`` writes it.
-        known: values of features that are the same in every row, by position: they are taken as given, not read.
+        known: for each text the values of features that are the same in every row, by position: they are not read.
 
     Raises:
         ValueError: when it first decides, of a text that is something else.
     """
 
     texts: Sequence[str]
-    known: Mapping[int, float] = field(default_factory=dict)
+    known: Sequence[Mapping[int, float]] = ()
 
     @property
     def macs(self) -> float:
@@ -150,6 +150,12 @@ class _Tree:
         return node
 
 
+def feature_count(text: str) -> int:
+    """How many features a model reads. Raises ValueError where the text is something else."""
+    line = next((line for line in text.splitlines() if line.startswith("max_feature_idx=")), "")
+    return int(line.removeprefix("max_feature_idx=")) + 1
+
+
 def _trees(text: str, known: Mapping[int, float]) -> tuple[int, list[_Tree]]:
     """How many outputs a model has, and its trees, which take turns among them."""
     head, *parts = text.split("\nTree=")
@@ -158,13 +164,13 @@ def _trees(text: str, known: Mapping[int, float]) -> tuple[int, list[_Tree]]:
     return int(facts["num_tree_per_iteration"]), [_Tree.of(block, known) for block in blocks]
 
 
-def _graph(texts: Sequence[str], known: Mapping[int, float]) -> bytes:
+def _graph(texts: Sequence[str], known: Sequence[Mapping[int, float]]) -> bytes:
     """An ONNX model of all trees: (N, features) to (N, outputs), both double."""
     from onnx import TensorProto, helper
 
     ensemble, outputs = _Ensemble(), 0
-    for text in texts:
-        each, trees = _trees(text, known)
+    for text, given in zip(texts, known or [{}] * len(texts), strict=True):
+        each, trees = _trees(text, given)
         for number, tree in enumerate(trees):
             ensemble.add(tree, outputs + number % each)
         outputs += each

@@ -8,7 +8,7 @@ from torch import Tensor
 from dynamic.configuration import Configuration
 from dynamic.models import load
 from selector.observation.costs import Costs
-from selector.observation.images import LiveImages
+from selector.observation.eager import live_images
 from selector.policies.running import run_policy
 from serving.inference.budget import plan_request
 from serving.inference.deployment import Deployment
@@ -47,7 +47,7 @@ def test_each_policy_answers_as_the_benchmark_plays_it(deployment: Deployment, i
     prepared = images.contiguous(memory_format=torch.channels_last)
     outcome = run_policy(
         deployment.policies[name],
-        LiveImages(deployment.network, prepared, deployment.portfolio, deployment.costs),
+        live_images(deployment.network, prepared, deployment.portfolio, deployment.costs),
         plan.dial,
     )
     assert [deployment.portfolio.index(a.configuration) for a in answers] == outcome.columns.tolist()
