@@ -35,7 +35,7 @@ def open_compiled(settings: ServingSettings, folder: Path) -> Deployment:
 
 
 def _with_policies(settings: ServingSettings, run: RunFolder, network: CompiledNetwork) -> Deployment:
-    policies = {policy.name: policy for policy in load_policies(run)}
+    policies = {policy.name: policy for policy in load_policies(run, network.configurations)}
     portfolio = tuple(Configuration.parse(name) for name in policies["default"].portfolio_)
     digests = run.digests
     precision = "" if network.precision == "float32" else f" {network.precision}"
