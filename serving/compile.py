@@ -13,7 +13,10 @@ from typing import Annotated
 import tyro
 
 from dynamic.command import run_command
+from dynamic.compiled.compiling import compile_network
+from dynamic.compiled.needs import Needs
 from dynamic.compiled.runtimes import Precision
+from oracle.runs import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,21 @@ class CompileSettings:
     """The default configuration alone, with the network's own batch norms."""
 
 
-if __name__ == "__main__":
-    from serving.inference.making_graphs import main
+def main(settings: CompileSettings) -> None:
+    """Make the graphs."""
+    run = Run.open(settings.run)
+    if settings.static:
+        network = run.network.for_inference()
+        compile_network(
+            network,
+            settings.out,
+            configurations=(network.default,),
+            resolution=run.record.resolution,
+            needs=Needs(),
+            looks={},
+            precision=settings.precision,
+        )
 
+
+if __name__ == "__main__":
     run_command(main, CompileSettings, __doc__ or "")

@@ -75,9 +75,9 @@ class ServingSettings(BaseSettings):
     device: str = _default_device()
     """Where the network runs."""
     runtime: Literal["auto", "onnxruntime", "openvino", "torch"] = "auto"
-    """What runs a network on a CPU: onnxruntime or openvino, which run the graphs of a compiled run (made at the first start where
-    they are missing), or torch, the eager engine. auto is onnxruntime (openvino for bfloat16), and torch, with a line on stderr
-    that says why, for what cannot be compiled; on other devices than the CPU always torch."""
+    """What runs a network on a CPU: onnxruntime or openvino, which run the graphs of a compiled run (made at the first start
+    where they are missing), or torch, the eager engine. auto is onnxruntime (openvino for bfloat16), and torch, with a line
+    on stderr that says why, for what cannot be compiled; on other devices than the CPU always torch."""
     precision: Literal["float32", "bfloat16", "int8"] = "float32"
     """What compiled graphs compute in. bfloat16 needs OpenVINO and a CPU that has it."""
     workers: Annotated[int, Field(ge=1, le=64)] = min(_CORES, 4)

@@ -8,7 +8,7 @@ from pathlib import Path
 from dynamic.errors import UserError
 from oracle.run_folder import RunFolder
 from serving.inference.finding import check_policy, folder_of, torch_is_installed
-from serving.inference.opening import prepare_graphs
+from serving.inference.opening import make_graphs
 from serving.live.database import NONE, check_url
 from serving.settings import ServingSettings
 
@@ -47,7 +47,7 @@ def check_before_start(settings: ServingSettings) -> None:
         names = sorted(path.name for path in run.policies.iterdir() if path.is_dir()) if run.policies.is_dir() else []
     check_policy(settings, ["default"] if settings.static else names)
     if folder is not None:
-        prepare_graphs(settings, folder)
+        make_graphs(settings, folder)
 
 
 def _check_no_network_options(settings: ServingSettings) -> None:

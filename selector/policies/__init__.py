@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from dynamic.errors import UserError
 from dynamic.integrity import digest_of_file
@@ -20,6 +20,8 @@ from selector.policies.scoring import Neighbours
 from selector.policies.stagewise import Stagewise
 
 if TYPE_CHECKING:
+    from dynamic.configuration import Configuration
+    from oracle.run_folder import RunFolder
     from oracle.runs import Run
 
 REFERENCES: tuple[type[Policy], ...] = (Default, SingleBest, Cheapest, MostPreferred, RandomChoice)
@@ -88,8 +90,12 @@ def load_policy(folder: Path) -> Policy:
     return BY_NAME[name].load(folder)
 
 
-def load_policies(run: Run) -> list[Policy]:
+def load_policies(run: RunFolder, configurations: Sequence[Configuration] | None = None) -> list[Policy]:
     """All policies of a run, references first.
+
+    Args:
+        run: whose policies.
+        configurations: that they may choose among; unless given, all that the run (then an opened one) evaluated.
 
     Raises:
         UserError: none there, damaged ones, or such that were fitted for another network or other configurations.
@@ -106,7 +112,9 @@ def load_policies(run: Run) -> list[Policy]:
     if lacking:
         raise UserError(f"{folder} lacks {', '.join(lacking)}: run python -m selector.train {run.folder} to its end")
     policies = [found[name] for name in [*BY_NAME, *sorted(found.keys() - BY_NAME.keys())] if name in found]
-    known = {c.id for c in run.configurations}
+    if configurations is None:
+        configurations = cast("Run", run).configurations
+    known = {c.id for c in configurations}
     for policy in policies:
         run.digests.require(policy.digests_, folder / policy.name, "fit it for this run (python -m selector.train RUN)")
         unknown = [name for name in policy.portfolio_ if name not in known]

@@ -12,7 +12,7 @@ from dynamic.configuration import Configuration
 
 
 class CompiledGraphs:
-    """Runs compiled graphs; see :class:`serving.inference.deployment.ServedNetwork`.
+    """Runs compiled graphs; see :class:`serving.inference.served_network.ServedNetwork`.
 
     Args:
         network: an opened folder of graphs.

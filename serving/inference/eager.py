@@ -16,7 +16,7 @@ _ROWS = 16
 
 
 class EagerNetwork:
-    """Runs a network with PyTorch; see :class:`serving.inference.deployment.ServedNetwork`.
+    """Runs a network with PyTorch; see :class:`serving.inference.served_network.ServedNetwork`.
 
     Args:
         network: on ``device``, of ``dtype``, as :meth:`DynamicNetwork.for_inference` made it.
@@ -33,7 +33,7 @@ class EagerNetwork:
 
     @property
     def precision(self) -> str:
-        """See :class:`serving.inference.deployment.ServedNetwork`."""
+        """See :class:`serving.inference.served_network.ServedNetwork`."""
         return str(self._dtype).removeprefix("torch.")
 
     @property

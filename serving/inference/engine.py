@@ -10,8 +10,9 @@ import numpy as np
 from dynamic.configuration import Configuration
 from selector.observation.answers import probabilities_of
 from selector.observation.images import LiveImages
-from serving.inference.deployment import Deployment, ServedNetwork
+from serving.inference.deployment import Deployment
 from serving.inference.plans import Plan
+from serving.inference.served_network import ServedNetwork
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,27 +6,12 @@ import sys
 from pathlib import Path
 
 from dynamic.errors import UserError
-from serving.inference.compiled_run import open_compiled, prepare
+from oracle.run_folder import RunFolder
+from serving.inference.compiled_folders import NoGraphsError, open_graphs
+from serving.inference.compiled_run import open_compiled
 from serving.inference.deployment import Deployment
 from serving.inference.finding import folder_of, torch_is_installed
 from serving.settings import ServingSettings
-
-
-def prepare_graphs(settings: ServingSettings, folder: Path) -> None:
-    """Make a run's graphs where they are missing, before any worker starts.
-
-    Args:
-        settings: of the service.
-        folder: of the run.
-
-    Raises:
-        UserError: there can be none, and nothing else may or can run the network.
-    """
-    if settings.compiled:
-        why = prepare(settings, folder)
-        if why is not None:
-            _allow_eager(settings, why)
-            print(f"SERVING_RUNTIME=auto is torch: {why}", file=sys.stderr)
 
 
 def open_deployment(settings: ServingSettings) -> Deployment:
@@ -37,10 +22,10 @@ def open_deployment(settings: ServingSettings) -> Deployment:
     """
     folder = folder_of(settings)
     if folder is not None and settings.compiled:
-        found = open_compiled(settings, folder)
-        if isinstance(found, Deployment):
-            return found
-        _allow_eager(settings, found)
+        try:
+            return open_compiled(settings, folder)
+        except NoGraphsError as error:
+            _allow_eager(settings, error)
     if not torch_is_installed():
         raise UserError(f"{settings.network} needs PyTorch, which is not installed: pip install torch torchvision")
     from serving.inference import opening_eagerly
@@ -50,7 +35,21 @@ def open_deployment(settings: ServingSettings) -> Deployment:
     return opening_eagerly.open_static(settings, folder) if settings.static else opening_eagerly.open_run(settings, folder)
 
 
-def _allow_eager(settings: ServingSettings, why: str) -> None:
+def make_graphs(settings: ServingSettings, folder: Path) -> None:
+    """Make a run's graphs where they are missing, before any worker starts.
+
+    Raises:
+        UserError: there can be none, and nothing else may or can run the network.
+    """
+    if settings.compiled:
+        try:
+            open_graphs(settings, RunFolder.open(folder))
+        except NoGraphsError as error:
+            _allow_eager(settings, error)
+            print(f"SERVING_RUNTIME=auto is torch: {error}", file=sys.stderr)
+
+
+def _allow_eager(settings: ServingSettings, why: NoGraphsError) -> None:
     """Raise UserError where the settings do not leave the choice to the service, or there is none."""
     if settings.runtime != "auto" or settings.precision != "float32" or not torch_is_installed():
-        raise UserError(f"SERVING_NETWORK={settings.network} cannot be served compiled: {why}")
+        raise UserError(f"SERVING_NETWORK={settings.network} cannot be served compiled: {why}") from why

@@ -1,4 +1,4 @@
-"""Opens networks that PyTorch runs: a run's, its static default, one given by its name, and the reserve of a compiled run."""
+"""Opens networks that PyTorch runs: a run's, its static default, one given by name, and the reserve of a compiled run."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def open_named(settings: ServingSettings) -> Deployment:
     others = identity_of(network.info)
     portfolio = (network.default,) if settings.static else tuple(dynamic.space("stride", network))
     costs = Costs(network, portfolio, network.info.resolution)
-    kinds = [Default] if settings.static else [Default, Cheapest]
+    kinds: list[type[Default] | type[Cheapest]] = [Default] if settings.static else [Default, Cheapest]
     policies = constants(portfolio, costs.whole, network.default, kinds)
     active, why_active = active_of(settings, policies)
     return Deployment(

@@ -5,12 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from dynamic.configuration import Configuration
-
-if TYPE_CHECKING:
-    from serving.inference.deployment import ServedNetwork
+from serving.inference.served_network import ServedNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
