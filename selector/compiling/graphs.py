@@ -13,11 +13,13 @@ from dynamic.compiled.needs import Needs
 from dynamic.compiled.runtimes import Precision
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
+from dynamic.integrity import write_record
 from oracle.data.sources import ImageSource
 from oracle.data.views import View
 from oracle.runs import Run
+from selector.compiling.opening import MADE_FOR
 from selector.observation.features import LOOKS
-from selector.policies import load_policies
+from selector.policies import digest_of_policies, load_policies
 from selector.policies.asking import joined
 from selector.policies.base import Policy
 
@@ -50,7 +52,7 @@ def compile_run(
     refuse_uncompilable(run)
     policies = load_policies(run)
     portfolio = portfolio_of_policies(policies)
-    return compile_network(
+    network = compile_network(
         run.network.for_inference(statistics=run.statistics),
         folder,
         configurations=portfolio,
@@ -61,13 +63,15 @@ def compile_run(
         calibration=calibration_images(run, source) if precision == "int8" else None,
         progress=progress,
     )
+    write_record(folder / MADE_FOR, {"policies": digest_of_policies(run.policies)})
+    return network
 
 
 def refuse_uncompilable(run: Run) -> None:
     """Raise UserError where a run cannot be compiled, whatever its policies are."""
     if (run.view.crop, run.view.resize) != (View().crop, View().resize):
         raise UserError(
-            f"{run.folder} cannot be compiled: it crops or resizes its images behind their preprocessing (--crop, --resize), "
+            f"{run.folder} cannot be compiled: it crops or resizes images behind their preprocessing (--crop, --resize), "
             "which a server without PyTorch does not do; make a run without"
         )
     if run.settings.dtype != "float32":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -127,19 +126,7 @@ def look_at_all(
         if len(part):
             parts.append(look(part, images))
         progress(min(BATCH, len(rows)))
-    return joined(parts)
-
-
-def joined(parts: Sequence[Observations]) -> Observations:
-    """Observations of the same portfolio, one after the other."""
-    first = parts[0]
-    arrays = {
-        name: np.concatenate([getattr(part, name) for part in parts])
-        for name in ("keys", "splits", "labels", "image", "stem", "prefix", "grid", "probabilities", "predicted", "p_true")
-    }
-    stages = {name: np.concatenate([part.stage_values[name] for part in parts]) for name in first.stage_values}
-    sides = None if first.sides is None else np.concatenate([part.sides for part in parts if part.sides is not None])
-    return replace(first, **arrays, stage_values=stages, sides=sides)
+    return Observations.joined(parts)
 
 
 def _has(needs: Needs, kind: str, layer: int, configuration: Configuration) -> bool:

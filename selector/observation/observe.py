@@ -177,7 +177,7 @@ def observe_batch(
     distinct: Mapping[Prefix, str],
     max_rows: int,
 ) -> dict[str, np.ndarray]:
-    """:func:`look_at_batch` as it is kept: features and probabilities in half precision, predictions and ``p_true`` in full."""
+    """:func:`look_at_batch` as it is kept: features and probabilities in half precision, the rest in full."""
     found = look_at_batch(network, images, portfolio, distinct, max_rows)
     p_true = found["probabilities"][np.arange(len(labels)), :, labels]
     kept = {name: value if name in _EXACT else halved(value) for name, value in found.items()}
