@@ -1,7 +1,8 @@
 """The images a policy decides on: what it may ask, each question with its price.
 
 A policy never sees labels, and cannot look without paying: whatever it asks is recorded and charged in MACs, shared
-prefixes once. :class:`RecordedImages` answer from observations, :class:`LiveImages` run the network; they agree. Neither needs PyTorch.
+prefixes once. :class:`RecordedImages` answer from observations, :class:`LiveImages` run the network; they agree. Neither
+needs PyTorch.
 """
 
 from __future__ import annotations

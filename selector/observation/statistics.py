@@ -174,10 +174,10 @@ def _moments(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _waves() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Cosines and sines that the folded rows and columns are multiplied with, the order of pairs of waves by band, its starts.
+    """Cosines and sines for folded rows and for columns, the order of pairs of waves by band, and where each band starts.
 
-    The powers of a real image at two frequencies that differ in the sign along y alone, which lie in one band, sum up to twice
-    the squares of its products with cosines and sines: no complex numbers are needed, and each side is folded in half first.
+    The powers of a real image at two frequencies that differ in the sign along y alone, which lie in one band, sum up to
+    twice the squares of its products with cosines and sines: no complex numbers are needed, and sides are folded in half.
     """
     angle = 2 * np.pi / _SIDE
     even, odd = np.arange(_HALF + 1), np.arange(1, _HALF)

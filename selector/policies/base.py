@@ -27,6 +27,7 @@ from dynamic.integrity import digest_of_file, read_record, write_record
 from oracle.run_record import Digests
 from selector.observation.images import Group, Images
 from selector.observation.observations import Observations
+from selector.policies.asking import ANSWER, Asks
 from selector.policies.objectives import Objective, OperatingPoint, best
 
 POLICY = "policy.json"
@@ -181,6 +182,15 @@ class Policy(ABC):
         """:meth:`decide` as configuration ids."""
         return [self.portfolio_[column] for column in self.decide(images, dial)]
 
+    def asks(self, default: int, layers: int) -> Asks:
+        """What the fitted policy may ask of images; everything, unless a policy says that it asks less.
+
+        Args:
+            default: column of the network's default.
+            layers: dynamic layers of the network.
+        """
+        return Asks.everything(len(self.portfolio_), layers)
+
     def point(self, objective: Objective, accuracy: float, macs: float) -> OperatingPoint | None:
         """The operating point that serves an objective best, by the estimates; None for a policy without points.
 
@@ -270,8 +280,8 @@ def gather(images: Images, groups: Sequence[str]) -> np.ndarray:
     """
     parts = []
     for group in groups:
-        if group.startswith("answer:"):
-            column = group.removeprefix("answer:")
+        if group.startswith(ANSWER):
+            column = group.removeprefix(ANSWER)
             parts.append(answer_features(images.look(images.default if column == "default" else int(column))))
         else:
             found = images.features(cast(Group, group))

@@ -12,6 +12,7 @@ from dynamic.errors import UserError
 from oracle.evaluation import bounds
 from selector.observation.images import Images
 from selector.observation.observations import Observations
+from selector.policies.asking import Asks
 from selector.policies.base import Policy, State
 
 
@@ -20,6 +21,10 @@ class _Constant(Policy):
 
     learned = False
     column_: int
+
+    def asks(self, default: int, layers: int) -> Asks:
+        """Nothing."""
+        return Asks()
 
     def _decide(self, images: Images, dial: float) -> np.ndarray:
         return np.full(len(images), self.column_)
@@ -99,6 +104,10 @@ class RandomChoice(Policy):
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
+
+    def asks(self, default: int, layers: int) -> Asks:
+        """Nothing."""
+        return Asks()
 
     def _fit(self, observed: Observations) -> None:
         pass

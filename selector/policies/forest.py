@@ -1,7 +1,8 @@
-"""Gradient-boosted trees as LightGBM stores them, evaluated without LightGBM: its own call costs a millisecond beforehand."""
+"""Gradient-boosted trees as LightGBM stores them, evaluated without LightGBM, whose own call costs a millisecond."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,8 +21,8 @@ _CATEGORICAL = 1
 class Forest:
     """Sums of trees, one for each model.
 
-    Comparisons and sums are in double precision, as LightGBM's. It is made ready when it first decides, which takes a tenth of
-    a second, so that loading policies that are never asked costs nothing.
+    Comparisons and sums are in double precision, as LightGBM's. It is made ready when it first decides, which takes a tenth
+    of a second, so that loading policies that are never asked costs nothing.
 
     Args:
         texts: of each model, as ``lightgbm.Booster.model_to_string`` writes it.
@@ -131,13 +132,13 @@ class _Tree:
             leaves=numbers("leaf_value", float),
             categories=[
                 {32 * at + bit for at, word in enumerate(words[start:end]) for bit in range(32) if word >> bit & 1}
-                for start, end in zip(bounds, bounds[1:], strict=False)
+                for start, end in itertools.pairwise(bounds)
             ],
             known=known,
         )
 
     def resolved(self, node: int) -> int:
-        """The first node or leaf from ``node`` on that known features do not decide. Raises ValueError: categories unknown."""
+        """The first node or leaf from ``node`` on that known features do not decide; ValueError of unknown categories."""
         while node >= 0 and (self.features[node] in self.known or self.categorical[node]):
             if self.features[node] not in self.known:
                 raise ValueError("a category that is not the same in every row")

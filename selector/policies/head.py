@@ -16,7 +16,7 @@ _SCALES = ("map_mean", "map_scale", "mean", "scale")
 
 
 class Head(ScoringPolicy):
-    """A CNN head, about 0.5 MMACs: two convolutions over the map, their means and maxima beside vectors, two layers on these.
+    """A CNN head, about 0.5 MMACs: two convolutions over the map, then two layers on their means and maxima beside vectors.
 
     Loss: cross-entropy of every configuration's correctness, plus the expected error of a configuration drawn from the
     softmax of the scores, so that the order at the top counts and not the calibration everywhere.

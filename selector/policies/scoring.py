@@ -9,6 +9,7 @@ import numpy as np
 
 from selector.observation.images import Images, RecordedImages
 from selector.observation.observations import Observations
+from selector.policies.asking import Asks
 from selector.policies.base import Policy, State, gather
 
 PRICES = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 1.0)
@@ -37,6 +38,10 @@ class ScoringPolicy(Policy):
     def dials(self) -> Sequence[float]:
         """See :data:`PRICES`."""
         return PRICES
+
+    def asks(self, default: int, layers: int) -> Asks:
+        """Its groups, before it chooses."""
+        return Asks.of_groups(self.groups, len(self.portfolio_), default)
 
     def _decide(self, images: Images, dial: float) -> np.ndarray:
         scores = self._scores(images)

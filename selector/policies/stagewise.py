@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from dynamic.attributes.registry import attributes
 from selector.observation.images import Images, RecordedImages
 from selector.observation.observations import Observations
+from selector.policies.asking import Asks
 from selector.policies.base import Policy, State
 from selector.policies.boosting import boosted
 from selector.policies.forest import Forest
@@ -102,6 +103,10 @@ class Stagewise(Policy):
         each = [sum(f.macs for name, f in self.forests_.items() if name.split("_")[0] == str(i)) for i in prices]
         self.own_macs_ = max(each, default=0.0)
 
+    def asks(self, default: int, layers: int) -> Asks:
+        """What layers read at the forks."""
+        return Asks(stages=tuple(_forks(self.tree_)))
+
     def _decide(self, images: Images, dial: float) -> np.ndarray:
         number = int(np.abs(np.array(self.prices) - dial).argmin())
         chosen = np.empty(len(images), dtype=np.int64)
@@ -128,6 +133,14 @@ class Stagewise(Policy):
     def _restore(self, state: State) -> None:
         self.tree_ = _Node.of(state.facts["tree"])
         self._take({name[1:]: text for name, text in state.texts.items()})
+
+
+def _forks(node: _Node) -> Iterator[tuple[int, int]]:
+    """Layer and column of every node with more than one branch."""
+    if len(node.branches) > 1:
+        yield node.layer, node.column
+    for branch in node.branches:
+        yield from _forks(branch)
 
 
 def _branches(options: Sequence[Sequence[object]], columns: list[int], layer: int) -> _Node:
