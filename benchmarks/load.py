@@ -98,7 +98,7 @@ class Server:
 
 
 @contextmanager
-def server(network: str, workers: int, *, max_queue: int = 20_000, port: int = PORT, **settings: object) -> Iterator[Server]:
+def server(network: str, workers: int, *, max_queue: int = 20_000, port: int = PORT, **settings: Any) -> Iterator[Server]:
     """``bentoml serve`` in a process of its own, once all its workers are up.
 
     Args:
