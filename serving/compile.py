@@ -14,9 +14,12 @@ import tyro
 
 from dynamic.command import run_command
 from dynamic.compiled.compiling import compile_network
-from dynamic.compiled.needs import Needs
+from dynamic.compiled.needs import Look, Needs
 from dynamic.compiled.runtimes import Precision
+from dynamic.configuration import Configuration
 from oracle.runs import Run
+from selector.observation.features import LOOKS
+from selector.policies import load_policies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,22 @@ def main(settings: CompileSettings) -> None:
             resolution=run.record.resolution,
             needs=Needs(),
             looks={},
+            precision=settings.precision,
+        )
+    else:
+        policies = {policy.name: policy for policy in load_policies(run)}
+        network = run.fast_network()
+        portfolio = [Configuration.parse(name) for name in policies["default"].portfolio_]
+        ordered = tuple(sorted(portfolio, key=lambda c: network.costs.macs(c, run.record.resolution)))
+        looks = [Look(kind="pooled", layer=layer, configuration=c) for layer in range(4) for c in portfolio]
+        looks += [Look(kind="gridded", layer=1, configuration=network.default)]
+        compile_network(
+            network,
+            settings.out,
+            configurations=portfolio,
+            resolution=run.record.resolution,
+            needs=Needs(ladders=(ordered,), looks=tuple(looks)),
+            looks=LOOKS,
             precision=settings.precision,
         )
 

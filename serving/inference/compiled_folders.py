@@ -47,7 +47,7 @@ def open_graphs(settings: ServingSettings, run: RunFolder) -> CompiledNetwork:
         raise NoGraphsError(f"{why}, and neither {run.compiled} nor the cache can be written to: set XDG_CACHE_HOME")
     if not torch_is_installed():
         raise NoGraphsError(
-            f"{why}: run python -m selector.compile {run.folder} where PyTorch, which that needs, is installed"
+            f"{why}: python -m selector.compile {run.folder} makes it where PyTorch is installed"
         )
     with _alone(place):
         found, why = _find(settings, run)  # another process may have made them
