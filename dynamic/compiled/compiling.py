@@ -39,6 +39,8 @@ EXAMPLES = 3
 TOLERANCE = 1e-4
 """Largest difference from the eager network that is taken for rounding, as a share of the largest value."""
 
+_REASON = "part of the network reads the number of images, or is written wrongly; serve it uncompiled"
+
 
 def compile_network(
     network: DynamicNetwork,
@@ -198,7 +200,12 @@ def _verify(compiled: CompiledNetwork, maker: StretchMaker) -> None:
     for graph in fullest.values():
         for count in (1, EXAMPLES):
             inputs = {"images": maker.images} if graph.start is None else maker.values(graph.start)
-            made = compiled.run(graph, {name: value[:count].numpy() for name, value in inputs.items()})
+            try:
+                made = compiled.run(graph, {name: value[:count].numpy() for name, value in inputs.items()})
+            except Exception as error:  # whatever the runtime raises
+                raise UserError(
+                    f"compiled, the way to node {graph.end} does not run on {count} images: {_REASON}"
+                ) from error
             for output, values in zip(graph.outputs, made, strict=True):
                 _compare(values, maker.expected(output)[:count], f"{output.kind} of node {output.node}")
 
@@ -208,7 +215,4 @@ def _compare(made: np.ndarray, expected: Tensor, what: str) -> None:
     scale = max(float(np.abs(reference).max(initial=0.0)), 1.0)
     off = float(np.abs(made - reference).max(initial=0.0)) if made.shape == reference.shape else float("inf")
     if not off <= TOLERANCE * scale:
-        raise UserError(
-            f"compiled, the {what} differ by {off:.1e} from what the network computes: it reads the number of images, or a "
-            "part of it is written wrongly; serve it uncompiled"
-        )
+        raise UserError(f"compiled, the {what} differ by {off:.1e} from what the network computes: {_REASON}")

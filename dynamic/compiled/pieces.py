@@ -140,7 +140,7 @@ class Weights:
     def refer(self, name: str, value: np.ndarray, location: str) -> onnx.TensorProto:
         """A tensor that lies in the file; a small one is in the graph."""
         if value.size <= _INLINE or value.dtype == object:
-            return numpy_helper.from_array(np.ascontiguousarray(value), name)
+            return numpy_helper.from_array(np.asarray(value, order="C"), name)
         tensor = onnx.TensorProto(name=name, data_type=onnx.helper.np_dtype_to_tensor_dtype(value.dtype), dims=value.shape)
         if id(value) not in self._seen:
             self._seen[id(value)] = (value, self._store(np.ascontiguousarray(value).tobytes()))

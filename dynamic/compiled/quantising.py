@@ -21,7 +21,7 @@ from dynamic.files import write_whole
 _TOGETHER = 16
 """Images that are run at once."""
 
-_QUANTISED = ["Conv", "Gemm", "MatMul", "Add", "MaxPool", "GlobalAveragePool", "Concat", "Relu", "Clip"]
+_QUANTISED = ["Conv", "Gemm", "MatMul", "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Relu", "Clip"]
 """Kinds of operations in 8 bits."""
 
 
@@ -115,7 +115,8 @@ def _quantised(graph: Path, batches: CalibrationDataReader) -> onnx.ModelProto:
             nodes_to_quantize=[],
             nodes_to_exclude=[node.name for node in folded.graph.node if node.name.startswith(LOOK)],
             op_types_to_quantize=_QUANTISED,
-            extra_options={},
+            # Logits in 8 bits would often be equal.
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
         )
         quantiser.quantize_model()
         made: onnx.ModelProto = quantiser.model.model
