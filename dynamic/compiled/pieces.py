@@ -55,25 +55,28 @@ class _Called(nn.Module):
         return tuple(self._run(*values))
 
 
-def export(run: Callable[..., Sequence[Tensor]], examples: Sequence[Tensor], what: str) -> Piece:
+def export(
+    run: Callable[..., Sequence[Tensor]], examples: Sequence[Tensor], what: str, factors: Sequence[Tensor] = ()
+) -> Piece:
     """What ``run`` computes, for any number of images.
 
     Args:
         run: from tensors (N, ...) to tensors (N, ...), a pure function.
         examples: its inputs for a few images; other axes than the first are fixed.
         what: it is, for the error.
+        factors: further inputs, without an axis of images.
 
     Raises:
         UserError: neither of PyTorch's exporters can write it.
     """
-    inputs = [f"input{position}" for position in range(len(examples))]
+    inputs = [f"input{position}" for position in range(len(examples) + len(factors))]
     model = _Called(run).eval()
     reason = ""
     for exporter in (_traced, _exported):
         try:
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")
-                graph = exporter(model, tuple(examples), inputs).graph
+                graph = exporter(model, (*examples, *factors), inputs, len(examples)).graph
         except Exception as error:  # whatever an exporter raises for code that it cannot write
             reason = reason or first_line(error)
             continue
@@ -81,7 +84,7 @@ def export(run: Callable[..., Sequence[Tensor]], examples: Sequence[Tensor], wha
     raise UserError(f"{what} cannot be written as a static graph: {reason}; serve this network uncompiled")
 
 
-def _traced(model: nn.Module, examples: tuple[Tensor, ...], inputs: list[str]) -> onnx.ModelProto:
+def _traced(model: nn.Module, examples: tuple[Tensor, ...], inputs: list[str], batched: int) -> onnx.ModelProto:
     written = io.BytesIO()
     torch.onnx.export(
         model,
@@ -90,15 +93,15 @@ def _traced(model: nn.Module, examples: tuple[Tensor, ...], inputs: list[str]) -
         dynamo=False,
         opset_version=OPSET,
         input_names=inputs,
-        dynamic_axes={name: {0: "images"} for name in inputs},
+        dynamic_axes={name: {0: "images"} for name in inputs[:batched]},
         do_constant_folding=False,
     )
     return onnx.load_model_from_string(written.getvalue())
 
 
-def _exported(model: nn.Module, examples: tuple[Tensor, ...], inputs: list[str]) -> onnx.ModelProto:
+def _exported(model: nn.Module, examples: tuple[Tensor, ...], inputs: list[str], batched: int) -> onnx.ModelProto:
     # A tuple of arguments (*values) is one argument to this exporter.
-    shapes = (tuple({0: torch.export.Dim("images", min=1)} for _ in inputs),)
+    shapes = (tuple({0: torch.export.Dim("images", min=1)} if i < batched else {} for i in range(len(inputs))),)
     program: Any = torch.onnx.export(
         model, examples, None, dynamo=True, opset_version=OPSET, input_names=inputs, dynamic_shapes=shapes, verbose=False
     )
@@ -129,23 +132,28 @@ class Weights:
     def __init__(self) -> None:
         self.content = bytearray()
         self._known: dict[str, tuple[int, int]] = {}
+        self._seen: dict[int, tuple[np.ndarray, str]] = {}
 
     def refer(self, name: str, value: np.ndarray, location: str) -> onnx.TensorProto:
         """A tensor that lies in the file; a small one is in the graph."""
         if value.size <= _INLINE or value.dtype == object:
             return numpy_helper.from_array(np.ascontiguousarray(value), name)
         tensor = onnx.TensorProto(name=name, data_type=onnx.helper.np_dtype_to_tensor_dtype(value.dtype), dims=value.shape)
-        content = np.ascontiguousarray(value).tobytes()
+        if id(value) not in self._seen:
+            self._seen[id(value)] = (value, self._store(np.ascontiguousarray(value).tobytes()))
+        offset, length = self._known[self._seen[id(value)][1]]
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for entry, text in (("location", location), ("offset", str(offset)), ("length", str(length))):
+            tensor.external_data.add(key=entry, value=text)
+        return tensor
+
+    def _store(self, content: bytes) -> str:
         key = sha256(content).hexdigest()
         if key not in self._known:
             self.content += bytes(-len(self.content) % 64)
             self._known[key] = (len(self.content), len(content))
             self.content += content
-        offset, length = self._known[key]
-        tensor.data_location = onnx.TensorProto.EXTERNAL
-        for entry, text in (("location", location), ("offset", str(offset)), ("length", str(length))):
-            tensor.external_data.add(key=entry, value=text)
-        return tensor
+        return key
 
 
 class GraphBuilder:
@@ -163,11 +171,13 @@ class GraphBuilder:
         self._inputs.append(_info(name, shape))
         return name
 
-    def add(self, piece: Piece, values: Sequence[str]) -> list[str]:
-        """Append a piece that reads ``values``; gives the names of what it makes."""
+    def add(self, piece: Piece, values: Sequence[str], factors: Sequence[np.ndarray] = ()) -> list[str]:
+        """Append a piece that reads ``values``, with ``factors``; gives the names of what it makes."""
         prefix = f"{self._count}/"
         self._count += 1
-        names = dict(zip(piece.inputs, values, strict=True))
+        names = dict(zip(piece.inputs, values, strict=False))
+        for name, factor in zip(piece.inputs[len(values) :], factors, strict=True):
+            self._tensors[prefix + name] = factor
         for name, value in piece.tensors.items():
             self._tensors[prefix + name] = value
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -41,15 +44,20 @@ class StretchMaker:
             for depth, node in enumerate(path):
                 self._prefixes[node] = tuple(chosen[:depth])
         self._values: dict[int, dict[str, Tensor]] = {}
-        self._pieces: dict[tuple[str, int], Piece] = {}
-        self._glances: dict[tuple[str, int], tuple[Piece, Tensor]] = {}
+        self._reads: dict[int, list[list[Tensor]]] = {}
+        # What a piece computes depends on nothing else than its step, its option and the shapes of what it reads.
+        self._pieces: dict[tuple[object, ...], Piece] = {}
+        self._factors: dict[int, list[np.ndarray]] = {}
 
     def values(self, node: int) -> dict[str, Tensor]:
         """What is alive at ``node`` for the example images, by name."""
         if node not in self._values:
             state = dict(self._before(node))
-            for run, inputs, outputs in self._steps(node):
-                state |= dict(zip(outputs, run(*(state[name] for name in inputs)), strict=True))
+            self._reads[node] = []
+            for step in self._steps(node):
+                reads = [state[name] for name in step.inputs]
+                self._reads[node].append(reads)
+                state |= dict(zip(step.outputs, step.run(*reads, *step.factors), strict=True))
             self._values[node] = {name: state[name] for name in sorted(self._network.program.live[2 * self._depth(node)])}
         return self._values[node]
 
@@ -83,9 +91,9 @@ class StretchMaker:
                     give(GraphOutput(kind="values", node=node, name=name, shape=shapes[name]), state[name])
             for kind, looked in stretch.looks:
                 if looked == node:
-                    piece, example = self._look(kind, node)
-                    (made,) = builder.add(piece, [state[name] for name in shapes])
-                    give(GraphOutput(kind="look", node=node, name=kind, shape=tuple(example.shape[1:])), made)
+                    (made,) = builder.add(self._look(kind, node), [state[name] for name in shapes])
+                    shape = tuple(self._looked(kind, node).shape[1:])
+                    give(GraphOutput(kind="look", node=node, name=kind, shape=shape), made)
         if stretch.end in self.tree.leaves:
             name = program.output
             give(GraphOutput(kind="logits", node=stretch.end, name="", shape=shapes[name]), state[name])
@@ -94,7 +102,7 @@ class StretchMaker:
     def expected(self, output: GraphOutput) -> Tensor:
         """What a stretch should give for the example images."""
         if output.kind == "look":
-            return self._look(output.name, output.node)[1]
+            return self._looked(output.name, output.node)
         return self.logits(output.node) if output.kind == "logits" else self.values(output.node)[output.name]
 
     def _depth(self, node: int) -> int:
@@ -104,47 +112,83 @@ class StretchMaker:
         way = self.tree.path(node)
         return self.values(way[-2]) if len(way) > 1 else {self._network.program.input: self.images}
 
-    def _steps(self, node: int) -> list[tuple[Callable[..., Sequence[Tensor]], tuple[str, ...], tuple[str, ...]]]:
-        """What runs between the node before and this one, with the names of what it reads and makes."""
+    def _steps(self, node: int) -> list[_Step]:
+        """What runs between the node before and this one."""
         program, prefix, depth = self._network.program, self._prefixes[node], self._depth(node)
-        steps: list[tuple[Callable[..., Sequence[Tensor]], tuple[str, ...], tuple[str, ...]]] = []
+        steps = []
         if depth:
             site, option = program.sites[depth - 1], prefix[-1]
-            steps.append((lambda x: [site.module(x, option)], (site.input,), (site.output,)))
-        segment = program.segments[depth]
-        norms = self._network.norms
-        extra = [] if norms is None else [_Normalised(norms.factors(depth, prefix))]
-        steps.append((lambda *values: segment.module(*values, *extra), segment.inputs, segment.outputs))
+            steps.append(
+                _Step((site.name, option), lambda x: [site.module(x, option)], (site.input,), (site.output,), site.name)
+            )
+        segment, norms = program.segments[depth], self._network.norms
+        factors = () if norms is None else tuple(itertools.chain(*norms.factors(depth, prefix)))
+
+        def run(*values: Tensor) -> Sequence[Tensor]:
+            if norms is None:
+                return segment.module(*values)
+            count = len(segment.inputs)
+            return segment.module(*values[:count], _Normalised(values[count:]))
+
+        if segment.outputs:
+            what = f"what follows {program.sites[depth - 1].name}" if depth else "what comes before the dynamic layers"
+            steps.append(_Step((depth,), run, segment.inputs, segment.outputs, what, factors))
         return steps
 
     def _through(self, builder: GraphBuilder, node: int, state: dict[str, str]) -> dict[str, str]:
-        examples = dict(self._before(node))
-        for position, (run, inputs, outputs) in enumerate(self._steps(node)):
-            reads = [examples[name] for name in inputs]
-            key = (f"step {position}", node)
-            if outputs:
-                if key not in self._pieces:
-                    self._pieces[key] = export(run, reads, f"what layer {position} of {node} computes")
-                state = state | dict(zip(outputs, builder.add(self._pieces[key], [state[n] for n in inputs]), strict=True))
-                if position == 0:
-                    examples |= dict(zip(outputs, run(*reads), strict=True))
+        """Append the steps to ``node``; ``state`` has the names of the values before it, the result those after it."""
+        self.values(node)
+        for step, reads in zip(self._steps(node), self._reads[node], strict=True):
+            piece = self._piece(step.key, step.run, reads, step.what, step.factors)
+            made = builder.add(piece, [state[name] for name in step.inputs], self._arrays(node, step))
+            state = state | dict(zip(step.outputs, made, strict=True))
         return state
 
-    def _look(self, kind: str, node: int) -> tuple[Piece, Tensor]:
-        if (kind, node) not in self._glances:
-            values, look = list(self.values(node).values()), self._looks[kind]
-            piece = export(lambda *values: [look(values)], values, f"the look {kind!r}")
-            self._glances[kind, node] = piece, look(values)
-        return self._glances[kind, node]
+    def _arrays(self, node: int, step: _Step) -> list[np.ndarray]:
+        """A step's factors, the same objects whenever they are asked for."""
+        if not step.factors:
+            return []
+        return self._factors.setdefault(node, [factor.numpy() for factor in step.factors])
+
+    def _piece(
+        self,
+        key: tuple[object, ...],
+        run: Callable[..., Sequence[Tensor]],
+        reads: Sequence[Tensor],
+        what: str,
+        factors: Sequence[Tensor] = (),
+    ) -> Piece:
+        known = (*key, *(tuple(value.shape) for value in reads))
+        if known not in self._pieces:
+            self._pieces[known] = export(run, reads, what, factors)
+        return self._pieces[known]
+
+    def _look(self, kind: str, node: int) -> Piece:
+        look = self._looks[kind]
+        return self._piece((kind,), lambda *values: [look(values)], list(self.values(node).values()), f"the look {kind!r}")
+
+    def _looked(self, kind: str, node: int) -> Tensor:
+        return self._looks[kind](list(self.values(node).values()))
+
+
+class _Step(NamedTuple):
+    """A site or a segment: what it computes of the values ``inputs`` and of ``factors``."""
+
+    key: tuple[object, ...]
+    run: Callable[..., Sequence[Tensor]]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    what: str
+    factors: tuple[Tensor, ...] = ()
 
 
 class _Normalised:
     """Batch norms of one prefix, as operations that runtimes fold into the convolutions before them."""
 
-    def __init__(self, factors: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, factors: Sequence[Tensor]) -> None:
         self._factors = factors
 
     def normalise(self, x: Tensor, index: int) -> Tensor:
         """See :class:`dynamic.walk.Norms`."""
-        scale, shift = self._factors[index]
+        scale, shift = self._factors[2 * index : 2 * index + 2]
         return F.batch_norm(x, torch.zeros_like(shift), torch.ones_like(scale), scale, shift, eps=0.0)

@@ -77,6 +77,14 @@ class Observations:
         stages = {name: values[kept] for name, values in self.stage_values.items()}
         return replace(self, **arrays, sides=None if self.sides is None else self.sides[kept], stage_values=stages)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Observations]) -> Observations:
+        """Observations of the same portfolio, one after the other."""
+        arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _BY_IMAGE}
+        stages = {name: np.concatenate([part.stage_values[name] for part in parts]) for name in parts[0].stage_values}
+        sides = [part.sides for part in parts if part.sides is not None]
+        return replace(parts[0], **arrays, sides=np.concatenate(sides) if sides else None, stage_values=stages)
+
     def read_only(self) -> Observations:
         """The same, in arrays that nobody can write in."""
         arrays: dict[str, Any] = {name: _locked(getattr(self, name)) for name in _BY_IMAGE}

@@ -68,7 +68,7 @@ def observe(
     source, network = view_source(source, View(splits=splits)), run.network
     if network.default not in portfolio:
         raise UserError(f"the portfolio lacks the default {network.default.id}, the baseline of every comparison")
-    stages, distinct = _stages(network, portfolio)
+    stages, distinct = stage_names(network, portfolio)
     out = out / Space("portfolio", portfolio).digest
     identity = source.identity | {
         "weights": run.digests.weights,
@@ -111,7 +111,7 @@ def observe(
     )
 
 
-def _stages(
+def stage_names(
     network: DynamicNetwork, portfolio: Sequence[Configuration]
 ) -> tuple[tuple[tuple[str, ...], ...], dict[Prefix, str]]:
     """Names of what each layer reads under each configuration; and by prefix of options, each once."""
@@ -169,7 +169,6 @@ def _fill(
             progress.update(len(block))
 
 
-@torch.inference_mode()
 def observe_batch(
     network: DynamicNetwork,
     images: Tensor,
@@ -178,12 +177,31 @@ def observe_batch(
     distinct: Mapping[Prefix, str],
     max_rows: int,
 ) -> dict[str, np.ndarray]:
-    """Everything about one batch, by name: features in half precision, predictions and ``p_true`` in full.
+    """:func:`look_at_batch` as it is kept: features and probabilities in half precision, the rest in full."""
+    found = look_at_batch(network, images, portfolio, distinct, max_rows)
+    p_true = found["probabilities"][np.arange(len(labels)), :, labels]
+    kept = {name: value if name in _EXACT else halved(value) for name, value in found.items()}
+    return kept | {"p_true": p_true}
+
+
+def halved(values: np.ndarray) -> np.ndarray:
+    """In half precision; what is too large for it is the largest number that it has."""
+    return np.clip(values, -65504, 65504).astype(np.float16)
+
+
+@torch.inference_mode()
+def look_at_batch(
+    network: DynamicNetwork,
+    images: Tensor,
+    portfolio: Sequence[Configuration],
+    distinct: Mapping[Prefix, str],
+    max_rows: int,
+) -> dict[str, np.ndarray]:
+    """Everything about one batch, by name: ``predicted`` int32, features and ``probabilities`` float32, unrounded.
 
     Args:
         network: as :meth:`DynamicNetwork.for_inference` made it.
         images: (N, C, H, W), normalised, on its device and of its dtype.
-        labels: (N,) true classes.
         portfolio: K configurations.
         distinct: names of what layers read, by prefix of options.
         max_rows: see :meth:`DynamicNetwork.comprehensive`.
@@ -222,7 +240,4 @@ def observe_batch(
         predicted[:, columns] = classes_of(answers)[:, None]
     assert probabilities is not None
     found["prefix"] = torch.cat([found["stem"], found.pop("behind")], dim=1)
-    p_true = probabilities[np.arange(len(labels)), :, labels]
-    found["probabilities"] = torch.from_numpy(probabilities)
-    halved = {name: value.clamp(-65504, 65504).half().numpy() for name, value in found.items()}
-    return halved | {"predicted": predicted, "p_true": p_true}
+    return {name: value.numpy() for name, value in found.items()} | {"probabilities": probabilities, "predicted": predicted}

@@ -90,17 +90,20 @@ def load_policy(folder: Path) -> Policy:
     return BY_NAME[name].load(folder)
 
 
-def load_policies(run: RunFolder, configurations: Sequence[Configuration] | None = None) -> list[Policy]:
+def load_policies(
+    run: RunFolder, configurations: Sequence[Configuration] | None = None, folder: Path | None = None
+) -> list[Policy]:
     """All policies of a run, references first.
 
     Args:
         run: whose policies.
         configurations: that they may choose among; unless given, all that the run (then an opened one) evaluated.
+        folder: of the policies; the run's own unless given. Compiled precisions have others, beside their graphs.
 
     Raises:
         UserError: none there, damaged ones, or such that were fitted for another network or other configurations.
     """
-    folder = run.policies
+    folder = run.policies if folder is None else folder
     folders = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     found = {path.name: load_policy(path) for path in folders}
     if not found:

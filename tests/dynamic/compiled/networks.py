@@ -127,15 +127,17 @@ class Compiled:
 def portfolio(network: DynamicNetwork) -> tuple[Configuration, ...]:
     """A few configurations that fork at every layer, half strides, dilations and kernel sizes among them."""
     default = network.default
+    built = default.stride[0]
     candidates = [
         default,
-        *(default.changed({"stride": (a, b)}) for a in (default.stride[0], 3) for b in (1, 0.5, 3, 9)),
-        default.changed({"dilation": (1, 2)}),
-        default.changed({"kernel_size": (default.kernel_size[0], 5)}),
-        default.changed({"kernel_size": (1, 3), "dilation": (2, 1)}),
+        default.changed({"stride": (built, 0.5)}),
+        default.changed({"kernel_size": (1, 5)}),
+        default.changed({"kernel_size": (default.kernel_size[0], 5), "dilation": (1, 2)}),
+        default.changed({"dilation": (2, 1)}),
+        *(default.changed({"stride": strides}) for strides in ((built, 9), (3, 0.5), (3, 2), (0.5, 3))),
     ]
     fitting = [c for c in candidates if network.objection(c) is None and network.costs.failure(c, SIDE) is None]
-    return tuple(dict.fromkeys(fitting))[:8]
+    return tuple(dict.fromkeys(fitting))
 
 
 def needs_of(network: DynamicNetwork, configurations: tuple[Configuration, ...]) -> Needs:

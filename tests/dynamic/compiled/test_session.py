@@ -108,7 +108,7 @@ def test_refuses_what_is_not_compiled() -> None:
     session = CompiledSession(both.compiled, images(both.compiled, 2))
     other = both.eager.default.changed({"dilation": (5, 5)})
     rows = np.arange(2)
-    with pytest.raises(UserError, match=r"s2-2_d5-5_k3-3 is not among the 8 configurations compiled in .*float32"):
+    with pytest.raises(UserError, match=r"s2-2_d5-5_k3-3 is not among the 9 configurations compiled in .*float32"):
         session.logits(other, rows)
     with pytest.raises(UserError, match="no gridded look at layer B under s2-2_d1-1_k3-3 is compiled"):
         session.look("gridded", 1, both.configurations[0], rows)
