@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,9 @@ def open_compiled(settings: ServingSettings, folder: Path) -> Deployment:
 
 
 def _with_policies(settings: ServingSettings, run: RunFolder, network: CompiledNetwork) -> Deployment:
-    policies = {policy.name: policy for policy in load_policies(run, network.configurations)}
+    own = network.folder / "policies"  # of another precision, fitted on its answers
+    folder = own if own.is_dir() else run.policies
+    policies = {policy.name: policy for policy in load_policies(run, network.configurations, folder)}
     portfolio = tuple(Configuration.parse(name) for name in policies["default"].portfolio_)
     digests = run.digests
     precision = "" if network.precision == "float32" else f" {network.precision}"
@@ -43,15 +46,22 @@ def _with_policies(settings: ServingSettings, run: RunFolder, network: CompiledN
         settings,
         run,
         policies,
-        key=f"{run.name} {digests.weights} {digests.statistics[:8]} {digest_of_policies(run.policies)}{precision}",
+        key=f"{run.name} {digests.weights} {digests.statistics[:8]} {digest_of_policies(folder)}{precision}",
         network=CompiledGraphs(network),
         reserve=Reserve(lambda: _reserve(settings, run.folder)) if torch_is_installed() else None,
         transform=run.record.preprocessing.array,
         configurations=network.configurations,
         portfolio=portfolio,
         costs=_costs(network, portfolio),
-        **results_of(run),
+        **(results_of(run) if folder == run.policies else _no_results(network)),
     )
+
+
+def _no_results(network: CompiledNetwork) -> dict[str, Any]:
+    why = (
+        f"python -m selector.benchmark measures in float32; {network.folder}/report.json says what {network.precision} costs"
+    )
+    return {"results": None, "why_no_results": why}
 
 
 def _static(settings: ServingSettings, run: RunFolder, network: CompiledNetwork) -> Deployment:
