@@ -5,7 +5,7 @@
     SERVING_NETWORK=runs/mine SERVING_PRECISION=int8 bentoml serve
 
 Leaves RUN/compiled/PRECISION: a graph for everything that the run's policies ask, and a report. In float32 every policy
-decides on all test images on the compiled and on the eager network, and must get the same. In bfloat16 and int8 temperatures,
+decides on all test images on the compiled and the eager network, and must get the same. In bfloat16 and int8 temperatures,
 thresholds and operating points are fitted on label images' answers in that precision (policies/ beside the graphs), and
 judged on the test images, beside float32. Started again it says what is there.
 """

@@ -61,6 +61,15 @@ def open_runtime(precision: Precision, name: str | None = None, threads: int | N
     raise UserError(f"no runtime is called {chosen!r}: choose from {', '.join(RUNTIMES)}")
 
 
+def small_graph(model: bytes) -> Graph:
+    """A graph in memory that is small beside a network, ready to run in ONNX Runtime.
+
+    It runs on the pool of the networks. Where there is none yet, a pool of one thread is made: more would spin beside whatever
+    runs the network, PyTorch or OpenVINO.
+    """
+    return _OnnxRuntime(threads=1).load(model)
+
+
 def check_bfloat16() -> None:
     """Raise UserError where the CPU computes bfloat16 no faster than float32, or not at all."""
     if not {"avx512_bf16", "amx_bf16"} & _cpu_flags():
@@ -91,11 +100,11 @@ class _OnnxRuntime:
                 _OnnxRuntime._pool = threads or cpu_count()
                 onnxruntime.set_global_thread_pool_sizes(_OnnxRuntime._pool, 1)
 
-    def load(self, path: Path) -> Graph:
+    def load(self, model: Path | bytes) -> Graph:
         options = self._library.SessionOptions()
         options.use_per_session_threads = False
         options.log_severity_level = 3
-        session = self._library.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = self._library.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         return lambda inputs: session.run(None, dict(inputs))
 
 

@@ -19,7 +19,7 @@ from dynamic.configuration import Configuration, Space
 from dynamic.errors import UserError
 from dynamic.integrity import read_arrays, read_record, write_arrays, write_record
 from dynamic.network import DynamicNetwork
-from dynamic.session import boundary
+from dynamic.session import Prefix, boundary
 from dynamic.walk import Node, walkers
 from oracle.data.digests import digest_of
 from oracle.data.sources import SPLITS, ImageSource
@@ -29,7 +29,7 @@ from oracle.outcomes import compare_identity
 from oracle.runs import Run
 from oracle.settings import DTYPES
 from selector.observation.answers import classes_of, probabilities_of
-from selector.observation.costs import Costs, Prefix
+from selector.observation.costs import Costs
 from selector.observation.earlier import IDENTITY, Earlier, block_file, set_aside
 from selector.observation.features import VERSION, gridded, pooled
 from selector.observation.observations import Observations

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from dynamic.compiled.runtimes import Graph, small_graph
+
 DEPTH = 4
 """Of every tree."""
 
@@ -42,17 +44,12 @@ class Forest:
 
     def raw(self, features: np.ndarray) -> np.ndarray:
         """(N, outputs) float64 sums of leaves of (N, features); a model of several classes has an output for each."""
-        (sums,) = self._session.run(None, {"features": np.ascontiguousarray(features, dtype=np.float64)})
-        return np.asarray(sums)
+        (sums,) = self._graph({"features": np.ascontiguousarray(features, dtype=np.float64)})
+        return sums
 
     @cached_property
-    def _session(self) -> Any:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # no pool of its own, which would spin beside the network's
-        options.log_severity_level = 3
-        return onnxruntime.InferenceSession(_graph(self.texts, self.known), options, providers=["CPUExecutionProvider"])
+    def _graph(self) -> Graph:
+        return small_graph(_model(self.texts, self.known))
 
 
 @dataclass
@@ -165,7 +162,7 @@ def _trees(text: str, known: Mapping[int, float]) -> tuple[int, list[_Tree]]:
     return int(facts["num_tree_per_iteration"]), [_Tree.of(block, known) for block in blocks]
 
 
-def _graph(texts: Sequence[str], known: Sequence[Mapping[int, float]]) -> bytes:
+def _model(texts: Sequence[str], known: Sequence[Mapping[int, float]]) -> bytes:
     """An ONNX model of all trees: (N, features) to (N, outputs), both double."""
     from onnx import TensorProto, helper
 
