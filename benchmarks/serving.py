@@ -236,7 +236,7 @@ def compare(
 def _make_graphs(variant: Variant) -> None:
     """Before the clock runs for others: compiling takes both cores."""
     if variant.settings.get("runtime") != "torch":
-        open_deployment(ServingSettings(network=variant.network, device="cpu", **variant.settings))  # type: ignore[arg-type]
+        open_deployment(ServingSettings(network=variant.network, device="cpu", **variant.settings))
 
 
 def benchmark(settings: ServingBenchmarkSettings) -> dict[str, Any]:

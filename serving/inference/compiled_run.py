@@ -11,8 +11,9 @@ import numpy as np
 from dynamic.compiled.folder import CompiledNetwork
 from dynamic.configuration import Configuration
 from oracle.run_folder import RunFolder
+from selector.compiling.opening import open_policies, policies_folder
 from selector.observation.costs import Costs
-from selector.policies import digest_of_policies, load_policies
+from selector.policies import digest_of_policies
 from selector.policies.constant import Default, constants
 from serving.inference.compiled import CompiledGraphs
 from serving.inference.compiled_folders import open_graphs
@@ -36,9 +37,8 @@ def open_compiled(settings: ServingSettings, folder: Path) -> Deployment:
 
 
 def _with_policies(settings: ServingSettings, run: RunFolder, network: CompiledNetwork) -> Deployment:
-    own = network.folder / "policies"  # of another precision, fitted on its answers
-    folder = own if own.is_dir() else run.policies
-    policies = {policy.name: policy for policy in load_policies(run, network.configurations, folder)}
+    folder = policies_folder(run, network.folder)
+    policies = {policy.name: policy for policy in open_policies(run, network)}
     portfolio = tuple(Configuration.parse(name) for name in policies["default"].portfolio_)
     digests = run.digests
     precision = "" if network.precision == "float32" else f" {network.precision}"
