@@ -15,9 +15,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch import Tensor
 
 from dynamic.scenes import FashionScenes
 from serving.inference.deployment import Deployment
@@ -72,9 +70,15 @@ def deployment(settings: ServingSettings) -> Deployment:
 
 
 @pytest.fixture(scope="session")
-def images(deployment: Deployment, scenes: tuple[list[bytes], np.ndarray]) -> Tensor:
+def eager(settings: ServingSettings) -> Deployment:
+    """The same run in PyTorch: the reference."""
+    return open_deployment(settings.model_copy(update={"runtime": "torch"}))
+
+
+@pytest.fixture(scope="session")
+def images(deployment: Deployment, scenes: tuple[list[bytes], np.ndarray]) -> np.ndarray:
     """The same scenes as the network reads them."""
-    return torch.stack([deployment.transform(Image.open(io.BytesIO(data))) for data in scenes[0]])
+    return np.stack([deployment.transform(Image.open(io.BytesIO(data))) for data in scenes[0]])
 
 
 @pytest.fixture(scope="session")
