@@ -120,3 +120,46 @@ def test_a_network_whose_answer_is_not_finite_predicts_nothing(deployment: Deplo
 def test_a_deployment_without_its_active_policy_is_refused(deployment: Deployment) -> None:
     with pytest.raises(ValueError, match="no policy cascade"):
         dataclasses.replace(deployment, active=Plan(policy="cascade"))
+
+
+def test_closing_stores_what_was_answered_even_if_an_earlier_step_fails(
+    deployment: Deployment, settings: ServingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+
+    async def main() -> str:
+        store = Store(settings.database)
+        classifier = Classifier(settings, deployment, store)
+        found = (await classifier.answer([open_picture(picture(), 25)], Options()))[0]
+        assert not isinstance(found, Rejection)
+        end = classifier.batcher.close
+        monkeypatch.setattr(classifier.batcher, "close", lambda: 1 / 0)
+        monkeypatch.setattr(store, "close", lambda: closed.append("store"))
+        with pytest.raises(ZeroDivisionError):
+            await classifier.close()
+        await end()
+        return found.id
+
+    id_ = asyncio.run(main())
+    assert closed == ["store"]
+    later = Store(settings.database)
+    assert later.add_label(id_, deployment.key, 0) is not None
+    later.close()
+
+
+def test_a_label_that_changes_too_often_is_a_conflict(deployment: Deployment, settings: ServingSettings) -> None:
+    async def main() -> None:
+        few = settings.model_copy(update={"label_changes": 1})
+        classifier = Classifier(few, deployment, Store(settings.database))
+        try:
+            found = (await classifier.answer([open_picture(picture(), 25)], Options()))[0]
+            assert not isinstance(found, Rejection)
+            for label in (1, 2, 2):
+                await classifier.feedback(found.id, label)
+            with pytest.raises(Rejection, match="changed 1 times already") as refused:
+                await classifier.feedback(found.id, 1)
+            assert (refused.value.code, refused.value.status) == ("conflict", 409)
+        finally:
+            await classifier.close()
+
+    asyncio.run(main())

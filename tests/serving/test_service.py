@@ -47,7 +47,7 @@ def test_a_database_that_comes_back_is_found(monkeypatch: pytest.MonkeyPatch) ->
 
     async def start() -> None:
         worker = service.DynamicClassifier.inner()
-        monkeypatch.setattr(service, "accept_one_at_a_time", lambda loop: None)
+        monkeypatch.setattr(service, "accept_one_at_a_time", lambda *arguments: None)
         await worker.start()
         await worker._tried.wait()
         with pytest.raises(Rejection, match="tries again"):
