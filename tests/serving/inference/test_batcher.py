@@ -196,7 +196,7 @@ def test_what_observes_a_batch_may_fail_and_the_next_batch_is_answered() -> None
 
 def test_one_result_too_few_is_an_error_of_its_image_alone() -> None:
     class Short(Echo):
-        def __call__(self, images: Tensor, plans: Sequence[Plan]) -> list[ImageResult]:
+        def __call__(self, images: np.ndarray, plans: Sequence[Plan]) -> list[ImageResult]:
             found = super().__call__(images, plans)
             return [each for each in found if each.probabilities[0] != 3]
 

@@ -29,7 +29,7 @@ def test_an_evaluation_is_what_a_plain_loop_over_the_portfolio_says(
         found = evaluate(deployment, labelled(int(label), int(label)), data, 25)
         assert found is not None
         image = deployment.transform(Image.open(io.BytesIO(data)))[None]
-        expected = plain_loop(original, "resnet50-slim", [deployment.default], torch.from_numpy(image))[0, 0]
+        expected = plain_loop(original, "resnet50-slim", [deployment.default], torch.from_numpy(image.copy()))[0, 0]
         assert found.right[deployment.default.id] == (int(expected.argmax()) == label)
         assert found.right.keys() == {c.id for c in deployment.portfolio}
         costs = dict(zip(found.right, deployment.costs.whole, strict=True))
