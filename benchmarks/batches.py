@@ -30,8 +30,8 @@ SIZES = (1, 4, 8, 16, 32)
 def mixed_batches(name: str = "resnet50-slim", batch: int = 16, rounds: int = 20) -> list[dict[str, Any]]:
     """Milliseconds of a batch whose images run 1, 4, 16 configurations, against each configuration's uniform batch.
 
-    The expected time without any price is the mean of the uniform batches' times, weighted by images. The eager engine runs on one
-    thread; graphs on the pool of the process.
+    The expected time without any price is the mean of the uniform batches' times, weighted by images. The eager engine
+    runs on one thread; graphs on the pool of the process.
     """
     network = models.load(name)
     resolution = network.info.resolution

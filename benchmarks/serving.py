@@ -104,7 +104,7 @@ class Variant:
     name: str
     network: str
     policies: tuple[str, ...]
-    settings: dict[str, object]
+    settings: dict[str, Any]
 
 
 def comparisons(settings: ServingBenchmarkSettings, policies: Sequence[str]) -> list[tuple[str, list[Variant]]]:
@@ -120,7 +120,7 @@ def comparisons(settings: ServingBenchmarkSettings, policies: Sequence[str]) -> 
     people = settings.static_network or settings.network
 
     def static(network: str, runtime: str, precision: str, name: str) -> Variant:
-        facts: dict[str, object] = {"static": True, "runtime": runtime, "precision": precision}
+        facts: dict[str, Any] = {"static": True, "runtime": runtime, "precision": precision}
         return Variant(name=name, network=network, policies=("default",), settings=facts)
 
     first = static(people, "onnxruntime", "float32", "(a) static, onnxruntime float32")
@@ -135,7 +135,7 @@ def comparisons(settings: ServingBenchmarkSettings, policies: Sequence[str]) -> 
             if people != settings.network:
                 servers.append(static(settings.network, runtime, precision, f"static of the run, {kind}"))
             asked = main if kind == "onnxruntime float32" else elsewhere
-            facts: dict[str, object] = {"runtime": runtime, "precision": precision}
+            facts: dict[str, Any] = {"runtime": runtime, "precision": precision}
             servers.append(Variant(name=f"compiled, {kind}", network=settings.network, policies=asked, settings=facts))
             found.append((kind, servers))
     if settings.eager:
@@ -236,7 +236,7 @@ def compare(
 def _make_graphs(variant: Variant) -> None:
     """Before the clock runs for others: compiling takes both cores."""
     if variant.settings.get("runtime") != "torch":
-        open_deployment(ServingSettings(network=variant.network, device="cpu", **variant.settings))  # type: ignore[arg-type]
+        open_deployment(ServingSettings(network=variant.network, device="cpu", **variant.settings))
 
 
 def benchmark(settings: ServingBenchmarkSettings) -> dict[str, Any]:

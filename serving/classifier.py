@@ -60,7 +60,7 @@ class Classifier:
             observe=_observe_batch,
             watch=metrics.QUEUE.set,
         )
-        self.preparation = Preparation(deployment.transform, settings.max_megapixels)
+        self.preparation = Preparation(deployment.transform, settings.max_megapixels, settings.max_decoded_megapixels)
         self._description = describe(deployment, settings)
         self._recorder = Recorder(store, settings)
         self._evaluator = Evaluator(deployment, store, settings, lambda: not self.batcher.busy)
@@ -102,7 +102,9 @@ class Classifier:
             await asyncio.to_thread(open_reserve_for, self.deployment, options.configuration)
         plan, point = plan_request(self.deployment, options.policy, options.max_gmacs, options.configuration)
         self.check_room(len(uploads))
+        began = time.time_ns()
         inputs = await self.preparation.prepare(uploads)
+        prepared = time.time_ns()
         good = {position: image for position, image in enumerate(inputs) if isinstance(image, np.ndarray)}
         results = await self.batcher.submit(list(good.values()), plan) if good else []
         answers: list[Answer | Rejection] = [i if isinstance(i, Rejection) else Rejection("internal", "") for i in inputs]
@@ -125,6 +127,7 @@ class Classifier:
                 kept = self._record(ids[position], uploads[position], result.result, plan, options.keep)
                 answers[position] = self._answer(ids[position], result, plan, point, options.top_k, kept)
         if notes is not None:
+            notes.moments += [("prepare", began, prepared), *_moments(results, prepared)]
             notes.facts |= {"images": len(uploads), "policy": plan.policy, "refused": len(uploads) - len(good)}
         return answers
 
@@ -206,6 +209,15 @@ class Classifier:
                 for result in await self.batcher.submit(list(images), plan):
                     if isinstance(result, Exception):
                         raise result
+
+
+def _moments(results: Sequence[BatchedResult | Exception], since: int) -> list[tuple[str, int, int]]:
+    """How long the first image waited and ran, for a request's trace."""
+    first = next((result for result in results if isinstance(result, BatchedResult)), None)
+    if first is None:
+        return []
+    ran = since + int(first.queued_ms * 1e6)
+    return [("queue", since, ran), ("network", ran, ran + int(first.ran_ms * 1e6))]
 
 
 def _observe_batch(images: int, seconds: float) -> None:

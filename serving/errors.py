@@ -8,15 +8,19 @@ from http import HTTPStatus
 from starlette.responses import JSONResponse
 
 CODES: Mapping[str, tuple[int, str]] = {
-    "malformed": (400, "the body cannot be parsed"),
+    "malformed": (400, "the request or its body cannot be parsed"),
+    "unauthorized": (401, "a key is needed, or the one given is not known"),
+    "forbidden": (403, "a page for operators, or another host's"),
     "not_found": (404, "no such page, or no answered request of that id"),
     "method_not_allowed": (405, "the page knows other methods"),
-    "timeout": (408, "the body took too long to arrive"),
+    "timeout": (408, "the head or body took too long to arrive"),
     "conflict": (409, "the label of an answer, changed too often or too late"),
     "too_large": (413, "the body, the number of images, or the pixels of one"),
     "unsupported_media_type": (415, "neither form data, nor a JPEG, PNG or WebP picture with 8 bits of grey or RGB"),
     "bad_image": (422, "a picture that cannot be decoded, or is too small"),
     "invalid": (422, "a form value, or a field that is missing"),
+    "rate_limited": (429, "too many requests of one client; try again after the seconds that Retry-After says"),
+    "head_too_large": (431, "the request's line and headers"),
     "internal": (500, "a bug"),
     "overloaded": (503, "try again after the seconds that Retry-After says"),
     "unavailable": (503, "the database cannot be reached"),

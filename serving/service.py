@@ -30,10 +30,10 @@ from dynamic.errors import UserError
 from dynamic.resources import keep_freed_memory
 from serving.classifier import Classifier
 from serving.errors import Rejection
-from serving.http.connections import accept_one_at_a_time
+from serving.http.connections import ConnectionLimits, accept_one_at_a_time, limit_connections, tell_who_may_connect
 from serving.http.front import ANSWER_SECONDS, FrontDoor
 from serving.http.pages import PAGES
-from serving.operation import logs, metrics
+from serving.operation import logs, metrics, tracing
 from serving.operation.readiness import Readiness, drain_first, end_with_the_supervisor
 from serving.operation.server_folder import enter, remove_if_last
 from serving.operation.supervision import failed_parts
@@ -59,6 +59,7 @@ def _settings() -> ServingSettings:
     try:
         settings = read_settings()
         check_before_start(settings)
+        tracing.check()
     except UserError as error:
         raise SystemExit(f"error: {error}") from error
     return settings
@@ -105,7 +106,8 @@ class DynamicClassifier:
     async def start(self) -> None:
         """Load and warm up: in the background, or before it takes connections where another process can take them."""
         loop = asyncio.get_running_loop()
-        accept_one_at_a_time(loop)
+        accept_one_at_a_time(loop, lambda address: tell_who_may_connect(address, SETTINGS))
+        tracing.set_up()
         end_with_the_supervisor()
         drain_first(SETTINGS.drain_seconds, self._drain, loop)
         warm_up_first = self._readiness.others_ready()
@@ -155,6 +157,7 @@ class DynamicClassifier:
             if self._classifier is not None:
                 await self._classifier.close()
         finally:
+            tracing.close()
             remove_if_last()
             logs.event("stopped")
 
@@ -223,6 +226,7 @@ class DynamicClassifier:
         return await self.classifier.feedback(id, label)
 
 
+limit_connections(ConnectionLimits.of(SETTINGS))
 DynamicClassifier.add_asgi_middleware(FrontDoor, settings=SETTINGS)  # type: ignore[attr-defined]
 
 

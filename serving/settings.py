@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import textwrap
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from dynamic.errors import UserError
@@ -34,6 +35,27 @@ def _default_device() -> str:
     except ImportError:
         return "cpu"
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+_KUBERNETES = re.compile(
+    r"SERVING_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)", re.ASCII
+)
+"""Variables that Kubernetes gives every container for a Service called "serving", or "serving-" and something."""
+
+
+def _words(value: object) -> object:
+    return [word for part in value.split(",") if (word := part.strip())] if isinstance(value, str) else value
+
+
+def _is_kubernetes(name: str, value: str) -> bool:
+    """Whether Kubernetes set a variable, not an operator: its name, or SERVING_PORT=tcp://..., says so.
+
+    >>> _is_kubernetes("SERVING_PORT", "tcp://10.0.0.1:3000"), _is_kubernetes("SERVING_PORT", "3000")
+    (True, False)
+    """
+    if _KUBERNETES.fullmatch(name):
+        return True
+    return bool(re.fullmatch(r"SERVING_(\w+_)?PORT", name) and re.match(r"(tcp|udp|sctp)://", value))
 
 
 def _numbers(value: object) -> object:
@@ -96,9 +118,8 @@ class ServingSettings(BaseSettings):
     """Images a request may carry."""
     max_body_mib: Annotated[float, Field(gt=0, le=1024)] = 32.0
     """Size of a request, in MiB; larger ones are refused with 413."""
-    max_megapixels: Annotated[float, Field(gt=0, le=170)] = 25.0
-    """Pixels of an image, in millions, and a quarter of what a request may have; larger ones are refused with 413 before
-    they are decoded."""
+    max_megapixels: Annotated[float, Field(gt=0, le=170)] = 64.0
+    """Pixels of an image as stored, in millions; larger ones are refused with 413 before they are decoded."""
     upload_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
     """How long a client may take to send a body; then 408."""
     database: str = "sqlite:///runs/serving.db"
@@ -134,6 +155,43 @@ class ServingSettings(BaseSettings):
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 0.0
     """After SIGTERM: how long the server still answers while /readyz says 503 already, so that load balancers notice."""
 
+    # The HTTP edge: limits of pictures, connections and clients.
+    max_decoded_megapixels: Annotated[float, Field(gt=0, le=170)] = 25.0
+    """Pixels of an image as its decoder makes it, in millions, and a quarter of what a request may have. Plain JPEG of more
+    are decoded smaller; what cannot be (PNG, WebP, progressive JPEG) is refused with 413."""
+    upload_grace_seconds: Annotated[float, Field(gt=0, le=3600)] = 5.0
+    """How long a body may take before it has to keep the pace of SERVING_UPLOAD_KIB_PER_SECOND."""
+    upload_kib_per_second: Annotated[float, Field(ge=0)] = 16.0
+    """What a client must send of a body, on average since the grace; slower ones get 408. 0 for any pace."""
+    header_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """How long a connection may be silent, or sending a request's head; then 408, and the connection is closed."""
+    max_header_kib: Annotated[float, Field(gt=0, le=1024)] = 32.0
+    """Size of a request's head, in KiB; larger ones are refused with 431."""
+    max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    """Connections of each process, and at most half of the files it may open; for one more the longest idle one goes."""
+    reading_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """How long a client may leave parts of its answers unread; then the connection is cut."""
+    end_seconds: Annotated[float, Field(gt=0, le=3600)] = 20.0
+    """After SIGTERM and SERVING_DRAIN_SECONDS: how long requests under way may take; then their connections are cut."""
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = ("*",)
+    """Host names that requests may be addressed to, separated by commas, *.example.org for all below; * for any."""
+    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = ()
+    """Origins whose pages may call the service from a browser, separated by commas (https://app.example.org); * for any."""
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_words)] = ()
+    """Keys of clients, separated by commas, each at least 16 characters; with any, a request without one gets 401, but for
+    probes and the page. They are sent as "Authorization: Bearer KEY" or "X-API-Key: KEY"."""
+    operator_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_words)] = ()
+    """Keys of operators, likewise: good for all that clients may, and for SERVING_PRIVATE_PATHS."""
+    private_paths: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = ()
+    """Pages that only operators may have, separated by commas (/metrics,/v1/gap,/v1/feedback); others get 403."""
+    requests_per_minute: Annotated[float, Field(ge=0)] = 0.0
+    """Of one client (its key, else its address) to the classify pages of one process, on average; more get 429. 0 for any
+    number."""
+    feedback_per_minute: Annotated[float, Field(ge=0)] = 0.0
+    """Labels of one client to one process, likewise."""
+    batch_share: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Images of one request in a batch, at most, so that a request of many leaves room for others."""
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.max_queue < self.max_images:
@@ -150,6 +208,19 @@ class ServingSettings(BaseSettings):
             raise ValueError(f"SERVING_RUNTIME={self.runtime} runs on the cpu, not on SERVING_DEVICE={self.device}")
         if self.runtime == "onnxruntime" and self.precision == "bfloat16":
             raise ValueError("SERVING_PRECISION=bfloat16 needs SERVING_RUNTIME=openvino: ONNX Runtime has none on CPUs")
+        return self
+
+    @model_validator(mode="after")
+    def _says_who(self) -> Self:
+        for name in ("api_keys", "operator_keys"):
+            if any(len(key.get_secret_value()) < 16 for key in getattr(self, name)):
+                raise ValueError(f"{PREFIX}{name.upper()} has a key under 16 characters: make one with openssl rand -hex 16")
+        if self.private_paths and not self.operator_keys:
+            raise ValueError("SERVING_PRIVATE_PATHS needs SERVING_OPERATOR_KEYS: nobody could have these pages")
+        if wrong := next((path for path in self.private_paths if not path.startswith("/")), None):
+            raise ValueError(f"SERVING_PRIVATE_PATHS: {wrong!r} is no path: /{wrong}")
+        if wrong := next((o for o in self.cors_origins if o != "*" and not re.fullmatch(r"https?://[^/\s]+", o)), None):
+            raise ValueError(f"SERVING_CORS_ORIGINS: {wrong!r} is no origin, such as https://app.example.org")
         return self
 
     @property
@@ -173,7 +244,7 @@ def read_settings() -> ServingSettings:
     known = {f"{PREFIX}{name.upper()}" for name in ServingSettings.model_fields}
     problems = []
     for name in sorted(os.environ):
-        if name.upper().startswith(PREFIX) and name.upper() not in known:
+        if name.upper().startswith(PREFIX) and name.upper() not in known and not _is_kubernetes(name, os.environ[name]):
             near = difflib.get_close_matches(name.upper(), known, 1)
             problems.append(f"{name} is not a setting" + (f": did you mean {near[0]}?" if near else ""))
     try:

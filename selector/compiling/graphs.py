@@ -63,7 +63,9 @@ def compile_run(
         calibration=calibration_images(run, source) if precision == "int8" else None,
         progress=progress,
     )
-    write_record(folder / MADE_FOR, {"policies": digest_of_policies(run.policies)})
+    write_record(
+        folder / MADE_FOR, {"policies": digest_of_policies(run.policies), "labels": max(p.labels_ for p in policies)}
+    )
     return network
 
 

@@ -8,10 +8,14 @@ from dynamic.compiled.folder import CompiledNetwork
 from dynamic.errors import UserError
 from dynamic.integrity import read_record
 from oracle.run_folder import RunFolder
-from selector.policies import digest_of_policies
+from selector.policies import digest_of_policies, load_policies
+from selector.policies.base import Policy
 
 MADE_FOR = "made_for.json"
-"""In a folder of graphs: the digest of the policies that they were made for."""
+"""In a folder of graphs: the digest of the policies that they were made for, and how many label images these had."""
+
+POLICIES = "policies"
+"""In a folder of graphs of another precision than float32: the policies that were fitted on its answers."""
 
 
 def open_graphs(run: RunFolder, folder: Path, runtime: str | None = None, threads: int | None = None) -> CompiledNetwork:
@@ -26,3 +30,18 @@ def open_graphs(run: RunFolder, folder: Path, runtime: str | None = None, thread
     if made_for.get("policies") != digest_of_policies(run.policies):
         raise UserError(f"{folder} was compiled for other policies: python -m selector.compile {run.folder}")
     return network
+
+
+def policies_folder(run: RunFolder, folder: Path) -> Path:
+    """Where the policies are that decide on the graphs in ``folder``: beside them, or the run's own."""
+    own = folder / POLICIES
+    return own if own.is_dir() else run.policies
+
+
+def open_policies(run: RunFolder, network: CompiledNetwork) -> list[Policy]:
+    """The policies that decide on a compiled network; needs no PyTorch. Raises UserError as :func:`load_policies` does."""
+    policies = load_policies(run, network.configurations, policies_folder(run, network.folder))
+    labels = read_record(network.folder / MADE_FOR)["labels"]
+    for policy in policies:
+        policy.labels_ = labels  # earlier versions did not count them, and their list takes pandas to read
+    return policies

@@ -111,6 +111,10 @@ class Policy(ABC):
         """See the class."""
         return len(self.fitted_on_) if self._labels is None else self._labels
 
+    @labels_.setter
+    def labels_(self, count: int) -> None:
+        self._labels = count
+
     @property
     def dials(self) -> Sequence[float]:
         """See the class."""

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import Rejection, rejection_for
 from serving.ids import new_id
-from serving.operation import metrics
+from serving.operation import metrics, tracing
 from serving.operation.logs import LOGGER, REQUEST, Notes, event
 from serving.schema import INPUT
 from serving.settings import ServingSettings
@@ -193,6 +193,7 @@ class FrontDoor:
         if theirs := Headers(scope=scope).get("x-request-id"):
             facts["client_id"] = theirs[:100]
         event("request", facts=facts)
+        tracing.record(f"{scope['method']} {page}", notes, facts, seconds, Headers(scope=scope))
 
 
 class _Sender:

@@ -1,4 +1,4 @@
-"""Where the graphs of a run are, and making them where they are missing: in the run's folder, or in the user's cache."""
+"""The graphs that a service runs: found in the run's folder or the user's cache, and made where they are missing."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 
 from dynamic.compiled.folder import CompiledNetwork
 from dynamic.errors import UserError
 from oracle.run_folder import RunFolder
 from oracle.run_record import OWN
-from selector.policies import digest_of_policies
-from selector.shipped import SHIPPED
+from selector.compiling import opening, places
 from serving.inference.finding import torch_is_installed
 from serving.settings import ServingSettings
 
@@ -42,13 +40,15 @@ def open_graphs(settings: ServingSettings, run: RunFolder) -> CompiledNetwork:
     found, why = _find(settings, run)
     if found is not None:
         return found
-    place = next(filter(_writable, _wanted(settings, run)), None)
-    if place is None:
-        raise NoGraphsError(f"{why}, and neither {run.compiled} nor the cache can be written to: set XDG_CACHE_HOME")
+    command = f"python -m selector.compile {settings.network} --precision {settings.precision}"
+    if settings.precision != "float32" and not settings.static:
+        raise NoGraphsError(f"{why}: policies in {settings.precision} are fitted on label images first: {command}")
     if not torch_is_installed():
-        raise NoGraphsError(
-            f"{why}: python -m selector.compile {run.folder} makes it where PyTorch is installed"
-        )
+        raise NoGraphsError(f"{why}: run {command} where PyTorch is installed")
+    try:
+        place = _kind(settings, places.writable_place(run, settings.precision))
+    except UserError as error:
+        raise NoGraphsError(f"{why}, and {error}; or set XDG_CACHE_HOME") from None
     with _alone(place):
         found, why = _find(settings, run)  # another process may have made them
         return found or _made(settings, run, place, why)
@@ -64,41 +64,28 @@ def _never(run: RunFolder) -> str | None:
     return None
 
 
-def _places(settings: ServingSettings, run: RunFolder) -> tuple[Path, Path]:
-    """In the run and in the cache, where the graphs that the settings ask for may be."""
-    kind = Path("static") if settings.static else Path()
-    digests = run.digests
-    # What becomes of the policies matters too: graphs are made for what they look at.
-    facts = f"{run.folder.resolve()} {digests.weights} {digests.statistics} {digest_of_policies(run.policies)}"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynamic-classifier"
-    kept = cache / f"{run.name}-{sha256(facts.encode()).hexdigest()[:16]}"
-    return run.compiled / kind / settings.precision, kept / kind / settings.precision
+def _kind(settings: ServingSettings, place: Path) -> Path:
+    """Where graphs of the default alone are, beside those of the portfolio."""
+    return place.parent / "static" / place.name if settings.static else place
 
 
 def _find(settings: ServingSettings, run: RunFolder) -> tuple[CompiledNetwork | None, str]:
     """What is there, whole and this run's; else None, and why."""
-    runtime = None if settings.runtime == "auto" else settings.runtime
-    digests = {"weights": run.digests.weights, "statistics": OWN if settings.static else run.digests.statistics}
-    why = f"{run.folder} is not compiled"
-    for place in _places(settings, run):
+    why = f"{run.folder} is not compiled in {settings.precision}"
+    for place in (_kind(settings, place) for place in places.places(run, settings.precision)):
         if place.is_dir():
             try:
-                return CompiledNetwork.open(place, runtime, settings.threads, digests), ""
+                return _open(settings, run, place), ""
             except UserError as error:
                 why = str(error)
     return None, why
 
 
-def _wanted(settings: ServingSettings, run: RunFolder) -> tuple[Path, ...]:
-    """Where graphs may be made: not inside an installed package."""
-    own, cache = _places(settings, run)
-    installed = run.folder in SHIPPED.values() and "site-packages" in run.folder.parts
-    return (cache,) if installed else (own, cache)
-
-
-def _writable(place: Path) -> bool:
-    """Whether a folder can be made there, by its nearest parent that exists."""
-    return os.access(next(folder for folder in place.parents if folder.exists()), os.W_OK)
+def _open(settings: ServingSettings, run: RunFolder, place: Path) -> CompiledNetwork:
+    runtime = None if settings.runtime == "auto" else settings.runtime
+    if settings.static:
+        return CompiledNetwork.open(place, runtime, settings.threads, {"weights": run.digests.weights, "statistics": OWN})
+    return opening.open_graphs(run, place, runtime, settings.threads)
 
 
 @contextmanager
@@ -114,8 +101,18 @@ def _made(settings: ServingSettings, run: RunFolder, place: Path, why: str) -> C
     """Compile a run in a process of its own, so that the service's have no PyTorch in them."""
     began = time.monotonic()
     print(f"compiling {settings.network} into {place}: {why}", file=sys.stderr)
-    command = [sys.executable, "-m", "serving.compile", str(run.folder), str(place)]
-    command += ["--precision", settings.precision, *(["--static"] if settings.static else [])]
+    module, options = ("serving.compile", ()) if settings.static else ("selector.compile", ("--no-check",))
+    command = [
+        sys.executable,
+        "-m",
+        module,
+        str(run.folder),
+        "--precision",
+        settings.precision,
+        "--out",
+        str(place),
+        *options,
+    ]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:

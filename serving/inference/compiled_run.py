@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dynamic.compiled.folder import CompiledNetwork
 from dynamic.configuration import Configuration
 from oracle.run_folder import RunFolder
+from selector.compiling.opening import open_policies, policies_folder
 from selector.observation.costs import Costs
-from selector.policies import digest_of_policies, load_policies
+from selector.policies import digest_of_policies
 from selector.policies.constant import Default, constants
 from serving.inference.compiled import CompiledGraphs
 from serving.inference.compiled_folders import open_graphs
@@ -35,7 +37,8 @@ def open_compiled(settings: ServingSettings, folder: Path) -> Deployment:
 
 
 def _with_policies(settings: ServingSettings, run: RunFolder, network: CompiledNetwork) -> Deployment:
-    policies = {policy.name: policy for policy in load_policies(run, network.configurations)}
+    folder = policies_folder(run, network.folder)
+    policies = {policy.name: policy for policy in open_policies(run, network)}
     portfolio = tuple(Configuration.parse(name) for name in policies["default"].portfolio_)
     digests = run.digests
     precision = "" if network.precision == "float32" else f" {network.precision}"
@@ -43,15 +46,22 @@ def _with_policies(settings: ServingSettings, run: RunFolder, network: CompiledN
         settings,
         run,
         policies,
-        key=f"{run.name} {digests.weights} {digests.statistics[:8]} {digest_of_policies(run.policies)}{precision}",
+        key=f"{run.name} {digests.weights} {digests.statistics[:8]} {digest_of_policies(folder)}{precision}",
         network=CompiledGraphs(network),
         reserve=Reserve(lambda: _reserve(settings, run.folder)) if torch_is_installed() else None,
         transform=run.record.preprocessing.array,
         configurations=network.configurations,
         portfolio=portfolio,
         costs=_costs(network, portfolio),
-        **results_of(run),
+        **(results_of(run) if folder == run.policies else _no_results(network)),
     )
+
+
+def _no_results(network: CompiledNetwork) -> dict[str, Any]:
+    why = (
+        f"python -m selector.benchmark measures in float32; {network.folder}/report.json says what {network.precision} costs"
+    )
+    return {"results": None, "why_no_results": why}
 
 
 def _static(settings: ServingSettings, run: RunFolder, network: CompiledNetwork) -> Deployment:

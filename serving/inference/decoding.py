@@ -1,125 +1,103 @@
-"""From uploaded bytes to a picture that is safe to decode, and the tensor that the network reads."""
+"""From uploaded bytes to a picture that is safe to decode, and the picture that the network reads."""
 
 from __future__ import annotations
 
 import io
-import re
 import warnings
 from typing import IO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from dynamic import pictures
 from dynamic.pictures import FORMATS, LONGEST, SMALLEST
 from serving.errors import Rejection
+from serving.inference.headers import Header, damaged, read_header
 
-SCANS = 100
-"""Of a JPEG, at most; each makes the decoder go over the whole picture, and cameras write about ten."""
-
-_SEGMENTS = 10_000
-"""Of a JPEG, at most; ordinary ones have dozens."""
-
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-"""Of a JPEG's segment: neither a byte of a scan's data nor a restart within it."""
-
-_EXPECTED = "send a JPEG, PNG or WebP picture"
+COST = 12
+"""Scans of a picture of the most pixels that may be decoded; smaller ones may have more."""
 
 
-def open_picture(file: bytes | IO[bytes], max_megapixels: float) -> Image.Image:
-    """Read a picture's header, decode nothing.
+def silence_pillow() -> None:
+    """Keep Pillow's warnings off stderr: a stranger's EXIF block makes it write megabytes."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+silence_pillow()
+
+
+def open_picture(file: bytes | IO[bytes], max_megapixels: float, max_decoded_megapixels: float | None = None) -> Image.Image:
+    """Read a picture's header and metadata, decode nothing.
+
+    Args:
+        file: of the picture.
+        max_megapixels: that it may have as stored.
+        max_decoded_megapixels: that the decoder's picture may have; as many unless given.
 
     Raises:
-        Rejection: not a picture of the known formats, too many pixels or too few, or animated.
+        Rejection: as :func:`serving.inference.headers.read_header` and :func:`check_header`; or animated, or damaged.
     """
     if isinstance(file, bytes):
         file = io.BytesIO(file)
-    start = file.read(32)
-    file.seek(0)
-    if not start:
-        raise Rejection("bad_image", f"the file is empty: {_EXPECTED}")
-    if webp_pixels(file) > max_megapixels * 1e6:  # opening it allocates the canvas
-        raise Rejection("too_large", f"the picture has more than {max_megapixels:g} megapixels")
+    header = read_header(file)
+    check_header(header, max_megapixels, max_decoded_megapixels or max_megapixels)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # we refuse large pictures ourselves, sooner
-            picture = Image.open(file, formats=FORMATS)
-    except Image.DecompressionBombError:
-        raise Rejection("too_large", f"the picture has more than {max_megapixels:g} megapixels") from None
-    except UnidentifiedImageError:
-        known = start.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")) or (
-            start[:4] == b"RIFF" and start[8:12] == b"WEBP"
-        )
-        if known:
-            raise Rejection("bad_image", f"the picture is damaged or truncated: {_EXPECTED}") from None
-        raise Rejection("unsupported_media_type", f"the file is not a picture of a known format: {_EXPECTED}") from None
+        picture = Image.open(file, formats=FORMATS)
+        animated = picture.format != "MPO" and getattr(picture, "is_animated", False)
+    except MemoryError:
+        raise no_memory() from None
     except Exception:  # damaged headers make Pillow raise almost anything
-        raise Rejection("bad_image", f"the picture is damaged or truncated: {_EXPECTED}") from None
-    width, height = picture.size
-    if width * height > max_megapixels * 1e6:
-        raise Rejection("too_large", f"the picture has {width} x {height} pixels, more than {max_megapixels:g} megapixels")
-    if min(width, height) < SMALLEST:
-        raise Rejection("bad_image", f"the picture has {width} x {height} pixels: send at least {SMALLEST} x {SMALLEST}")
-    if max(width, height) > LONGEST * min(width, height):
-        raise Rejection(
-            "bad_image", f"the picture has {width} x {height} pixels: send one at most {LONGEST} times as long as wide"
-        )
-    if picture.format in ("JPEG", "MPO"):
-        place = file.tell()
-        file.seek(0)
-        scans = _scans(file.read())
-        file.seek(place)
-        if scans > SCANS:
-            raise Rejection("bad_image", f"the JPEG has {scans} scans: send one of at most {SCANS}")
+        raise damaged() from None
+    if picture.size != (header.width, header.height):  # what was checked is not what would be decoded
+        raise damaged()
     # A phone's JPEG may carry a second picture, a preview or a depth map (MPO); an animation is something else.
-    if picture.format != "MPO" and getattr(picture, "is_animated", False):
+    if animated:
         raise Rejection("unsupported_media_type", "the picture is animated: send one frame")
     return picture
 
 
-def webp_pixels(file: IO[bytes]) -> int:
-    """Width times height as a WebP's header says; 0 for what is none. The file stays where it was."""
-    place = file.tell()
-    file.seek(0)
-    start = file.read(30)
-    file.seek(place)
-    if len(start) < 30 or start[:4] != b"RIFF" or start[8:12] != b"WEBP":
-        return 0
-    kind = start[12:16]
-    if kind == b"VP8X":
-        width, height = (int.from_bytes(start[at : at + 3], "little") + 1 for at in (24, 27))
-    elif kind == b"VP8L":
-        bits = int.from_bytes(start[21:25], "little")
-        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    else:
-        width, height = (int.from_bytes(start[at : at + 2], "little") & 0x3FFF for at in (26, 28))
-    return width * height
+def check_header(header: Header, max_megapixels: float, max_decoded_megapixels: float) -> None:
+    """Refuse a picture that is too large, too small, too long, or takes too long to decode.
 
-
-def _scans(jpeg: bytes) -> int:
-    """Scans of the first picture in a JPEG file; what stands behind its end does not count."""
-    at, scans = 2, 0
-    for _ in range(_SEGMENTS):
-        found = _MARKER.search(jpeg, at)
-        if found is None or (marker := jpeg[found.start() + 1]) == 0xD9:
-            return scans
-        scans += marker == 0xDA
-        at = found.end()
-        if marker not in (0x01, 0xD8):  # these have no length
-            at += int.from_bytes(jpeg[at : at + 2], "big")
-    raise Rejection("bad_image", f"the JPEG has more than {_SEGMENTS:,} segments: {_EXPECTED}")
+    Raises:
+        Rejection: naming its size and what would be right.
+    """
+    width, height = header.width, header.height
+    size = f"the picture has {width} x {height} pixels"
+    if header.pixels > max_megapixels * 1e6:
+        raise Rejection("too_large", f"{size}: send at most {max_megapixels:g} megapixels")
+    if header.decoded_pixels > max_decoded_megapixels * 1e6:
+        kind = "progressive JPEG" if header.format == "JPEG" else header.format
+        raise Rejection(
+            "too_large", f"{size}: send at most {max_decoded_megapixels:g} megapixels of {kind}, or a plain JPEG"
+        )
+    if min(width, height) < SMALLEST:
+        raise Rejection("bad_image", f"{size}: send at least {SMALLEST} x {SMALLEST}")
+    if max(width, height) > LONGEST * min(width, height):
+        raise Rejection("bad_image", f"{size}: send one at most {LONGEST} times as long as wide")
+    if header.cost > COST * max_decoded_megapixels * 1e6:
+        raise Rejection("too_large", f"{size} in {header.scans} scans: save it with fewer scans, as a plain JPEG")
 
 
 def decode(picture: Image.Image) -> Image.Image:
     """Decode what :func:`open_picture` opened: upright, opaque, RGB or grey, as the oracle's pictures are.
 
     Raises:
-        Rejection: truncated or damaged, or numbers that are no colours.
+        Rejection: truncated or damaged, numbers that are no colours, or no memory for it.
     """
     try:
         pictures.decode(picture)
+    except MemoryError:
+        raise no_memory() from None
     except Exception:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, and others
-        raise Rejection("bad_image", f"the picture is damaged or truncated: {_EXPECTED}") from None
+        raise damaged() from None
     try:
         return pictures.upright(picture)
+    except MemoryError:
+        raise no_memory() from None
     except ValueError as error:
         raise Rejection("bad_image", str(error)) from None
+
+
+def no_memory() -> Rejection:
+    """The refusal of a picture that may be good, by a server that has no room for it now."""
+    return Rejection("overloaded", "the server has no memory left for the picture: try again", retry_after=5)

@@ -64,5 +64,5 @@ class EagerNetwork:
             yield columns, logits.float().cpu().numpy()
 
     def _tensor(self, images: np.ndarray) -> torch.Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(images))
+        tensor = torch.from_numpy(np.require(images, requirements=["C", "W"]))
         return tensor.to(self._device, self._dtype, memory_format=torch.channels_last)

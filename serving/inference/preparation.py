@@ -1,18 +1,18 @@
-"""From a request's uploads to what the network reads: headers first, then pixels, the large ones in threads."""
+"""From a request's uploads to what the network reads: headers first, then pixels; all but small ones in threads."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 
 import numpy as np
 import PIL.Image
 from starlette.datastructures import UploadFile
 
 from serving.errors import Rejection
-from serving.inference.decoding import decode, open_picture, webp_pixels
+from serving.inference.decoding import COST, check_header, decode, no_memory, open_picture
+from serving.inference.headers import Header, read_header
 from serving.operation import logs
 
 _DECODERS = 2
@@ -23,8 +23,8 @@ _REQUEST = 4
 """How many times the pixels of one picture all pictures of a request may have together."""
 _SMALL = 100_000
 """Pixels of all pictures of a request that are decoded in a millisecond or so."""
-_TAKEN = Rejection("internal", "")
-"""Stands in a list for a picture that was taken out of it."""
+_SMALL_BYTES = 64 * 1024
+"""Of all files of a request whose headers are read in a few milliseconds, whatever they are made of."""
 
 Upload = UploadFile | PIL.Image.Image
 """A file that came over HTTP, or a picture given in Python."""
@@ -35,12 +35,14 @@ class Preparation:
 
     Args:
         transform: picture to normalised (channels, H, W) float32.
-        max_megapixels: that one picture may have.
+        max_megapixels: that one picture may have as stored.
+        max_decoded_megapixels: that one may have as the decoder makes it.
     """
 
-    def __init__(self, transform: Callable[[PIL.Image.Image], np.ndarray], max_megapixels: float) -> None:
-        self._transform, self._max_megapixels = transform, max_megapixels
-        self._canvases = asyncio.Semaphore(_DECODERS)
+    def __init__(
+        self, transform: Callable[[PIL.Image.Image], np.ndarray], max_megapixels: float, max_decoded_megapixels: float
+    ) -> None:
+        self._transform, self._max_megapixels, self._max_decoded = transform, max_megapixels, max_decoded_megapixels
         self._decoders = ThreadPoolExecutor(_DECODERS, "decoder")
         self._pending = 0
 
@@ -59,45 +61,64 @@ class Preparation:
             Rejection: the pictures have too many pixels together.
         """
         self._pending += len(uploads)
-        # Opening a WebP allocates its canvas, unlike other formats: few requests may hold large ones at a time.
-        heavy = any(isinstance(upload, UploadFile) and webp_pixels(upload.file) > _SMALL for upload in uploads)
         try:
-            async with self._canvases if heavy else nullcontext():
-                return await self._prepare(uploads)
+            return await self._prepare(uploads)
         finally:
             self._pending -= len(uploads)
 
     async def _prepare(self, uploads: Sequence[Upload]) -> list[np.ndarray | Rejection]:
-        opened: list[PIL.Image.Image | Rejection] = []
-        pixels = 0
-        for upload in uploads:
-            opened.append(_open(upload, self._max_megapixels))
-            pixels += _pixels_of(opened[-1])
-            if pixels > _REQUEST * self._max_megapixels * 1e6:
-                message = f"the pictures have more than {_REQUEST * self._max_megapixels:g} megapixels together"
-                raise Rejection("too_large", message)
-        if pixels <= _SMALL:  # quicker than handing them to a thread
-            return self._arrays(opened)
         loop = asyncio.get_running_loop()
-        parts = [opened[at : at + _PART] for at in range(0, len(opened), _PART)]
-        opened.clear()
-        made = await asyncio.gather(*(loop.run_in_executor(self._decoders, self._arrays, part) for part in parts))
+        if small := sum(upload.size or 0 for upload in uploads if isinstance(upload, UploadFile)) <= _SMALL_BYTES:
+            headers = self._headers(uploads)
+        else:
+            headers = await loop.run_in_executor(self._decoders, self._headers, uploads)
+        pixels = sum(0 if isinstance(header, Rejection) else header.decoded_pixels for header in headers)
+        cost = sum(0 if isinstance(header, Rejection) else header.cost for header in headers)
+        most = _REQUEST * self._max_decoded * 1e6
+        if pixels > most or cost > COST * most:
+            scans = "" if pixels > most else f", or {COST} times as many over all their scans"
+            raise Rejection(
+                "too_large", f"the pictures have more than {most / 1e6:g} megapixels together{scans}: send fewer"
+            )
+        if small and pixels <= _SMALL and cost <= COST * _SMALL:  # quicker than handing them to a thread
+            return self._arrays(uploads, headers)
+        parts = [slice(at, at + _PART) for at in range(0, len(uploads), _PART)]
+        made = await asyncio.gather(
+            *(loop.run_in_executor(self._decoders, self._arrays, uploads[part], headers[part]) for part in parts)
+        )
         return [prepared for part in made for prepared in part]
 
-    def _arrays(self, opened: list[PIL.Image.Image | Rejection]) -> list[np.ndarray | Rejection]:
-        """Of each picture; ``opened`` is emptied, since a decoded picture is held no longer than it takes."""
-        made = []
-        for position, picture in enumerate(opened):
-            opened[position] = _TAKEN
-            made.append(picture if isinstance(picture, Rejection) else self._array(picture))
-            del picture
-        return made
+    def _headers(self, uploads: Sequence[Upload]) -> list[Header | Rejection]:
+        return [self._header(upload) for upload in uploads]
 
-    def _array(self, picture: PIL.Image.Image) -> np.ndarray | Rejection:
+    def _header(self, upload: Upload) -> Header | Rejection:
+        if not isinstance(upload, UploadFile):
+            return Header(format="PNG", width=upload.width, height=upload.height)
         try:
-            return self._transform(decode(picture))
+            header = read_header(upload.file)
+            check_header(header, self._max_megapixels, self._max_decoded)
         except Rejection as rejection:
-            return rejection.with_traceback(None)
+            return rejection.with_traceback(None)  # which would hold the file's bytes
+        except MemoryError:
+            return no_memory()
+        return header
+
+    def _arrays(self, uploads: Sequence[Upload], headers: Sequence[Header | Rejection]) -> list[np.ndarray | Rejection]:
+        """Of each picture; one at a time is opened and decoded, and held no longer than it takes."""
+        return [
+            header if isinstance(header, Rejection) else self._array(upload)
+            for upload, header in zip(uploads, headers, strict=True)
+        ]
+
+    def _array(self, upload: Upload) -> np.ndarray | Rejection:
+        try:
+            if isinstance(upload, UploadFile):
+                return self._transform(decode(open_picture(upload.file, self._max_megapixels, self._max_decoded)))
+            return self._transform(decode(upload))
+        except Rejection as rejection:
+            return rejection.with_traceback(None)  # which would hold the picture
+        except MemoryError:
+            return no_memory()
         except Exception:
             logs.LOGGER.exception("a picture could not be prepared")
             return Rejection("bad_image", "the picture cannot be prepared")
@@ -105,16 +126,3 @@ class Preparation:
     def close(self) -> None:
         """End the threads."""
         self._decoders.shutdown()
-
-
-def _open(upload: Upload, max_megapixels: float) -> PIL.Image.Image | Rejection:
-    if not isinstance(upload, UploadFile):
-        return upload
-    try:
-        return open_picture(upload.file, max_megapixels)
-    except Rejection as rejection:
-        return rejection.with_traceback(None)  # which would hold the picture
-
-
-def _pixels_of(picture: PIL.Image.Image | Rejection) -> int:
-    return 0 if isinstance(picture, Rejection) else picture.width * picture.height

@@ -50,11 +50,25 @@ class Notes:
     Attributes:
         id: of the request.
         facts: for its line in the log.
+        moments: parts of it, each a name and when it began and ended in nanoseconds since 1970; for its trace.
     """
 
     id: str
     facts: dict[str, Any] = field(default_factory=dict)
+    moments: list[tuple[str, int, int]] = field(default_factory=list)
 
 
 REQUEST: ContextVar[Notes | None] = ContextVar("request", default=None)
 """Set by the front door."""
+
+
+_SELDOM = 10.0
+_said: dict[str, float] = {}
+
+
+def seldom(what: str, message: str, level: int = logging.WARNING, facts: Mapping[str, Any] | None = None) -> None:
+    """Log a message that may be true a thousand times a second: once in ten seconds for each ``what``."""
+    now = time.monotonic()
+    if now - _said.get(what, -_SELDOM) >= _SELDOM:
+        _said[what] = now
+        event(message, level, facts)

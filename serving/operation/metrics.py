@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import prometheus_client
-import psutil
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from serving.operation.logs import LOGGER
-from serving.operation.server_folder import metrics_folder
+from serving.operation.server_folder import lives, metrics_folder
 
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _POWERS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -160,6 +159,8 @@ LIVE_GAP = _gauge(
     "policy",
     over_processes="mostrecent",
 )
+CONNECTIONS = _gauge("serving_connections", "Open connections", over_processes="livesum")
+CUT = _counter("serving_connections_cut", "Connections that the server ended, by cause", "cause")
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -208,5 +209,5 @@ def bury_the_dead() -> None:
     """Take the gauges of killed processes out of the sums."""
     for path in _SHARED.glob("gauge_live*_*.db") if _SHARED else ():
         pid = int(path.stem.rsplit("_", 1)[1])
-        if not psutil.pid_exists(pid):
+        if not lives(pid):
             mark_process_dead(pid)

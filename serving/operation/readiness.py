@@ -63,7 +63,7 @@ class Readiness:
                 continue
             with suppress(OSError, ValueError):
                 state, began = path.read_text().split()
-                if _lives(int(path.name), float(began)):
+                if server_folder.lives(int(path.name), float(began)):
                     found[int(path.name)] = state
                 else:
                     path.unlink()
@@ -77,14 +77,6 @@ class Readiness:
     def others_ready(self) -> bool:
         """Whether some other worker is ready, so that this one can warm up before it accepts connections."""
         return any(state == "ready" for pid, state in self.states().items() if pid != os.getpid())
-
-
-def _lives(pid: int, began: float) -> bool:
-    try:
-        process = psutil.Process(pid)
-        return abs(process.create_time() - began) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
 
 
 def end_with_the_supervisor() -> None:

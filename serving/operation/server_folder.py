@@ -47,12 +47,28 @@ def supervisor() -> int | None:
     return _enter()[1]
 
 
+def lives(pid: int, began: float | None = None) -> bool:
+    """Whether a process runs: one that was killed is gone, though its parent may not have looked yet.
+
+    Args:
+        pid: its id.
+        began: when it began, in seconds since 1970, since ids are used again; None where that is unknown.
+    """
+    try:
+        process = psutil.Process(pid)
+        if began is not None and abs(process.create_time() - began) > 1:
+            return False
+        return process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.Error:
+        return False
+
+
 def remove_if_last() -> None:
     """Remove the folder if no other process of the server is left."""
     folder, parent = _enter()
-    if parent is None or not psutil.pid_exists(parent):
+    if parent is None or not lives(parent):
         others = [int(path.name) for path in (folder / "workers").glob("*") if path.name.isdigit()]
-        if not any(pid != os.getpid() and psutil.pid_exists(pid) for pid in others):
+        if not any(pid != os.getpid() and lives(pid) for pid in others):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -79,11 +95,9 @@ def _owner(folder: Path) -> int | None:
     """Process id of who made a folder, if that process still runs."""
     try:
         pid, began = (folder / _OWNER).read_text().split()
-        if abs(psutil.Process(int(pid)).create_time() - float(began)) < 1:
-            return int(pid)
-    except (OSError, ValueError, psutil.Error):
-        pass
-    return None
+        return int(pid) if lives(int(pid), float(began)) else None
+    except (OSError, ValueError):
+        return None
 
 
 def _remove_the_dead() -> None:
@@ -92,5 +106,5 @@ def _remove_the_dead() -> None:
         with suppress(OSError):
             if folder.stat().st_uid == os.getuid() and (folder / _OWNER).exists() and _owner(folder) is None:
                 workers = [int(path.name) for path in (folder / "workers").glob("*") if path.name.isdigit()]
-                if not any(psutil.pid_exists(pid) for pid in workers):
+                if not any(lives(pid) for pid in workers):
                     shutil.rmtree(folder, ignore_errors=True)

@@ -62,7 +62,7 @@ def test_one_picture_that_cannot_be_prepared_harms_nobody(client: httpx.Client, 
     monkeypatch.setattr(preparation, "decode", decode_or_fail)
     files = [("images", picture(size=(side, side))) for side in (40, 41, 42)]
     results = client.post("/v1/classify_batch", files=files).json()["results"]
-    assert [r["error"] and r["error"]["code"] for r in results] == [None, "bad_image", None]
+    assert [r["error"] and r["error"]["code"] for r in results] == [None, "overloaded", None]
 
 
 def test_a_queue_that_is_full_refuses_before_the_body_is_read(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,8 @@ from PIL import Image
 from dynamic.preprocessing import centred_preprocessing, imagenet_preprocessing
 from dynamic.scenes import scenes_preprocessing
 from serving.errors import Rejection
-from serving.inference.decoding import decode, open_picture, webp_pixels
+from serving.inference.decoding import decode, open_picture
+from serving.inference.headers import read_header
 from tests.pictures import corpus
 from tests.serving.bad_inputs import bad_pictures, picture, png_of
 
@@ -91,7 +92,7 @@ def test_whatever_bytes_change_a_picture_is_decoded_or_refused(name: str, flips:
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_a_webp_s_size_is_read_without_opening_it(lossless: bool, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = picture("WEBP", (70, 50), mode, lossless=lossless)
-    assert webp_pixels(io.BytesIO(data)) == 3500
+    assert read_header(io.BytesIO(data)).pixels == 3500
     monkeypatch.setattr(Image, "open", lambda *a, **k: pytest.fail("opened"))
     with pytest.raises(Rejection) as refused:
         open_picture(data, 0.003)

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import logging
 import threading
 import time
 
 import numpy as np
 import pytest
 
+from serving.errors import Rejection
 from serving.ids import new_id
+from serving.live.no_store import open_store
 from serving.live.recorder import Recorder, sampled
 from serving.live.store import Store
 from serving.settings import ServingSettings
@@ -83,3 +86,47 @@ def test_the_recorder_writes_what_it_was_given(store: Store) -> None:
     recorder.close()
     assert kept(store) == [ids[0]]
     assert all(store.add_label(id_, "n", 3) for id_ in ids[::50])
+
+
+def test_answers_that_a_database_does_not_take_at_the_end_are_counted_and_the_end_comes(
+    store: Store, monkeypatch: pytest.MonkeyPatch, heard: list[logging.LogRecord]
+) -> None:
+    def away(*arguments: object) -> None:
+        raise OSError("away")
+
+    monkeypatch.setattr(store, "add_answers", away)
+    monkeypatch.setattr("serving.live.recorder._ENDING", 0.3)
+    recorder = Recorder(store, ServingSettings())
+    for number in range(5):
+        recorder.add(stored(f"{number}"), None)
+    recorder.close()
+    assert [record.facts["answers"] for record in heard] == [5]  # type: ignore[attr-defined]
+
+
+def test_rows_in_hand_survive_a_death_of_the_recorder(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = iter([RuntimeError("a bug")])
+    write = Recorder._write
+
+    def dying(recorder: Recorder, singly: bool) -> bool:
+        failure = next(failures, None)
+        if failure is not None:
+            raise failure
+        return write(recorder, singly)
+
+    monkeypatch.setattr(Recorder, "_write", dying)
+    recorder = Recorder(store, ServingSettings())
+    recorder.add(stored("a"), None)
+    until(lambda: store.add_label("a", "n", 3) is not None)
+    recorder.close()
+    assert next(failures, None) is None
+
+
+def test_a_store_that_keeps_nothing_keeps_no_pictures() -> None:
+    nothing = open_store("none")
+    recorder = Recorder(nothing, ServingSettings(keep="all"))
+    assert not recorder.keeps("some id", True, 100)
+    assert recorder.add(stored("a"), None)
+    recorder.close()
+    assert nothing.counts("n") == (0, 0)
+    with pytest.raises(Rejection, match="SERVING_DATABASE=none"):
+        nothing.add_label("a", "n", 3)
