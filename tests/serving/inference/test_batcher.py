@@ -187,7 +187,7 @@ def test_what_observes_a_batch_may_fail_and_the_next_batch_is_answered() -> None
             assert found.result.probabilities[0] == value
 
     async def main() -> None:
-        batcher = Batcher(Echo(), max_batch=8, max_wait=0.01, max_queue=32, threads=1, observe=full)
+        batcher = Batcher(Echo(), max_batch=8, max_wait=0.01, max_queue=32, observe=full)
         await asyncio.wait_for(use(batcher), 20)
         await batcher.close()
 
