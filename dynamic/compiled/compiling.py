@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from dynamic.compiled.folder import RECORD, WEIGHTS, CompiledNetwork
 from dynamic.compiled.needs import Needs
 from dynamic.compiled.pieces import Weights
 from dynamic.compiled.plan import Stretch, plan
+from dynamic.compiled.quantising import quantise
 from dynamic.compiled.record import CompiledRecord, GraphRecord
-from dynamic.compiled.runtimes import PRECISIONS, Precision, check_bfloat16
+from dynamic.compiled.runtimes import PRECISIONS, Precision, open_runtime
 from dynamic.compiled.stretches import Looks, StretchMaker
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
@@ -37,6 +39,8 @@ EXAMPLES = 3
 TOLERANCE = 1e-4
 """Largest difference from the eager network that is taken for rounding, as a share of the largest value."""
 
+_REASON = "part of the network reads the number of images, or is written wrongly; serve it uncompiled"
+
 
 def compile_network(
     network: DynamicNetwork,
@@ -48,6 +52,8 @@ def compile_network(
     looks: Looks,
     precision: Precision = "float32",
     calibration: np.ndarray | None = None,
+    runtime: str | None = None,
+    threads: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> CompiledNetwork:
     """Compile a network's portfolio into ``folder``, which is written whole or not at all, and open it.
@@ -62,25 +68,34 @@ def compile_network(
         looks: by kind, what makes a look: (N, ...) of a list of values in order of their names.
         precision: ``float32``; ``bfloat16``: the same graphs, run by OpenVINO in that precision; ``int8``.
         calibration: (images, C, H, W) float32 of the label split, normalised; for ``int8`` alone.
-        progress: called with the number of graphs made and of all.
+        runtime, threads: see :meth:`CompiledNetwork.open`.
+        progress: called with the number of graphs made and of all; once more for those in 8 bits.
 
     Raises:
         UserError: a network that is packed or not float32, a part that cannot be written as a static graph or computes
             something else as one, or a precision that this CPU lacks.
     """
-    _check(network, precision, calibration)
+    _check(network, precision, calibration, runtime, threads)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
         made = Path(name) / folder.name
         made.mkdir()
-        _write(network, made, configurations, resolution, needs, looks, precision, calibration, progress)
+        compiled = _write(network, made, configurations, resolution, needs, looks, progress)
+        if calibration is not None:
+            made = Path(name) / "quantised"
+            made.mkdir()
+            quantise(compiled, made, calibration, progress)
+        if precision != "float32":
+            write_record(made / RECORD, replace(compiled.record, precision=precision, files=_digests(made)).to_json())
         if folder.exists():
             os.replace(folder, Path(name) / "before")
         os.replace(made, folder)
-    return CompiledNetwork.open(folder)
+    return CompiledNetwork.open(folder, runtime, threads)
 
 
-def _check(network: DynamicNetwork, precision: Precision, calibration: np.ndarray | None) -> None:
+def _check(
+    network: DynamicNetwork, precision: Precision, calibration: np.ndarray | None, runtime: str | None, threads: int | None
+) -> None:
     if precision not in PRECISIONS:
         raise UserError(f"no precision is called {precision!r}: choose from {', '.join(PRECISIONS)}")
     if any(isinstance(module, PackedConv2d) for module in network.modules()):
@@ -88,10 +103,11 @@ def _check(network: DynamicNetwork, precision: Precision, calibration: np.ndarra
     parameter = next(network.parameters(), None)
     if parameter is not None and (parameter.dtype != torch.float32 or parameter.device.type != "cpu"):
         raise UserError(f"a network is compiled from float32 on the cpu, not from {parameter.dtype} on {parameter.device}")
-    if precision == "bfloat16":
-        check_bfloat16()
+    open_runtime(precision, runtime, threads)  # raises where nothing here could run what is made
     if precision == "int8" and calibration is None:
         raise UserError("int8 needs images to calibrate on: pass those of the label split")
+    if precision != "int8" and calibration is not None:
+        raise UserError(f"{precision} is not calibrated: pass images for int8 alone")
 
 
 @torch.no_grad()
@@ -102,10 +118,9 @@ def _write(
     resolution: int,
     needs: Needs,
     looks: Looks,
-    precision: Precision,
-    calibration: np.ndarray | None,
     progress: Callable[[int, int], None],
-) -> None:
+) -> CompiledNetwork:
+    """Float32 graphs, and their record; they were compared with the network."""
     portfolio = tuple(dict.fromkeys([*configurations, network.default]))
     for configuration in portfolio:
         network.macs(configuration, resolution)  # raises where it does not fit
@@ -122,7 +137,7 @@ def _write(
         progress(number + 1, len(wanted))
     write_whole(folder / WEIGHTS, bytes(weights.content))
     record = CompiledRecord(
-        precision=precision,
+        precision="float32",
         weights=network.digest,
         statistics=OWN_STATISTICS if network.norms is None else network.norms.digest,
         configurations=tuple(configuration.id for configuration in portfolio),
@@ -134,11 +149,18 @@ def _write(
         paths=maker.tree.paths,
         macs=_macs(network, portfolio, resolution, maker),
         graphs=tuple(graphs),
-        files={path.name: digest_of_file(path) for path in sorted(folder.iterdir())},
+        files=_digests(folder),
         versions={"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": version("onnxruntime")},
     )
     write_record(folder / RECORD, record.to_json())
-    _verify(CompiledNetwork(folder, record, "onnxruntime", None), maker)
+    compiled = CompiledNetwork(folder, record, "onnxruntime", None)
+    _verify(compiled, maker)
+    return compiled
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Of all files of a folder but the record."""
+    return {path.name: digest_of_file(path) for path in sorted(folder.iterdir()) if path.name != RECORD}
 
 
 def _wanted(
@@ -178,7 +200,12 @@ def _verify(compiled: CompiledNetwork, maker: StretchMaker) -> None:
     for graph in fullest.values():
         for count in (1, EXAMPLES):
             inputs = {"images": maker.images} if graph.start is None else maker.values(graph.start)
-            made = compiled.run(graph, {name: value[:count].numpy() for name, value in inputs.items()})
+            try:
+                made = compiled.run(graph, {name: value[:count].numpy() for name, value in inputs.items()})
+            except Exception as error:  # whatever the runtime raises
+                raise UserError(
+                    f"compiled, the way to node {graph.end} does not run on {count} images: {_REASON}"
+                ) from error
             for output, values in zip(graph.outputs, made, strict=True):
                 _compare(values, maker.expected(output)[:count], f"{output.kind} of node {output.node}")
 
@@ -188,7 +215,4 @@ def _compare(made: np.ndarray, expected: Tensor, what: str) -> None:
     scale = max(float(np.abs(reference).max(initial=0.0)), 1.0)
     off = float(np.abs(made - reference).max(initial=0.0)) if made.shape == reference.shape else float("inf")
     if not off <= TOLERANCE * scale:
-        raise UserError(
-            f"compiled, the {what} differ by {off:.1e} from what the network computes: it reads the number of images, or a "
-            "part of it is written wrongly; serve it uncompiled"
-        )
+        raise UserError(f"compiled, the {what} differ by {off:.1e} from what the network computes: {_REASON}")

@@ -24,6 +24,9 @@ from dynamic.shapes import first_line
 
 OPSET = 18
 
+LOOK = "look"
+"""What the names of the nodes of looks begin with."""
+
 _INLINE = 64
 """Elements of a tensor up to which it stays in the graph."""
 
@@ -137,7 +140,7 @@ class Weights:
     def refer(self, name: str, value: np.ndarray, location: str) -> onnx.TensorProto:
         """A tensor that lies in the file; a small one is in the graph."""
         if value.size <= _INLINE or value.dtype == object:
-            return numpy_helper.from_array(np.ascontiguousarray(value), name)
+            return numpy_helper.from_array(np.asarray(value, order="C"), name)
         tensor = onnx.TensorProto(name=name, data_type=onnx.helper.np_dtype_to_tensor_dtype(value.dtype), dims=value.shape)
         if id(value) not in self._seen:
             self._seen[id(value)] = (value, self._store(np.ascontiguousarray(value).tobytes()))
@@ -146,6 +149,13 @@ class Weights:
         for entry, text in (("location", location), ("offset", str(offset)), ("length", str(length))):
             tensor.external_data.add(key=entry, value=text)
         return tensor
+
+    def moved(self, model: onnx.ModelProto, location: str) -> onnx.ModelProto:
+        """``model`` with its tensors in the file."""
+        tensors = [self.refer(t.name, numpy_helper.to_array(t), location) for t in model.graph.initializer]
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(tensors)
+        return model
 
     def _store(self, content: bytes) -> str:
         key = sha256(content).hexdigest()
@@ -171,9 +181,12 @@ class GraphBuilder:
         self._inputs.append(_info(name, shape))
         return name
 
-    def add(self, piece: Piece, values: Sequence[str], factors: Sequence[np.ndarray] = ()) -> list[str]:
-        """Append a piece that reads ``values``, with ``factors``; gives the names of what it makes."""
-        prefix = f"{self._count}/"
+    def add(self, piece: Piece, values: Sequence[str], factors: Sequence[np.ndarray] = (), label: str = "") -> list[str]:
+        """Append a piece that reads ``values``, with ``factors``; gives the names of what it makes.
+
+        ``label`` is what the names of its nodes begin with.
+        """
+        prefix = f"{label}{self._count}/"
         self._count += 1
         names = dict(zip(piece.inputs, values, strict=False))
         for name, factor in zip(piece.inputs[len(values) :], factors, strict=True):

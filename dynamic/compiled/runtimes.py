@@ -47,6 +47,8 @@ def open_runtime(precision: Precision, name: str | None = None, threads: int | N
     Raises:
         UserError: an unknown runtime, one that is not installed, or one that cannot run the precision on this CPU.
     """
+    if precision == "int8":
+        check_int8()
     chosen = name or ("openvino" if precision == "bfloat16" else "onnxruntime")
     if chosen == "onnxruntime":
         if precision == "bfloat16":
@@ -74,6 +76,13 @@ def check_bfloat16() -> None:
     """Raise UserError where the CPU computes bfloat16 no faster than float32, or not at all."""
     if not {"avx512_bf16", "amx_bf16"} & _cpu_flags():
         raise UserError("this CPU has no bfloat16 (neither avx512_bf16 nor amx_bf16): choose float32 or int8")
+
+
+def check_int8() -> None:
+    """Raise UserError where the CPU adds products of 8 bits in 16, which overflow: answers would be wrong."""
+    flags = _cpu_flags()
+    if flags and not {"avx512_vnni", "avx_vnni", "amx_int8"} & flags:
+        raise UserError("this CPU has no 8-bit dot products (neither avx512_vnni nor avx_vnni): choose float32")
 
 
 @functools.cache

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dynamic.compiled.pieces import GraphBuilder, Piece, export
+from dynamic.compiled.pieces import LOOK, GraphBuilder, Piece, export
 from dynamic.compiled.plan import Stretch, Tree
 from dynamic.compiled.record import GraphOutput
 from dynamic.configuration import Configuration
@@ -91,7 +91,7 @@ class StretchMaker:
                     give(GraphOutput(kind="values", node=node, name=name, shape=shapes[name]), state[name])
             for kind, looked in stretch.looks:
                 if looked == node:
-                    (made,) = builder.add(self._look(kind, node), [state[name] for name in shapes])
+                    (made,) = builder.add(self._look(kind, node), [state[name] for name in shapes], label=LOOK)
                     shape = tuple(self._looked(kind, node).shape[1:])
                     give(GraphOutput(kind="look", node=node, name=kind, shape=shape), made)
         if stretch.end in self.tree.leaves:

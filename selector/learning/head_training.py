@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class _Net(nn.Module):
+class HeadNet(nn.Module):
     """(N, channels, 6, 6) maps and (N, features) vectors to (N, K) logits of being right."""
 
     def __init__(self, channels: int, features: int, configurations: int, width: int) -> None:
@@ -19,6 +19,7 @@ class _Net(nn.Module):
         self.out = nn.Linear(2 * width, configurations)
 
     def forward(self, maps: Tensor, vectors: Tensor) -> Tensor:
+        """See the class."""
         seen = F.relu(self.see(F.relu(self.reduce(maps))))
         joined = torch.cat([seen.mean(dim=(2, 3)), seen.amax(dim=(2, 3)), vectors], dim=1)
         return self.out(F.dropout(F.relu(self.join(joined)), 0.3, self.training))
@@ -38,7 +39,7 @@ def train_head(
     seen, known, target = torch.from_numpy(maps), torch.from_numpy(vectors), torch.from_numpy(right.astype(np.float32))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        net = _Net(maps.shape[1], vectors.shape[1], right.shape[1], width)
+        net = HeadNet(maps.shape[1], vectors.shape[1], right.shape[1], width)
         with torch.no_grad():
             base = target.mean(dim=0).clamp(0.01, 0.99)
             net.out.weight.mul_(0.1)

@@ -70,10 +70,10 @@ class _Ensemble:
         """One more tree, whose leaves count for output ``target``."""
         self.tree_roots.append(len(self.nodes_splits))
         root = tree.resolved(0 if tree.features else ~0)
-        if root < 0:  # a node is needed above a single leaf
-            self._node(0, 0.0)
-            self._child("true", root, tree, target, 0)
-            self._child("false", root, tree, target, 0)
+        if root < 0:  # a single leaf is written as a node whose sides are the same one
+            place = self._node(0, 0.0)
+            self._child("true", root, tree, target, place)
+            self.nodes_falseleafs[place], self.nodes_falsenodeids[place] = 1, self.nodes_truenodeids[place]
             return
         waiting = {root: self._node(tree.features[root], tree.thresholds[root])}
         while waiting:
