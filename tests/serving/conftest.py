@@ -148,7 +148,7 @@ def serving(
         try:
             address = f"http://127.0.0.1:{port}"
             with httpx.Client(base_url=address, timeout=5) as client:
-                wait_until_ready(client)
+                wait_until_ready(client, 240)
             yield address, process
         finally:
             process.terminate()
