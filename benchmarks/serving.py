@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,7 @@ from dynamic.errors import UserError
 from dynamic.files import write_whole
 from dynamic.resources import keep_freed_memory
 from serving.inference.deployment import Deployment
+from serving.inference.finding import folder_of
 from serving.inference.opening import open_deployment
 from serving.settings import ServingSettings
 
@@ -78,6 +80,9 @@ class ServingBenchmarkSettings:
     """Requests under way at a time."""
     workers: int = 1
     """Processes of each server; they share the cores."""
+    fit_images: int = 2000
+    """Label images that policies are fitted on, and test images that they are judged on, where the run is not compiled in a
+    precision yet (python -m selector.compile takes all)."""
     eager: bool = True
     """Whether the eager engine is compared too."""
     offline: bool = True
@@ -209,7 +214,7 @@ def compare(
     with ExitStack() as running:
         targets = []
         for place, variant in enumerate(variants):
-            _make_graphs(variant)
+            _make_graphs(settings, variant)
             started = server(variant.network, settings.workers, port=PORT + place, **variant.settings)
             opened = running.enter_context(started)
             targets += [Target(variant=variant, server=opened, policy=policy) for policy in variant.policies]
@@ -233,10 +238,22 @@ def compare(
     return rows
 
 
-def _make_graphs(variant: Variant) -> None:
+def _make_graphs(settings: ServingBenchmarkSettings, variant: Variant) -> None:
     """Before the clock runs for others: compiling takes both cores."""
-    if variant.settings.get("runtime") != "torch":
-        open_deployment(ServingSettings(network=variant.network, device="cpu", **variant.settings))
+    if variant.settings["runtime"] == "torch":
+        return
+    wanted = ServingSettings(network=variant.network, device="cpu", **variant.settings)
+    try:
+        open_deployment(wanted)
+    except UserError as error:
+        if wanted.static or wanted.precision == "float32":
+            raise
+        print(f"{error}: doing that with {settings.fit_images} images", file=sys.stderr)
+        command = [sys.executable, "-m", "selector.compile", str(folder_of(wanted)), "--precision", wanted.precision]
+        command += ["--runtime", wanted.runtime, "--images", str(settings.fit_images)]
+        done = subprocess.run(command, stdout=sys.stderr)
+        if done.returncode:
+            raise UserError(f"{variant.network} was not compiled in {wanted.precision}") from error
 
 
 def benchmark(settings: ServingBenchmarkSettings) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class Classifier:
             max_batch=settings.max_batch,
             max_wait=settings.max_wait_ms / 1000,
             max_queue=settings.max_queue,
+            share=settings.batch_share,
             observe=_observe_batch,
             watch=metrics.QUEUE.set,
         )
@@ -112,7 +113,9 @@ class Classifier:
         first = notes.id if notes else new_id()
         ids = [first if len(uploads) == 1 else f"{first}-{position}" for position in range(len(uploads))]
         for position, result in zip(good, results, strict=True):
-            if isinstance(result, Exception):
+            if isinstance(result, Rejection):
+                answers[position] = result
+            elif isinstance(result, Exception):
                 logs.LOGGER.error("an image failed", exc_info=result, extra={"facts": {"id": ids[position]}})
                 answers[position] = Rejection("internal", "an unexpected error; the server's log has it")
             else:

@@ -169,7 +169,7 @@ class Feedback(_Model, extra="forbid"):
 
     id: Annotated[str, Field(min_length=1, max_length=64)]
     """Id of the answer."""
-    label: Annotated[str, Field(min_length=1, max_length=200)] | Annotated[int, Field(ge=0)]
+    label: Annotated[str, Field(min_length=1, max_length=200)] | Annotated[int, Field(ge=0, strict=True)]
     """Name of the class, or its index."""
 
 

@@ -17,9 +17,10 @@ from serving.http.openapi import document
 from serving.operation import metrics
 
 _POLICY = (
-    "default-src 'none'; img-src blob: data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+    "default-src 'none'; img-src blob: data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
-"""The page may run its own script and talk to this server, nothing else."""
+"""The page may run its own script and talk to this server, nothing else; no other page may frame it."""
 
 
 @cache
@@ -28,7 +29,7 @@ def _page() -> str:
 
 
 async def _ui(request: Request) -> Response:
-    return HTMLResponse(_page(), headers={"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer"})
+    return HTMLResponse(_page(), headers={"Content-Security-Policy": _POLICY})
 
 
 async def _home(request: Request) -> Response:

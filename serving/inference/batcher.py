@@ -10,7 +10,6 @@ import asyncio
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import numpy as np
 
 from serving.errors import Rejection
 from serving.inference.engine import ImageResult
+from serving.inference.fair_queue import FairQueue
 from serving.inference.plans import Plan
 from serving.operation.supervision import supervised
 
@@ -61,6 +61,7 @@ class Batcher:
         max_batch: images of a batch, at most.
         max_wait: seconds that the first image of a batch waits for others.
         max_queue: images that may wait.
+        share: images of one request in a batch, at most, while smaller requests come; see :class:`FairQueue`.
         observe: called with the number of images and the seconds of every batch.
         watch: called with the number of images that wait, whenever it changes.
     """
@@ -72,13 +73,14 @@ class Batcher:
         max_batch: int,
         max_wait: float,
         max_queue: int,
+        share: int = 16,
         observe: Callable[[int, float], None] = lambda images, seconds: None,
         watch: Callable[[int], None] = lambda waiting: None,
     ) -> None:
         self._run, self._max_batch, self._max_wait, self._max_queue = run, max_batch, max_wait, max_queue
         self._observe, self._watch = observe, watch
         self._running = 0
-        self._waiting: deque[_Job] = deque()
+        self._waiting: FairQueue[_Job] = FairQueue(share=share)
         self._arrived = asyncio.Event()
         self._closing = False
         self._seconds_an_image = 0.01
@@ -105,12 +107,16 @@ class Batcher:
             seconds = max(1, math.ceil(self.depth * self._seconds_an_image))
             raise Rejection("overloaded", f"{self.depth} images wait already: try again in {seconds} s", retry_after=seconds)
 
-    async def submit(self, images: Sequence[np.ndarray], plan: Plan) -> list[BatchedResult | Exception]:
+    async def submit(
+        self, images: Sequence[np.ndarray], plan: Plan, *, priority: int = 0, deadline: float = math.inf
+    ) -> list[BatchedResult | Exception]:
         """Answer some images of one request.
 
         Args:
             images: each (C, H, W) float32, all of one size.
             plan: of all of them.
+            priority: higher ones go first.
+            deadline: when nobody wants the answers any more (``time.monotonic()``); images that still wait then are refused.
 
         Returns:
             For each image its result, or the exception that it alone caused.
@@ -121,7 +127,7 @@ class Batcher:
         self.check_room(len(images))
         loop = asyncio.get_running_loop()
         jobs = [_Job(image, plan, loop.create_future()) for image in images]
-        self._waiting.extend(jobs)
+        self._waiting.add(jobs, priority=priority, deadline=deadline)
         self._watch(self.depth)
         self._arrived.set()
         results = await asyncio.gather(*(job.future for job in jobs), return_exceptions=True)
@@ -144,8 +150,10 @@ class Batcher:
                 await self._arrived.wait()
                 continue
             await self._let_fill()
-            count = min(len(self._waiting), self._max_batch)
-            jobs = [job for job in (self._waiting.popleft() for _ in range(count)) if not job.future.done()]
+            for job in self._waiting.expired():
+                if not job.future.done():
+                    job.future.set_exception(Rejection("overloaded", "the deadline passed while it waited", retry_after=1))
+            jobs = [job for job in self._waiting.take(self._max_batch) if not job.future.done()]
             self._watch(self.depth)
             if not jobs:
                 continue
@@ -175,14 +183,14 @@ class Batcher:
 
     async def _let_fill(self) -> None:
         """Wait until the batch is full or its first image has waited long enough."""
-        left = self._waiting[0].since + self._max_wait - time.monotonic()
+        left = self._waiting.since + self._max_wait - time.monotonic()
         while left > 0 and len(self._waiting) < self._max_batch and not self._closing:
             self._arrived.clear()
             try:
                 await asyncio.wait_for(self._arrived.wait(), left)
             except TimeoutError:
                 return
-            left = self._waiting[0].since + self._max_wait - time.monotonic()
+            left = self._waiting.since + self._max_wait - time.monotonic()
 
     def _answer(self, jobs: Sequence[_Job]) -> list[BatchedResult | Exception]:
         began = time.monotonic()

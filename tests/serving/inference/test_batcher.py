@@ -187,7 +187,7 @@ def test_what_observes_a_batch_may_fail_and_the_next_batch_is_answered() -> None
             assert found.result.probabilities[0] == value
 
     async def main() -> None:
-        batcher = Batcher(Echo(), max_batch=8, max_wait=0.01, max_queue=32, threads=1, observe=full)
+        batcher = Batcher(Echo(), max_batch=8, max_wait=0.01, max_queue=32, observe=full)
         await asyncio.wait_for(use(batcher), 20)
         await batcher.close()
 
@@ -238,3 +238,44 @@ def test_when_the_batcher_gives_up_whoever_waits_is_told(monkeypatch: pytest.Mon
 
     with_batcher(Echo(), use)
     assert ended == [1]
+
+
+def test_a_request_of_one_is_in_the_next_batch_although_another_of_many_waits() -> None:
+    echo = Echo()
+
+    async def use(batcher: Batcher) -> None:
+        echo.gate.clear()
+        running = asyncio.create_task(batcher.submit([image(0)], PLAN))
+        await asyncio.sleep(0.1)
+        many = asyncio.create_task(batcher.submit([image(n) for n in range(1, 31)], PLAN))
+        await asyncio.sleep(0.05)
+        one = asyncio.create_task(batcher.submit([image(100)], PLAN))
+        await asyncio.sleep(0.05)
+        echo.gate.set()
+        (found,) = await one
+        assert isinstance(found, BatchedResult)
+        assert found.batch == 4 + 1
+        assert not many.done()
+        assert values(await many) == [float(n) for n in range(1, 31)]
+        await running
+
+    with_batcher(echo, use, share=4)
+
+
+def test_images_whose_deadline_passed_are_refused_not_computed() -> None:
+    echo = Echo()
+
+    async def use(batcher: Batcher) -> None:
+        echo.gate.clear()
+        running = asyncio.create_task(batcher.submit([image(0)], PLAN))
+        await asyncio.sleep(0.1)
+        late = asyncio.create_task(batcher.submit([image(1)], PLAN, deadline=time.monotonic() + 0.01))
+        good = asyncio.create_task(batcher.submit([image(2)], PLAN, deadline=time.monotonic() + 60))
+        await asyncio.sleep(0.1)
+        echo.gate.set()
+        assert values(await late) == ["Rejection"]
+        assert values(await good) == [2.0]
+        await running
+
+    with_batcher(echo, use)
+    assert sum(echo.batches) == 2

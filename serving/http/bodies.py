@@ -1,0 +1,161 @@
+"""From a request's body to its fields: files told from text, everything within its limits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from typing import Any
+
+from starlette.datastructures import Headers, UploadFile
+from starlette.requests import Request
+from starlette.types import Message, Receive, Scope
+
+from serving.errors import Rejection
+from serving.http.forms import Form, FormReader
+from serving.http.uploads import Upload, Uploads
+from serving.settings import ServingSettings
+
+FILES = {"/v1/classify": "image", "/v1/classify_batch": "images"}
+"""The field with pictures, by page."""
+
+_OPTIONS = ("policy", "max_gmacs", "top_k", "configuration", "keep")
+_FEEDBACK_BYTES = 64 * 1024
+
+Fields = dict[str, Any]
+
+
+class Bodies:
+    """Reads the bodies of requests.
+
+    Args:
+        settings: of the service.
+        check_room: raises Rejection where no more pictures fit in.
+    """
+
+    def __init__(self, settings: ServingSettings, check_room: Callable[[], None]) -> None:
+        self._settings, self._check_room = settings, check_room
+        self._uploads = Uploads(
+            limit=settings.max_uploads,
+            seconds=settings.upload_seconds,
+            grace=settings.upload_grace_seconds,
+            pace=settings.upload_kib_per_second * 1024,
+        )
+
+    def reader(self, scope: Scope) -> Callable[[Scope, Receive, ExitStack], Awaitable[Fields]] | None:
+        """What reads the body of a request; None where it has none that anybody wants."""
+        if scope["method"] != "POST":
+            return None
+        if scope["path"] in FILES:
+            return self._read_images
+        return self._read_feedback if scope["path"] == "/v1/feedback" else None
+
+    async def _read_images(self, scope: Scope, receive: Receive, opened: ExitStack) -> Fields:
+        media = _media_type(scope)
+        if media != "multipart/form-data":
+            raise Rejection(
+                "unsupported_media_type",
+                f"send multipart/form-data with the picture, not {media[:80] or 'a body without type'}",
+            )
+        self._check_room()
+        name = FILES[scope["path"]]
+        limit = int(self._settings.max_body_mib * 2**20)
+        form = await self._form(scope, receive, opened, limit, self._settings.max_images)
+        files, fields = form.pop(name, []), _single(form)
+        _known(fields, _OPTIONS, name)
+        _refuse_files(fields)
+        text = next((f for f in files if not isinstance(f, UploadFile)), None)
+        if text is not None:
+            raise Rejection(
+                "unsupported_media_type", f"{name} must be a file (curl -F {name}=@cat.jpg), not text; URLs are not fetched"
+            )
+        if not files:
+            raise Rejection("invalid", f"{name}: field required: send a picture as a file (curl -F {name}=@cat.jpg)")
+        if scope["path"] == "/v1/classify":
+            if len(files) > 1:
+                raise Rejection("invalid", f"{len(files)} pictures: send one, or many as images to /v1/classify_batch")
+            return {name: files[0], **fields}
+        return {name: files, **fields}
+
+    async def _read_feedback(self, scope: Scope, receive: Receive, opened: ExitStack) -> Fields:
+        media = _media_type(scope)
+        if media == "multipart/form-data":
+            fields = _single(await self._form(scope, receive, opened, _FEEDBACK_BYTES, 1))
+            _refuse_files(fields)
+        elif media == "application/json":
+            async with self._uploads.reading() as upload:
+                body = await Request(scope, _limited(scope, receive, _FEEDBACK_BYTES, upload)).body()
+            try:
+                fields = json.loads(body)
+            except (ValueError, RecursionError):
+                raise Rejection("malformed", 'the body is not JSON: send {"id": "...", "label": "..."}') from None
+            if not isinstance(fields, dict):
+                raise Rejection("invalid", 'body: send an object, {"id": "...", "label": "..."}')
+        else:
+            raise Rejection("unsupported_media_type", f"send application/json, not {media[:80] or 'a body without type'}")
+        _known(fields, ("id", "label"))
+        for name in ("id", "label"):
+            if fields.get(name) is None:
+                raise Rejection("invalid", f'{name}: field required: send {{"id": "...", "label": "..."}}')
+        return fields
+
+    async def _form(self, scope: Scope, receive: Receive, opened: ExitStack, limit: int, files: int) -> Form:
+        """The fields of a form."""
+        reader = opened.enter_context(FormReader(Headers(scope=scope).get("content-type", ""), files))
+        async with self._uploads.reading() as upload:
+            return await reader.read(Request(scope, _limited(scope, receive, limit, upload)).stream())
+
+
+def _limited(scope: Scope, receive: Receive, limit: int, upload: Upload) -> Receive:
+    """``receive`` that counts the bytes, whatever Content-Length says. Raises Rejection over the limit."""
+    message = f"the body is larger than {limit / 2**20:g} MiB"
+    announced = Headers(scope=scope).get("content-length", "0")
+    if announced.isdigit() and int(announced) > limit:
+        raise Rejection("too_large", message)
+
+    async def counted() -> Message:
+        received = await receive()
+        upload.add(len(received.get("body", b"")))
+        if upload.received > limit:
+            raise Rejection("too_large", message)
+        return received
+
+    return counted
+
+
+def _media_type(scope: Scope) -> str:
+    return Headers(scope=scope).get("content-type", "").split(";")[0].strip().lower()
+
+
+def _single(form: Form) -> Fields:
+    """Form fields that may be there once; BentoML's client sends them as JSON, others as text."""
+    for name, values in form.items():
+        if len(values) > 1:
+            raise Rejection("invalid", f"{name[:80]!r}: given {len(values)} times, once is right")
+    return {name: _value(values[0]) for name, values in form.items()}
+
+
+def _value(text: str | UploadFile) -> Any:
+    if isinstance(text, UploadFile):
+        return text
+    stripped = text.strip()
+    if stripped == "null":
+        return None
+    if len(stripped) > 1 and stripped[0] == stripped[-1] == '"':
+        try:
+            return json.loads(stripped)
+        except ValueError:
+            return text
+    return text
+
+
+def _known(fields: Fields, names: tuple[str, ...], *more: str) -> None:
+    unknown = [name for name in fields if name not in names]
+    if unknown:
+        raise Rejection("invalid", f"unknown field {unknown[0][:80]!r}: known are {', '.join((*more, *names))}")
+
+
+def _refuse_files(fields: Fields) -> None:
+    wrong = next((name for name, value in fields.items() if isinstance(value, UploadFile)), None)
+    if wrong is not None:
+        raise Rejection("invalid", f"{wrong[:80]!r}: a file where text is right")
