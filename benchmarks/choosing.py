@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import numpy as np
 import tyro
@@ -81,7 +81,7 @@ def main(settings: ChoosingSettings) -> None:
     place, _, _ = compile_for(CompileSettings(run=settings.run, check=False))
     run = Run.open(CompileSettings(run=settings.run).folder)
     policies = load_policies(run)
-    network = TimedNetwork.open(place, threads=settings.threads)
+    network = cast(TimedNetwork, TimedNetwork.open(place, threads=settings.threads))
     costs = Costs(run.network, portfolio_of_policies(policies), network.resolution)
     source = run.images()
     images = source.load(np.flatnonzero(source.splits == "test")[: 4 * max(SIZES)]).images.numpy()

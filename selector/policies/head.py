@@ -35,7 +35,7 @@ class Head(ScoringPolicy):
         self.epochs, self.width, self.sharpness = epochs, width, sharpness
 
     def _fit(self, observed: Observations) -> None:
-        from selector.learning.head_training import train_head  # here: who only decides needs no torch
+        from selector.policies.head_training import train_head  # here: who only decides needs no torch
 
         maps, vectors = self._asked(RecordedImages(observed))
         self.map_mean_ = maps.mean(axis=(0, 2, 3))

@@ -11,7 +11,6 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from selector.learning.head_training import HeadNet
 from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
 from selector.policies import load_policy
@@ -19,6 +18,7 @@ from selector.policies.blend import Blend
 from selector.policies.boosting import Ranker, boosted
 from selector.policies.forest import Forest, feature_count
 from selector.policies.head import Head
+from selector.policies.head_training import HeadNet
 from selector.policies.scoring import Neighbours
 from selector.shipped import SHIPPED
 
