@@ -66,8 +66,8 @@ def open_runtime(precision: Precision, name: str | None = None, threads: int | N
 def small_graph(model: bytes) -> Graph:
     """A graph in memory that is small beside a network, ready to run in ONNX Runtime.
 
-    It runs on the pool of the networks. Where there is none yet, a pool of one thread is made: more would spin beside whatever
-    runs the network, PyTorch or OpenVINO.
+    It runs on the pool of the networks. Where there is none yet, a pool of one thread is made: more would spin beside
+    whatever runs the network, PyTorch or OpenVINO.
     """
     return _OnnxRuntime(threads=1).load(model)
 
