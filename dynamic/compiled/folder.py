@@ -8,7 +8,8 @@ RUN/compiled/float32/   compiled.json    what :class:`dynamic.compiled.record.Co
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from dynamic.compiled.runtimes import Graph, Precision, RuntimeName, open_runtim
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 from dynamic.integrity import digest_of_file, read_record
+from dynamic.resources import cpu_count
 
 RECORD = "compiled.json"
 WEIGHTS = "weights.bin"
@@ -49,6 +51,8 @@ class CompiledNetwork:
         self._paths = dict(zip(self.configurations, record.paths, strict=True))
         self._graphs: dict[str, Graph] = {}
         self._lock = threading.Lock()
+        self._threads = threads or cpu_count()
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="compiled")
         # By end; those with the deepest start first, and of one start those that emit first.
         depth = {node: place for path in record.paths for place, node in enumerate(path)}
         self.stretches: dict[int, list[GraphRecord]] = {}
@@ -124,6 +128,12 @@ class CompiledNetwork:
     def run(self, graph: GraphRecord, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """What a stretch gives, in the order of its outputs."""
         return self.graph(graph.file)(inputs)
+
+    def run_all(self, jobs: Sequence[tuple[GraphRecord, Mapping[str, np.ndarray]]]) -> list[list[np.ndarray]]:
+        """:meth:`run` several stretches side by side: small ones do not keep the cores busy by themselves."""
+        if len(jobs) < 2 or self._threads < 2:
+            return [self.run(graph, inputs) for graph, inputs in jobs]
+        return list(self._pool.map(lambda job: self.run(*job), jobs))
 
     def shapes(self, graph: GraphRecord) -> dict[str, tuple[int, ...]]:
         """Of a stretch's inputs, without the images' axis."""

@@ -14,6 +14,12 @@ from dynamic.compiled.record import GraphRecord
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 
+Key = tuple[str, int, str]
+"""Of what is held: a kind of output, its node, and its name; see :class:`dynamic.compiled.record.GraphOutput`."""
+
+_Job = tuple[GraphRecord, np.ndarray]
+"""A stretch and the rows that it is to run on."""
+
 
 class CompiledSession:
     """Runs stretches of a compiled network on demand and keeps what they made.
@@ -38,7 +44,7 @@ class CompiledSession:
         self._network = network
         self._images = np.ascontiguousarray(images, dtype=np.float32)
         self._ran = np.zeros((len(images), len(network.record.macs)), dtype=bool)
-        self._held: dict[tuple[str, int, str], _Rows] = {}
+        self._held: dict[Key, _Rows] = {}
 
     @property
     def macs(self) -> np.ndarray:
@@ -47,16 +53,20 @@ class CompiledSession:
 
     def logits(self, configuration: Configuration, rows: np.ndarray) -> np.ndarray:
         """(rows, classes) float32 under one configuration; others of its ladders may go on from what is made."""
-        return self._answer(configuration, rows, final=False)
+        path = self._network.path(configuration)
+        return self._made(_answer(path), path, rows)
 
     def mixed(self, configurations: Sequence[Configuration]) -> np.ndarray:
         """(N, classes) float32, image i under ``configurations[i]``. Raises UserError unless there are N of them."""
         if len(configurations) != len(self._images):
             raise UserError(f"{len(self._images)} images but {len(configurations)} configurations")
         logits = np.empty((len(self._images), self._network.classes), dtype=np.float32)
-        for configuration in dict.fromkeys(configurations):
-            rows = np.flatnonzero([other == configuration for other in configurations])
-            logits[rows] = self._answer(configuration, rows, final=True)
+        chosen = {c: np.flatnonzero([other == c for other in configurations]) for c in dict.fromkeys(configurations)}
+        paths = {configuration: self._network.path(configuration) for configuration in chosen}
+        self._run([job for c, rows in chosen.items() for job in self._jobs(_answer(paths[c]), paths[c], rows, final=True)])
+        for configuration, rows in chosen.items():
+            self._charge(paths[configuration], rows)
+            logits[rows] = self._held[_answer(paths[configuration])].take(rows)
         return logits
 
     def look(self, kind: str, layer: int, configuration: Configuration, rows: np.ndarray) -> np.ndarray:
@@ -69,33 +79,34 @@ class CompiledSession:
         key = ("look", path[-1], kind)
         if not any(_gives(graph, key) for graph in self._network.stretches.get(path[-1], ())):
             raise UserError(f"no {kind} look at layer {'ABCDEF'[layer]} under {configuration.id} is compiled: compile again")
-        self._charge(path, rows)
-        self._ensure(key, path, rows, final=False)
-        return self._held[key].take(rows)
+        return self._made(key, path, rows)
 
-    def _answer(self, configuration: Configuration, rows: np.ndarray, final: bool) -> np.ndarray:
-        path = self._network.path(configuration)
-        key = ("logits", path[-1], "")
+    def _made(self, key: Key, path: Sequence[int], rows: np.ndarray) -> np.ndarray:
+        """What ``key`` names, for some rows; charged, and run where it was not yet."""
         self._charge(path, rows)
-        self._ensure(key, path, rows, final)
+        self._run(self._jobs(key, path, rows, final=False))
         return self._held[key].take(rows)
 
     def _charge(self, path: Sequence[int], rows: np.ndarray) -> None:
         self._ran[np.asarray(rows, dtype=np.int64)[:, None], list(path)] = True
 
-    def _ensure(self, key: tuple[str, int, str], path: Sequence[int], rows: np.ndarray, final: bool) -> None:
-        """Make what ``key`` names for those of ``rows`` that lack it, each from the deepest node that it has values of."""
+    def _jobs(self, key: Key, path: Sequence[int], rows: np.ndarray, final: bool) -> list[_Job]:
+        """What must run for those of ``rows`` that lack what ``key`` names, each from the deepest node it has values of.
+
+        Where the answer is ``final``, nothing is emitted that others would go on from.
+        """
         graphs = [graph for graph in self._network.stretches[path[-1]] if _gives(graph, key)]
         if final and any(graph.start is None and not graph.emits for graph in graphs):
             graphs = [graph for graph in graphs if graph.start is not None or not graph.emits]
         shape = next(o.shape for o in graphs[0].outputs if (o.kind, o.node, o.name) == key)
         missing = self._held.setdefault(key, _Rows(len(self._images), shape)).missing(rows)
+        jobs = []
         for graph in graphs:
-            if not len(missing):
-                return
             able = self._able(graph, missing)
-            self._run(graph, missing[able])
+            if able.any():
+                jobs.append((graph, missing[able]))
             missing = missing[~able]
+        return jobs
 
     def _able(self, graph: GraphRecord, rows: np.ndarray) -> np.ndarray:
         """Which of ``rows`` have what ``graph`` reads."""
@@ -104,22 +115,27 @@ class CompiledSession:
         held = self._held.get(("values", graph.start, graph.inputs[0]))
         return np.zeros(len(rows), dtype=bool) if held is None else held.has(rows)
 
-    def _run(self, graph: GraphRecord, rows: np.ndarray) -> None:
-        if not len(rows):
-            return
+    def _inputs(self, graph: GraphRecord, rows: np.ndarray) -> dict[str, np.ndarray]:
         if graph.start is None:
-            inputs = {"images": _some(self._images, rows)}
-        else:
-            inputs = {name: self._held["values", graph.start, name].take(rows) for name in graph.inputs}
-        made = self._network.run(graph, inputs)
-        for output, values in zip(graph.outputs, made, strict=True):
-            held = self._held.setdefault((output.kind, output.node, output.name), _Rows(len(self._images), output.shape))
-            new = ~held.has(rows)
-            if new.any():
-                held.add(rows[new], values if new.all() else values[new])
+            return {"images": _some(self._images, rows)}
+        return {name: self._held["values", graph.start, name].take(rows) for name in graph.inputs}
+
+    def _run(self, jobs: Sequence[_Job]) -> None:
+        made = self._network.run_all([(graph, self._inputs(graph, rows)) for graph, rows in jobs])
+        for (graph, rows), outputs in zip(jobs, made, strict=True):
+            for output, values in zip(graph.outputs, outputs, strict=True):
+                key = (output.kind, output.node, output.name)
+                held = self._held.setdefault(key, _Rows(len(self._images), output.shape))
+                new = ~held.has(rows)
+                if new.any():
+                    held.add(rows[new], values if new.all() else values[new])
 
 
-def _gives(graph: GraphRecord, key: tuple[str, int, str]) -> bool:
+def _answer(path: Sequence[int]) -> Key:
+    return ("logits", path[-1], "")
+
+
+def _gives(graph: GraphRecord, key: Key) -> bool:
     return any((output.kind, output.node, output.name) == key for output in graph.outputs)
 
 

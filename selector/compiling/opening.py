@@ -40,8 +40,10 @@ def policies_folder(run: RunFolder, folder: Path) -> Path:
 
 def open_policies(run: RunFolder, network: CompiledNetwork) -> list[Policy]:
     """The policies that decide on a compiled network; needs no PyTorch. Raises UserError as :func:`load_policies` does."""
-    policies = load_policies(run, network.configurations, policies_folder(run, network.folder))
-    labels = read_record(network.folder / MADE_FOR)["labels"]
-    for policy in policies:
-        policy.labels_ = labels  # earlier versions did not count them, and their list takes pandas to read
+    folder = policies_folder(run, network.folder)
+    policies = load_policies(run, network.configurations, folder)
+    if folder == run.policies:  # earlier versions did not count the label images, and their list takes pandas to read
+        labels = read_record(network.folder / MADE_FOR)["labels"]
+        for policy in policies:
+            policy.labels_ = labels
     return policies

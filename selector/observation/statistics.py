@@ -38,7 +38,8 @@ _PIXELS = _SIDE * _SIDE
 _HALF = _SIDE // 2
 _ORDER = np.arange(_BANDS, dtype=float)
 _TINY = np.float32(1e-6)
-_TOGETHER = 4
+_COUNT = np.float32(_PIXELS)
+_TOGETHER = 8
 
 
 def image_statistics(images: np.ndarray) -> np.ndarray:
@@ -85,16 +86,16 @@ def _areas(size: int) -> np.ndarray:
 
 def _fill(grey: np.ndarray, out: np.ndarray) -> None:
     """Write the statistics of (N, 96 * 96) grey values into the (N, statistics) rows of ``out``."""
-    low, high = grey.min(axis=1, keepdims=True), grey.max(axis=1, keepdims=True)
+    low, high = np.minimum.reduce(grey, axis=1)[:, None], np.maximum.reduce(grey, axis=1)[:, None]
     scaled = grey - low
     scaled /= np.maximum(high - low, _TINY)
-    mean = scaled.mean(axis=1, keepdims=True)
+    mean = _sums(scaled)[:, None] / _COUNT
     centred = scaled - mean
     squares = centred * centred
-    deviation = np.maximum(np.sqrt(squares.mean(axis=1)), _TINY)
+    deviation = np.maximum(np.sqrt(_sums(squares) / _COUNT), _TINY)
     squares *= centred
     out[:, 0], out[:, 1] = mean[:, 0], deviation
-    out[:, 2] = squares.mean(axis=1) / deviation**3
+    out[:, 2] = _sums(squares) / _COUNT / deviation**3
     out[:, 3:6] = _histogram(scaled)
     edges, spreads = out[:, 6 : 6 + _OCTAVES], out[:, 6 + _OCTAVES : 6 + 2 * _OCTAVES]
     finest = _edges(scaled, edges, spreads)
@@ -102,12 +103,18 @@ def _fill(grey: np.ndarray, out: np.ndarray) -> None:
     np.log10(np.maximum(bands, 1e-9), out=out[:, 14 : 14 + _BANDS], casting="same_kind")
     out[:, 22] = edges @ _ORDER[:_OCTAVES] / np.maximum(edges.sum(axis=1), _TINY)
     out[:, 23] = bands @ _ORDER / np.maximum(bands.sum(axis=1), 1e-9)
-    out[:, 30] = np.count_nonzero(scaled > np.float32(0.1), axis=1) / _PIXELS
+    out[:, 30] = [np.count_nonzero(row) for row in scaled > np.float32(0.1)]
+    out[:, 30] /= _COUNT
     scaled *= scaled
     vx, vy, _, _ = _extent(scaled.reshape(-1, _SIDE, _SIDE), _SIDE)
     out[:, 24], out[:, 25], out[:, 26] = np.sqrt(vx), np.sqrt(vy), np.sqrt(vx + vy)
     vx, vy, mx, my = _extent(finest, _SIDE - 2)
     out[:, 27], out[:, 28], out[:, 29] = np.sqrt(vx + vy), mx, my
+
+
+def _sums(values: np.ndarray) -> np.ndarray:
+    """(N,) of (N, M)."""
+    return np.asarray(np.add.reduce(values, axis=1))
 
 
 def _histogram(scaled: np.ndarray) -> np.ndarray:
@@ -152,9 +159,9 @@ def _edges(level: np.ndarray, means: np.ndarray, spreads: np.ndarray) -> np.ndar
         maps[:, :, -2:] = 0
         finest = maps if octave == 0 else finest
         size = (side - 2) ** 2
-        mean = np.sqrt(squares).sum(axis=1) / np.float32(size)
+        mean = _sums(np.sqrt(squares)) / np.float32(size)
         means[:, octave] = mean
-        spreads[:, octave] = np.sqrt(np.maximum(squares.sum(axis=1) / np.float32(size) - mean * mean, 0))
+        spreads[:, octave] = np.sqrt(np.maximum(_sums(squares) / np.float32(size) - mean * mean, 0))
     return finest
 
 
@@ -208,4 +215,4 @@ def _spectrum(centred: np.ndarray) -> np.ndarray:
     np.matmul(even, cosines, out=made[:, :, : _HALF + 1])
     np.matmul(first - mirrored, sines, out=made[:, :, _HALF + 1 :])
     made *= made
-    return np.add.reduceat(made.reshape(-1, _PIXELS)[:, order], starts, axis=1).astype(float)
+    return np.add.reduceat(made.reshape(-1, _PIXELS).take(order, axis=1), starts, axis=1).astype(float)
