@@ -168,7 +168,10 @@ def test_bad_inputs_leave_the_real_server_unmoved(http: httpx.Client) -> None:
 def test_the_openapi_document_names_every_answer(http: httpx.Client) -> None:
     found = http.get("/docs.json").json()
     responses = found["paths"]["/v1/classify"]["post"]["responses"]
-    assert {"200", "400", "408", "413", "415", "422", "503"} <= responses.keys()
+    assert {"200", "400", "401", "403", "408", "413", "415", "422", "429", "431", "503"} <= responses.keys()
+    for path, methods in found["paths"].items():
+        for operation in methods.values():
+            assert {"400", "408", "431", "503"} <= operation["responses"].keys(), path
     assert set(found["components"]["schemas"]) >= {"Answer", "BatchAnswer", "Failure", "Feedback"}
     assert "googletagmanager" not in http.get("/ui").text
     assert http.get("/").headers["location"] == "ui"
