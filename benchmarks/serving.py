@@ -78,7 +78,7 @@ class ServingBenchmarkSettings:
     """Loads of each policy and of (a), taken in turns."""
     connections: int = 16
     """Requests under way at a time."""
-    workers: int = 1
+    workers: int = 2
     """Processes of each server; they share the cores."""
     fit_images: int = 2000
     """Label images that policies are fitted on, and test images that they are judged on, where the run is not compiled in a

@@ -101,9 +101,10 @@ class LimitedProtocol(HttpToolsProtocol):
         """Read on, unless the client was refused."""
         if self._refusal is not None:
             return
-        goes_on = self._head is not None
+        goes_on, idle, latest = self._head is not None, self.idle, self.cycle
         super().data_received(data)
-        if goes_on and self._head is not None:  # a line that is not complete is not counted yet
+        # A line that is not complete is not counted yet: count the bytes, unless a request before it came in the same piece.
+        if self._head is not None and (goes_on or (idle and self.cycle is latest)):
             self._head_received += len(data)
             if self._head_received > self.limits.head_bytes:
                 self._refuse(self._head_too_large(), "head_bytes")

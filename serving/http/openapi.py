@@ -12,7 +12,12 @@ from serving.errors import CODES
 from serving.schema import Answer, BatchAnswer, Failure, Feedback, FeedbackAnswer, Options
 
 _REF = "#/components/schemas/{model}"
-_BODY = ("malformed", "timeout", "too_large", "unsupported_media_type", "bad_image", "invalid", "overloaded", "starting")
+_ANY = ("malformed", "timeout", "head_too_large", "overloaded")
+"""Answers that any request may get: it is no HTTP, its head is too slow or too large, there are too many connections."""
+_WHO = (*_ANY, "unauthorized", "forbidden")
+_BODY = (*_WHO, "rate_limited", "too_large", "unsupported_media_type", "bad_image", "invalid", "starting")
+_OPTIONAL_KEY: list[dict[str, list[str]]] = [{}, {"key": []}, {"bearer": []}]
+_TEXT: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
 _JSON: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
 
 
@@ -45,10 +50,10 @@ def document() -> dict[str, Any]:
                 },
                 FeedbackAnswer,
                 (
-                    "malformed",
+                    *_WHO,
+                    "rate_limited",
                     "not_found",
                     "conflict",
-                    "timeout",
                     "too_large",
                     "unsupported_media_type",
                     "invalid",
@@ -59,18 +64,29 @@ def document() -> dict[str, Any]:
             "/v1/gap": _get(
                 "The gap to the oracle: on the run's test split, and on labelled live traffic",
                 _JSON,
-                ("unavailable", "starting"),
+                ("invalid", "unavailable", "starting"),
             ),
             "/v1/network": _get(
-                "What is served: classes, configurations, policies and their operating points", _JSON, ("starting",)
+                "What is served: classes, configurations, policies and their operating points",
+                _JSON,
+                ("invalid", "starting"),
             ),
             "/ui": _get("A page to try it", {"text/html": {"schema": {"type": "string"}}}),
-            "/metrics": _get("Prometheus metrics", {"text/plain": {"schema": {"type": "string"}}}),
-            "/livez": _get("Whether the process lives", {"text/plain": {"schema": {"type": "string"}}}),
-            "/healthz": _get("As /livez", {"text/plain": {"schema": {"type": "string"}}}),
-            "/readyz": _get("Whether it is warmed up", {"text/plain": {"schema": {"type": "string"}}}, ("starting",)),
+            "/metrics": _get("Prometheus metrics", _TEXT),
+            "/docs.json": _get("This document", _JSON),
+            "/": _redirect("To /ui"),
+            "/livez": _get("Whether the process lives", _TEXT, of=_ANY),
+            "/healthz": _get("As /livez", _TEXT, of=_ANY),
+            "/readyz": _get("Whether it is warmed up", _TEXT, ("starting",), of=_ANY),
         },
-        "components": {"schemas": schemas.get("$defs", {})},
+        "security": _OPTIONAL_KEY,  # the server may need none
+        "components": {
+            "schemas": schemas.get("$defs", {}),
+            "securitySchemes": {
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                "bearer": {"type": "http", "scheme": "bearer"},
+            },
+        },
     }
 
 
@@ -97,8 +113,8 @@ def _responses(content: dict[str, Any], codes: tuple[str, ...]) -> dict[str, Any
             found[str(status)]["description"] += f"; {text}"
         else:
             found[str(status)] = {"description": text, "content": failure}
-        if status == 503:
-            found["503"]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
+        if status in (429, 503):
+            found[str(status)]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
     return found
 
 
@@ -113,5 +129,12 @@ def _post(summary: str, body: dict[str, Any], answer: type[BaseModel], codes: tu
     }
 
 
-def _get(summary: str, content: dict[str, Any], codes: tuple[str, ...] = ()) -> dict[str, Any]:
-    return {"get": {"summary": summary, "responses": _responses(content, codes)}}
+def _get(summary: str, content: dict[str, Any], codes: tuple[str, ...] = (), of: tuple[str, ...] = _WHO) -> dict[str, Any]:
+    return {"get": {"summary": summary, "responses": _responses(content, (*of, *codes))}}
+
+
+def _redirect(summary: str) -> dict[str, Any]:
+    found = _get(summary, {})
+    del found["get"]["responses"]["200"]
+    found["get"]["responses"]["307"] = {"description": summary, "headers": {"Location": {"schema": {"const": "ui"}}}}
+    return found

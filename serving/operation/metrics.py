@@ -194,6 +194,7 @@ def exposition() -> bytes:
     if _SHARED is None:
         return generate_latest(REGISTRY)
     bury_the_dead()
+    _SHARED.mkdir(parents=True, exist_ok=True)
     registry = CollectorRegistry()
     MultiProcessCollector(registry)
     return generate_latest(registry)

@@ -40,25 +40,32 @@ class Readiness:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = (folder or server_folder.enter()) / "workers"
-        self._folder.mkdir(parents=True, exist_ok=True)
         self._file = self._folder / str(os.getpid())
+        self._state: State | None = None
 
     def publish(self, state: State) -> None:
-        """Say what this worker is now."""
-        whole = self._file.with_suffix(".new")
-        whole.write_text(f"{state} {psutil.Process().create_time():.2f}")
-        os.replace(whole, self._file)
+        """Say what this worker is now; on a full disk only this worker knows, and the log says so."""
+        self._state = state
         metrics.READY.set(float(state == "ready"))
+        whole = self._file.with_suffix(".new")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            whole.write_text(f"{state} {psutil.Process().create_time():.2f}")
+            os.replace(whole, self._file)
+        except OSError as error:
+            event(f"this worker cannot tell the others that it is {state}: {error}", logging.ERROR)
 
     def withdraw(self) -> None:
         """Say that this worker accepts no connections."""
-        self._file.unlink(missing_ok=True)
+        self._state = None
         metrics.READY.set(0)
+        with suppress(OSError):
+            self._file.unlink(missing_ok=True)
 
     def states(self) -> dict[int, str]:
         """State by process id of all workers that live; what dead ones said is removed."""
         found = {}
-        for path in self._folder.iterdir():
+        for path in self._folder.glob("[0-9]*"):
             if not path.name.isdigit():
                 continue
             with suppress(OSError, ValueError):
@@ -71,8 +78,10 @@ class Readiness:
 
     def all_ready(self) -> bool:
         """Whether this worker and every other that accepts connections would answer a request."""
-        states = self.states()
-        return states.get(os.getpid()) == "ready" and set(states.values()) == {"ready"}
+        if self._state is not None and not self._file.exists():  # whoever cleans temporary folders took it for forgotten
+            self.publish(self._state)
+        others = {pid: state for pid, state in self.states().items() if pid != os.getpid()}
+        return self._state == "ready" and set(others.values()) <= {"ready"}
 
     def others_ready(self) -> bool:
         """Whether some other worker is ready, so that this one can warm up before it accepts connections."""

@@ -1,4 +1,4 @@
-"""Alembic runs this: the steps, on the connection that :func:`serving.live.migrations.migrate` holds."""
+"""Alembic runs this file: the steps, on the connection that :func:`serving.live.migrations.migrate` holds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from alembic import context
 
 from serving.live.migrations import VERSION_TABLE
 
-context.configure(connection=context.config.attributes["connection"], version_table=VERSION_TABLE)
-with context.begin_transaction():
-    context.run_migrations()
+if hasattr(context, "config"):  # not where anything else imports it
+    context.configure(connection=context.config.attributes["connection"], version_table=VERSION_TABLE)
+    with context.begin_transaction():
+        context.run_migrations()

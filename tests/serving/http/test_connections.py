@@ -131,9 +131,10 @@ def test_a_head_over_the_limit_is_refused_before_it_is_whole(connect, head: byte
     assert code(rest(one)) == (431, "head_too_large")
 
 
-def test_a_large_head_in_one_piece_is_refused_too(connect, server) -> None:
+@pytest.mark.parametrize("end", [b"\r\n\r\n", b""])
+def test_a_large_head_in_one_piece_is_refused_too(connect, server, end: bytes) -> None:
     one = connect()
-    one.sendall(b"GET / HTTP/1.1\r\nX-A: " + b"a" * 9000 + b"\r\n\r\n")
+    one.sendall(b"GET / HTTP/1.1\r\nX-A: " + b"a" * 9000 + end)
     assert code(rest(one)) == (431, "head_too_large")
     assert server[0].asked == 0
 

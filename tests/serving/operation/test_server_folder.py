@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,6 +64,27 @@ def other_worker(folder: Path, state: str) -> subprocess.Popen[bytes]:
     assert process.stdout is not None
     process.stdout.readline()
     return process
+
+
+def test_a_state_that_was_cleaned_away_is_said_again_and_a_full_disk_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: list[logging.LogRecord]
+) -> None:
+    readiness = Readiness(tmp_path)
+    readiness.publish("ready")
+    shutil.rmtree(tmp_path / "workers")
+    assert readiness.all_ready()
+    assert list(readiness.states().values()) == ["ready"]
+
+    def full(*arguments: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    readiness.publish("draining")
+    assert not readiness.all_ready()
+    readiness.publish("ready")
+    assert readiness.all_ready()
+    assert ["No space left" in record.getMessage() for record in heard] == [True, True]
+    readiness.withdraw()
 
 
 @pytest.mark.parametrize("ending", ["waited for", "not waited for"])
