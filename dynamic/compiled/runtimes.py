@@ -95,7 +95,7 @@ def _cpu_flags() -> frozenset[str]:
 
 
 class _OnnxRuntime:
-    """One pool of threads for all graphs: a pool for each spins after a call and starves the next."""
+    """One pool of threads for all graphs, since a pool for each spins after a call and starves the next; and one of memory."""
 
     _lock = threading.Lock()
     _pool: int | None = None
@@ -108,10 +108,13 @@ class _OnnxRuntime:
             if _OnnxRuntime._pool is None:
                 _OnnxRuntime._pool = threads or cpu_count()
                 onnxruntime.set_global_thread_pool_sizes(_OnnxRuntime._pool, 1)
+                kind, use = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
+                onnxruntime.create_and_register_allocator(onnxruntime.OrtMemoryInfo("Cpu", kind, 0, use), None)
 
     def load(self, model: Path | bytes) -> Graph:
         options = self._library.SessionOptions()
         options.use_per_session_threads = False
+        options.add_session_config_entry("session.use_env_allocators", "1")
         options.log_severity_level = 3
         session = self._library.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         return lambda inputs: session.run(None, dict(inputs))

@@ -181,7 +181,7 @@ class Singular(Residual):
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        (Counting, "compiled, node 4 cannot be reached with 1 images: part of the network reads the number of images"),
+        (Counting, "compiled, the way to node 4 does not run on 1 images: part of the network reads the number of images"),
         (Singular, "what follows b.conv cannot be written as a static graph: .*; serve this network uncompiled"),
     ],
 )
