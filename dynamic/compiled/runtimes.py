@@ -95,7 +95,7 @@ def _cpu_flags() -> frozenset[str]:
 
 
 class _OnnxRuntime:
-    """One pool of threads for all graphs, since a pool for each spins after a call and starves the next; and one of memory."""
+    """One pool of threads for all graphs, since one each spin after a call and starve the next; and one memory arena."""
 
     _lock = threading.Lock()
     _pool: int | None = None
