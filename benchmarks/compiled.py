@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 import dynamic
-from dynamic.command import keep_freed_memory, run_command
+from dynamic.command import run_command
 from dynamic.compiled.compiling import compile_network
 from dynamic.compiled.folder import CompiledNetwork
 from dynamic.compiled.needs import Look, Needs
@@ -31,6 +31,7 @@ from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 from dynamic.files import write_whole
 from dynamic.network import DynamicNetwork
+from dynamic.resources import keep_freed_memory
 from dynamic.session import Session
 from oracle.reporting.text import aligned
 from oracle.runs import Run
