@@ -51,7 +51,7 @@ def image_statistics(images: np.ndarray) -> np.ndarray:
     Returns:
         (N, len(IMAGE_NAMES)) float32.
 
-    >>> dict(zip(IMAGE_NAMES, image_statistics(np.eye(96, dtype=np.float32)[None, None])[0].round(2).tolist()))["filled"]
+    >>> round(float(dict(zip(IMAGE_NAMES, image_statistics(np.eye(96, dtype=np.float32)[None, None])[0]))["filled"]), 2)
     0.01
     """
     found = np.empty((len(images), len(IMAGE_NAMES)), dtype=np.float32)
