@@ -9,10 +9,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
+import psutil
 
 from dynamic.errors import UserError
 from dynamic.resources import cpu_count
@@ -69,43 +72,71 @@ def load(url: str, bodies: Sequence[bytes], seconds: float, connections: int) ->
     }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """A server that was started.
+
+    Attributes:
+        address: of its pages.
+        process: of its supervisor.
+    """
+
+    address: str
+    process: psutil.Process
+
+    def cpu_seconds(self) -> float:
+        """That all its processes have taken so far."""
+        total = 0.0
+        for process in (self.process, *self.process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                total += times.user + times.system
+        return total
+
+    def memory(self) -> list[float]:
+        """MiB that each worker holds."""
+        return [process.memory_info().rss / 2**20 for process in self.process.children()]
+
+
 @contextmanager
-def server(network: str, workers: int, *, static: bool = False, max_queue: int = 20_000, port: int = PORT) -> Iterator[str]:
-    """``bentoml serve`` in a process of its own; gives its address once all its workers are up.
+def server(network: str, workers: int, *, max_queue: int = 20_000, port: int = PORT, **settings: Any) -> Iterator[Server]:
+    """``bentoml serve`` in a process of its own, once all its workers are up.
 
     Args:
         network: as SERVING_NETWORK.
         workers: processes; they share the cores.
-        static: serve the default alone, batch norms folded.
         max_queue: images that may wait in each process.
         port: on loopback.
+        settings: others of :class:`serving.settings.ServingSettings`, by name.
+
+    Raises:
+        UserError: it did not start; the message has the end of what it said.
     """
     with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {
-            "BENTOML_HOME": folder,
-            "BENTOML_DO_NOT_TRACK": "true",
-            "SERVING_NETWORK": network,
-            "SERVING_STATIC": str(static),
-            "SERVING_WORKERS": str(workers),
-            "SERVING_THREADS": str(max(1, cpu_count() // workers)),
-            "SERVING_MAX_QUEUE": str(max_queue),
-            "SERVING_MAX_UPLOADS": "1000",
-            "SERVING_MAX_IMAGES": str(min(256, max_queue)),
-            "SERVING_LOG_LEVEL": "warning",
-            "SERVING_DATABASE": f"sqlite:///{folder}/serving.db",
+        variables: dict[str, object] = {
+            "network": network,
+            "workers": workers,
+            "threads": max(1, cpu_count() // workers),
+            "max_queue": max_queue,
+            "max_uploads": 1000,
+            "max_images": min(256, max_queue),
+            "log_level": "warning",
+            "database": f"sqlite:///{folder}/serving.db",
         }
+        environment = os.environ | {"BENTOML_HOME": folder, "BENTOML_DO_NOT_TRACK": "true"}
+        environment |= {f"SERVING_{name.upper()}": str(value) for name, value in (variables | settings).items()}
         command = [sys.executable, "-m", "bentoml", "serve", SERVICE, "--host", "127.0.0.1", "--port", str(port)]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        log = Path(folder) / "log.txt"
+        with log.open("wb") as file:
+            process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
         address = f"http://127.0.0.1:{port}"
         try:
-            end = time.monotonic() + 120
-            while not _ready(address):
+            end = time.monotonic() + 300
+            while not _ready(address) or _ready_workers(address) < workers:
                 if process.poll() is not None or time.monotonic() > end:
-                    raise UserError(f"bentoml serve of {network} did not become ready: start it by hand to see why")
+                    raise UserError(f"bentoml serve of {network} did not become ready: {log.read_text()[-2000:]}")
                 time.sleep(0.5)
-            while _ready_workers(address) < workers:
-                time.sleep(0.2)
-            yield address
+            yield Server(address=address, process=psutil.Process(process.pid))
         finally:
             process.terminate()
             process.wait(60)
@@ -135,13 +166,14 @@ def metric(address: str, name: str) -> float:
     return sum(float(line.split()[-1]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
 
 
-def images_per_second(address: str, seconds: float) -> float:
-    """Images a second in the middle half of a load, by the server's own count.
+def rates(server: Server, seconds: float) -> dict[str, float]:
+    """Images a second and CPU seconds an image in the middle half of a load, by the server's own count.
 
     wrk's count leaves out what is under way when it ends, which of large requests to a slow network is a good part.
     """
     time.sleep(seconds / 4)
-    before, began = metric(address, "serving_images_total"), time.monotonic()
+    before, cpu, began = metric(server.address, "serving_images_total"), server.cpu_seconds(), time.monotonic()
     time.sleep(seconds / 2)
-    after, ended = metric(address, "serving_images_total"), time.monotonic()
-    return (after - before) / (ended - began)
+    after, spent, ended = metric(server.address, "serving_images_total"), server.cpu_seconds(), time.monotonic()
+    images = after - before
+    return {"images_per_second": images / (ended - began), "cpu_ms_an_image": 1000 * (spent - cpu) / max(images, 1)}

@@ -13,7 +13,8 @@ from statistics import median
 import torch
 
 import dynamic
-from dynamic.command import keep_freed_memory, run_command
+from dynamic.command import run_command
+from dynamic.resources import keep_freed_memory
 from oracle.reporting.text import aligned
 
 

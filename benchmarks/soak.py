@@ -23,12 +23,10 @@ import httpx
 import psutil
 
 from benchmarks.load import body, load, metric, server
-from benchmarks.serving import ServingBenchmarkSettings, scene_files
+from benchmarks.serving_accuracy import test_scenes
 from dynamic.command import run_command
 from dynamic.errors import UserError
 from dynamic.files import write_whole
-from serving.inference.opening import open_deployment
-from serving.settings import ServingSettings
 
 _FIRST = 15.0
 """Seconds of the round that finds out how long to pause."""
@@ -91,14 +89,12 @@ class SoakSettings:
 
 def soak(settings: SoakSettings) -> dict[str, Any]:
     """Run the soak; the result is JSON-ready."""
-    base = ServingBenchmarkSettings(network=settings.network, images=256, workers=settings.workers)
-    files, _, _ = scene_files(open_deployment(ServingSettings(network=settings.network, device="cpu")), base)
-    bodies = [body([data], "image") for data in files]
-    with server(base.network, base.workers) as address:
-        capacity = load(f"{address}/v1/classify", bodies, 10, 64)["requests_per_second"]
+    bodies = [body([data], "image") for data in test_scenes(settings.network, 256).files]
+    with server(settings.network, settings.workers) as started:
+        capacity = load(f"{started.address}/v1/classify", bodies, 10, 64)["requests_per_second"]
     memory: list[float] = []
     with (
-        server(base.network, base.workers, max_queue=settings.max_queue) as address,
+        server(settings.network, settings.workers, max_queue=settings.max_queue) as started,
         tempfile.TemporaryDirectory() as folder,
     ):
         ended = threading.Event()
@@ -108,15 +104,15 @@ def soak(settings: SoakSettings) -> dict[str, Any]:
         try:
             # A connection offers its next request a pause after its answer; how long that takes, a first round tells.
             cycle = settings.connections / offered
-            first = _offer(address, bodies, cycle, settings, Path(folder), _FIRST)
+            first = _offer(started.address, bodies, cycle, settings, Path(folder), _FIRST)
             pause = max(0.0, 2 * cycle - settings.connections / first["offered"])
             memory.clear()
-            counted = _offer(address, bodies, pause, settings, Path(folder), settings.seconds)
+            counted = _offer(started.address, bodies, pause, settings, Path(folder), settings.seconds)
         finally:
             ended.set()
             watcher.join()
-        alive = httpx.get(f"{address}/readyz").status_code == 200
-        count = _counted_by(address)
+        alive = httpx.get(f"{started.address}/readyz").status_code == 200
+        count = _counted_by(started.address)
     return {
         "capacity": capacity,
         "aimed": offered,

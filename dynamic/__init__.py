@@ -12,16 +12,37 @@ torch.Size([2, 10])
 50988032
 """
 
+from __future__ import annotations
+
+import importlib
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dynamic.configuration import Configuration, Space, make_space
 from dynamic.errors import UserError
-from dynamic.fitting import fitting_space
-from dynamic.models import LoadedNetwork, load
-from dynamic.network import DynamicNetwork
+
+if TYPE_CHECKING:
+    from dynamic.fitting import fitting_space
+    from dynamic.models import LoadedNetwork, load
+    from dynamic.network import DynamicNetwork
 
 __all__ = ["Configuration", "DynamicNetwork", "LoadedNetwork", "Space", "UserError", "fitting_space", "load", "space"]
+
+
+# What needs PyTorch is imported when it is asked for: a process that runs compiled networks does without.
+_WITH_TORCH = {
+    "DynamicNetwork": "dynamic.network",
+    "LoadedNetwork": "dynamic.models",
+    "fitting_space": "dynamic.fitting",
+    "load": "dynamic.models",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WITH_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_WITH_TORCH[name]), name)
 
 
 def space(name: str, network: DynamicNetwork, resolution: int | None = None) -> Space:
@@ -38,6 +59,9 @@ def space(name: str, network: DynamicNetwork, resolution: int | None = None) -> 
     Raises:
         UserError: an unknown name, images that the network does not take, or nothing but the default is left of the space.
     """
+    from dynamic.fitting import fitting_space
+    from dynamic.models import LoadedNetwork
+
     if resolution is None and isinstance(network, LoadedNetwork):
         resolution = network.info.resolution
     made, lines = fitting_space(make_space(name, network.default), network, resolution)

@@ -1,8 +1,7 @@
-"""What every command line of the project shares: parsing, one-line errors, exit codes, the allocator."""
+"""What every command line of the project shares: parsing, one-line errors, exit codes."""
 
 from __future__ import annotations
 
-import ctypes
 import sys
 import warnings
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import torch
 import tyro
 
 from dynamic.errors import UserError
-from dynamic.resources import cpu_count
+from dynamic.resources import cpu_count, keep_freed_memory
 
 Settings = TypeVar("Settings")
 
@@ -57,24 +56,3 @@ def _module_name() -> str:
 def _stop(message: str, code: int) -> None:
     print(" ".join(message.split()), file=sys.stderr)
     raise SystemExit(code)
-
-
-def keep_freed_memory(arenas: int | None = None) -> None:
-    """Tell glibc to keep large freed blocks instead of returning each to the kernel.
-
-    Activations are tens of megabytes; mapping and zeroing them anew for every operation took two thirds of the time of
-    rendering scenes on a two-core virtual machine. Does nothing where the C library is another.
-
-    Args:
-        arenas: heaps that all threads share, at most. Each keeps its own peak, so a process of many threads that lives
-            long wants few; without it glibc makes up to eight a core.
-    """
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8
-    mallopt(m_mmap_max, 0)
-    mallopt(m_trim_threshold, 2**31 - 1)
-    if arenas is not None:
-        mallopt(m_arena_max, arenas)

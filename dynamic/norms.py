@@ -151,6 +151,19 @@ class PrefixNorms:
         scales, shifts = self._affine[segment][:, positions]
         return _StoredNorms(self._channels[segment], scales, shifts, [len(node.images) for node in nodes])
 
+    def factors(self, segment: int, prefix: Prefix) -> list[tuple[Tensor, Tensor]]:
+        """Of each batch norm of a segment, what it multiplies by and what it adds, (channels,) both.
+
+        Raises:
+            UserError: no statistics for this prefix.
+        """
+        return self.at(segment, [Node(torch.arange(1), prefix)]).factors()
+
+    @property
+    def digest(self) -> str:
+        """Of the statistics."""
+        return self._statistics.digest
+
 
 class _StoredNorms:
     def __init__(self, channels: list[int], scales: Tensor, shifts: Tensor, rows: list[int]) -> None:
@@ -159,6 +172,11 @@ class _StoredNorms:
     def normalise(self, x: Tensor, index: int) -> Tensor:
         start, stop = self._channels[index : index + 2]
         return apply_affine(x, self._scales[:, start:stop], self._shifts[:, start:stop], self._rows)
+
+    def factors(self) -> list[tuple[Tensor, Tensor]]:
+        """Of each batch norm, under the first node."""
+        bounds = zip(self._channels[:-1], self._channels[1:], strict=True)
+        return [(self._scales[0, start:stop], self._shifts[0, start:stop]) for start, stop in bounds]
 
 
 def channel_starts(segment: Segment) -> list[int]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, NamedTuple
 
 from dynamic.attributes.attribute import Call, Kernel, whole
 from dynamic.attributes.registry import attributes, built_in
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 KernelOptions = tuple[tuple[str, float], ...]
 """Options that change a kernel, by attribute, in order."""

@@ -5,23 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode, v2
 
 from dynamic.errors import UserError
 from dynamic.pictures import upright
-from dynamic.scenes import CANVAS, MEAN, STD
 
-_STEPS = ("Grayscale", "Resize", "CenterCrop", "ToTensor", "Normalize")
-"""Of a library's transform."""
+if TYPE_CHECKING:
+    from torch import Tensor
 
-_TO_TENSOR = ("PILToTensor", "ToImage", "ConvertImageDtype", "ToDtype")
-"""Steps that together do what ToTensor does."""
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "nearest-exact": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+"""Pillow's, by torchvision's name."""
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's."""
@@ -64,7 +68,7 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.colour not in ("rgb", "grey"):
             raise UserError(f"preprocessing colour must be rgb or grey, not {self.colour!r}")
-        if self.interpolation not in {mode.value for mode in InterpolationMode}:
+        if self.interpolation not in _RESAMPLING:
             raise UserError(f"preprocessing interpolation {self.interpolation!r} is none of torchvision's")
         for name in ("resize", "crop"):
             size = getattr(self, name)
@@ -101,28 +105,54 @@ class Preprocessing:
             raise UserError(f"pictures of {height} x {width} pixels; only square ones are supported")
         return height
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """A picture of any format and mode to (channels, H, W) float32, normalised; raises as :func:`upright` does."""
-        picture, mode = upright(image), "L" if self.colour == "grey" else "RGB"
-        picture = picture if picture.mode == mode else picture.convert(mode)
-        # By hand, since a composition of seven transforms takes five times as long as these few operations.
-        if self.resize is not None and picture.size != self._unchanged:
-            size = [self.resize] if isinstance(self.resize, int) else list(self.resize)
-            picture = v2.functional.resize(picture, size, InterpolationMode(self.interpolation))
-        if self.crop is not None and picture.size != _pair(self.crop)[::-1]:
-            picture = v2.functional.center_crop(picture, list(_pair(self.crop)))
-        pixels = torch.from_numpy(np.array(picture)).float().div_(255)
-        if self.colour == "grey":
-            return pixels.sub_(self.mean[0]).div_(self.std[0]).expand(self.channels, -1, -1)
-        channels = pixels.permute(2, 0, 1).contiguous()
-        return channels.sub_(torch.tensor(self.mean)[:, None, None]).div_(torch.tensor(self.std)[:, None, None])
+    def array(self, image: Image.Image) -> np.ndarray:
+        """A picture of any format and mode to (channels, H, W) float32, normalised, by Pillow and numpy alone.
 
-    @property
-    def _unchanged(self) -> tuple[int, int] | None:
-        """Width and height of pictures that resizing would leave as they are, where that is known."""
+        The bits are those of torchvision's transforms of pictures, which resize by Pillow too. Channels of grey may share
+        memory: the array is to be read.
+
+        Raises:
+            ValueError, OSError, SyntaxError: as :func:`dynamic.pictures.upright` does.
+        """
+        picture, mode = upright(image), "L" if self.colour == "grey" else "RGB"
+        picture = self._cropped(self._resized(picture if picture.mode == mode else picture.convert(mode)))
+        pixels = np.asarray(picture, np.float32) / np.float32(255)
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        if self.colour == "grey":
+            return np.broadcast_to((pixels - mean[0]) / std[0], (self.channels, *pixels.shape))
+        channels = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        channels -= mean[:, None, None]
+        channels /= std[:, None, None]
+        return channels
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """:meth:`array` as a tensor, for those who go on with torch."""
+        import torch
+
+        array = self.array(image)
+        return torch.from_numpy(array if self.colour == "rgb" else array[:1].copy()).expand(self.channels, -1, -1)
+
+    def _resized(self, picture: Image.Image) -> Image.Image:
+        """As torchvision has it: one number is the short side, and the long one is rounded down."""
+        if self.resize is None:
+            return picture
         if isinstance(self.resize, int):
-            return self.resize, self.resize
-        return None if self.resize is None else (self.resize[1], self.resize[0])
+            short, long = sorted(picture.size)
+            sides = self.resize, int(self.resize * long / short)
+            size = sides if picture.width <= picture.height else sides[::-1]
+        else:
+            size = self.resize[1], self.resize[0]
+        return picture if picture.size == size else picture.resize(size, _RESAMPLING[self.interpolation])
+
+    def _cropped(self, picture: Image.Image) -> Image.Image:
+        """The centre, as torchvision rounds it; black beside a picture that is smaller."""
+        if self.crop is None:
+            return picture
+        height, width = _pair(self.crop)
+        if picture.size == (width, height):
+            return picture
+        left, top = _corner(picture.width, width), _corner(picture.height, height)
+        return picture.crop((left, top, left + width, top + height))
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready, as :meth:`from_json` reads it."""
@@ -152,84 +182,10 @@ def centred_preprocessing(
     return Preprocessing(resize=size, crop=size, mean=mean, std=std, interpolation=interpolation)
 
 
-def scenes_preprocessing(channels: int = 3) -> Preprocessing:
-    """For the slim networks: grey, short side to 96 pixels, the centre, normalised as fashion-scenes are."""
-    return Preprocessing(colour="grey", resize=CANVAS, crop=CANVAS, mean=(MEAN,) * channels, std=(STD,) * channels)
-
-
-def library_preprocessing(transform: Any) -> Preprocessing:
-    """The same as a library's transform: torchvision's classification preset, or a composition of these steps in this order.
-
-    ``Grayscale``, ``Resize``, ``CenterCrop``, ``ToTensor`` (or ``ToImage`` or ``PILToTensor``, and ``ToDtype`` or
-    ``ConvertImageDtype`` to float32), ``Normalize``, as torchvision and timm make them; each may be missing but the last.
-
-    Raises:
-        UserError: it does something that cannot be said as plain data.
-    """
-    if hasattr(transform, "resize_size"):
-        return Preprocessing(
-            resize=_size(transform.resize_size),
-            crop=_size(transform.crop_size),
-            interpolation=transform.interpolation.value,
-            mean=tuple(transform.mean),
-            std=tuple(transform.std),
-        )
-    found: dict[str, Any] = {}
-    grey = 0  # channels that are made of grey pictures
-    nested = getattr(transform, "transforms", transform if isinstance(transform, nn.Sequential) else [transform])
-    names = [_name(step) for step in nested]
-    # Making numbers of pixels may take two steps.
-    known = [name for at, name in enumerate(names) if name != "ToTensor" or names[at - 1 : at] != [name]]
-    if known != [name for name in _STEPS if name in names]:
-        written = ", ".join(type(step).__name__.removeprefix("Maybe") for step in nested)
-        raise UserError(f"a transform of {written} cannot be kept as plain data: {', '.join(_STEPS)} can, in this order")
-    for name, step in zip(names, nested, strict=True):
-        match name:
-            case "Grayscale":
-                grey = step.num_output_channels
-            case "Resize":
-                if step.max_size is not None:
-                    raise UserError("a transform that limits the long side cannot be kept as plain data")
-                found |= {"resize": _size(step.size), "interpolation": _interpolation(step.interpolation)}
-            case "CenterCrop":
-                found["crop"] = _size(step.size)
-            case "Normalize":
-                mean, std = (torch.as_tensor(value).flatten().tolist() for value in (step.mean, step.std))
-                # One number normalises every channel that there is.
-                wanted = grey or max(len(mean), len(std), 3)
-                mean, std = (value * wanted if len(value) == 1 else value for value in (mean, std))
-                found |= {"mean": tuple(mean), "std": tuple(std)}
-    if "mean" not in found:
-        raise UserError("a transform without normalisation cannot be kept as plain data")
-    return Preprocessing(**found, colour="grey" if grey else "rgb")
-
-
-def _name(step: Any) -> str:
-    """Of a step, as :data:`_STEPS` names it."""
-    name = type(step).__name__.removeprefix("Maybe")
-    if name == "ToDtype" and not (step.scale and step.dtype == torch.float32):
-        raise UserError(
-            "a transform with ToDtype other than ToDtype(torch.float32, scale=True) cannot be kept as plain data"
-        )
-    if name == "ConvertImageDtype" and step.dtype != torch.float32:
-        raise UserError("a transform with ConvertImageDtype other than to float32 cannot be kept as plain data")
-    return "ToTensor" if name in _TO_TENSOR else name
-
-
-def _interpolation(given: Any) -> str:
-    """Torchvision's name of an interpolation that is given by it, as its enumeration has it, or by Pillow's number."""
-    if isinstance(given, int):
-        return Image.Resampling(given).name.lower()
-    return str(given.value) if isinstance(given, InterpolationMode) else str(given)
-
-
-def _size(size: Any) -> Size:
-    """One number as it is or in a list; else height and width."""
-    if isinstance(size, int):
-        return size
-    sides = [int(side) for side in size]
-    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
-
-
 def _pair(size: Size) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _corner(side: int, crop: int) -> int:
+    """Where the centre of a side begins; negative where there is less than is wanted."""
+    return round((side - crop) / 2) if side >= crop else -((crop - side) // 2)

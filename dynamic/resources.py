@@ -1,7 +1,8 @@
-"""Cores and memory as the container sees them, not as the host has them."""
+"""Cores and memory as the container sees them, not as the host has them; what the allocator keeps."""
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 from pathlib import Path
@@ -45,6 +46,27 @@ def available_memory(cgroups: Path = _CGROUPS, mine: Path = _MINE) -> int:
             caches = dict(line.split() for line in _read(group / "memory.stat").splitlines() if line.count(" ") == 1)
             free = min(free, int(limit) - int(used) + int(caches.get("inactive_file", 0)))
     return max(free, 0)
+
+
+def keep_freed_memory(arenas: int | None = None) -> None:
+    """Tell glibc to keep large freed blocks instead of returning each to the kernel.
+
+    Activations are tens of megabytes; mapping and zeroing them anew for every operation took two thirds of the time of
+    rendering scenes on a two-core virtual machine. Does nothing where the C library is another.
+
+    Args:
+        arenas: heaps that all threads share, at most. Each keeps its own peak, so a process of many threads that lives
+            long wants few; without it glibc makes up to eight a core.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8
+    mallopt(m_mmap_max, 0)
+    mallopt(m_trim_threshold, 2**31 - 1)
+    if arenas is not None:
+        mallopt(m_arena_max, arenas)
 
 
 def _groups(cgroups: Path, mine: Path) -> list[Path]:

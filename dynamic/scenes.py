@@ -27,6 +27,7 @@ from torch import Tensor
 
 from dynamic.errors import UserError
 from dynamic.files import ASSETS
+from dynamic.preprocessing import Preprocessing
 
 Split = Literal["train", "label", "test"]
 Regime = Literal["matched", "wide"]
@@ -50,6 +51,11 @@ DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 _PIECES = 12  # clutter pieces a scene
 _WINDOW = 14  # side of the window cut from a 28-pixel photograph
 _PATCH = 40  # largest side of a pasted piece; smallest is a quarter of it
+
+
+def scenes_preprocessing(channels: int = 3) -> Preprocessing:
+    """For the slim networks: grey, short side to 96 pixels, the centre, normalised as fashion-scenes are."""
+    return Preprocessing(colour="grey", resize=CANVAS, crop=CANVAS, mean=(MEAN,) * channels, std=(STD,) * channels)
 
 
 def load_photographs(split: Split, data_dir: Path | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dynamic.errors import UserError
-from dynamic.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from dynamic.preprocessing import Preprocessing
 
 OWN = "own"
 """Stands for the digest of statistics where the network keeps its own."""
@@ -106,6 +108,8 @@ class RunRecord:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> RunRecord:
         """Raises KeyError, TypeError or UserError where ``content`` is something else."""
+        from dynamic.preprocessing import Preprocessing  # here, so that digests are read without torch
+
         network = NetworkRecord(**{**content["network"], "dynamic_layers": tuple(content["network"]["dynamic_layers"])})
         return cls(
             **{

@@ -22,11 +22,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from dynamic import pictures
-from dynamic.attributes.registry import register, source_of
+from dynamic.attributes.registry import source_of
 from dynamic.configuration import Configuration, own_attributes
 from dynamic.errors import UserError
 from dynamic.files import write_whole
-from dynamic.integrity import digest_of_file, read_record, write_record
 from dynamic.models import LoadedNetwork, ModelInfo, load, restore
 from dynamic.models.neighbours import changed
 from dynamic.network import DynamicNetwork
@@ -35,140 +34,23 @@ from oracle.data.listing import tell
 from oracle.data.sources import SPLITS, ImageSource, open_source
 from oracle.data.views import View, view_source
 from oracle.outcomes import compare_identity, load_outcomes, stored_configurations
-from oracle.run_record import OWN, Digests, RunRecord
+from oracle.run_folder import RunFolder
+from oracle.run_record import OWN, RunRecord
 from oracle.settings import DTYPES, SCENES_IMAGES, RunSettings
 
 
-class Run:
-    """A run folder: the layout by itself, the rest once there is a ``run.json``.
-
-    Args:
-        folder: of the run; nothing is read or made.
-
-    >>> Run(Path("runs/mine")).policies
-    PosixPath('runs/mine/policies')
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.record_file = folder / "run.json"
-        self.outcomes_store = folder / "outcomes.zarr"
-        self.statistics_file = folder / "statistics.safetensors"
-        self.weights_file = folder / "weights.safetensors"
-        self.network_file = folder / "network.py"
-        self.class_map_file = folder / "class_map.json"
-        self.attributes = folder / "attributes"
-        self.labels = folder / "labels.parquet"
-        self.summary = folder / "summary.json"
-        self.report = folder / "report.html"
-        self.figures = folder / "figures"
-        self.study_tables = folder / "study.md"
-        self.bounds = folder / "bounds"
-        self.observations = folder / "observations"
-        self.policies = folder / "policies"
-        self.benchmark = folder / "benchmark"
-        self.results = self.benchmark / "results.json"
-
-    def shifted(self, name: str) -> Path:
-        """Observations of the test images of another run, called ``name``."""
-        return self.folder / "observations-of" / name
-
-    @property
-    def _relied_on(self) -> tuple[Path, ...]:
-        """Files beside the outcomes that others rely on, where they are there."""
-        return self.statistics_file, self.weights_file, self.network_file, self.class_map_file, self.labels
-
-    def __repr__(self) -> str:
-        return f"Run({str(self.folder)!r})"
-
-    @property
-    def name(self) -> str:
-        """Of the folder."""
-        return self.folder.resolve().name
+class Run(RunFolder):
+    """A run folder with all that can be opened of it; see :class:`oracle.run_folder.RunFolder`."""
 
     def set(self, name: str) -> Run:
         """One of a study's sets of outcomes, a run of its own."""
         return Run(self.folder / "sets" / name)
-
-    @classmethod
-    def open(cls, folder: Path) -> Run:
-        """A finished run; attributes of one's own that it used are registered, from the run's copies of their files.
-
-        Raises:
-            UserError: no run there, one that is not finished, damaged, or made by an earlier version; or an attribute that
-                is registered in another version.
-        """
-        run = cls(folder)
-        if not run.record_file.is_file():
-            command = f"python -m oracle.run --out {folder}"
-            if (folder / "settings.json").exists() or run.outcomes_store.exists():
-                raise UserError(
-                    f"{folder} has outcomes but no {run.record_file.name}: it is not finished, or an earlier version's; "
-                    "start its command again, which evaluates only what is missing"
-                )
-            raise UserError(f"no run in {folder} (no {run.record_file.name}): make one with {command}")
-        if not run.record.files:
-            raise UserError(f"the run in {folder} is not finished: start its command again")
-        kept = [folder / name for name in run.record.files if name.startswith(f"{run.attributes.name}/")]
-        for path in kept:
-            run.verify(path)
-            register(path)
-        return run
 
     def keep_attributes(self, configurations: Iterable[Configuration]) -> None:
         """Copy the files of attributes of one's own that configurations use."""
         for name in own_attributes(configurations):
             self.attributes.mkdir(exist_ok=True)
             write_whole(self.attributes / f"{name}.py", source_of(name))
-
-    @cached_property
-    def record(self) -> RunRecord:
-        """What ``run.json`` says. Raises UserError where it is missing or damaged."""
-        content = read_record(self.record_file)
-        try:
-            return RunRecord.from_json(content)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{self.record_file} has wrong entries ({error}): another version made the run") from error
-
-    def write_record(self, record: RunRecord) -> None:
-        """Store ``run.json``."""
-        write_record(self.record_file, record.to_json())
-        self.__dict__["record"] = record
-
-    def seal(self) -> None:
-        """List every file that others rely on with its digest: the run is finished."""
-        wanted = [*self._relied_on, *sorted(self.attributes.glob("*.py")), *sorted(self.outcomes_store.rglob("*"))]
-        files = {path.relative_to(self.folder).as_posix(): digest_of_file(path) for path in wanted if path.is_file()}
-        self.write_record(replace(self.record, files=files))
-
-    def verify_all(self) -> None:
-        """:meth:`verify` everything that is listed."""
-        for path in (*self._relied_on, self.attributes, self.outcomes_store):
-            if any(name.startswith(path.name) for name in self.record.files):
-                self.verify(path)
-
-    def verify(self, path: Path) -> None:
-        """Compare a file, or all files below a folder, with the digests in ``run.json``.
-
-        Raises:
-            UserError: one is missing or was changed; the message names it.
-        """
-        below = path.relative_to(self.folder).as_posix()
-        listed = {
-            name: digest for name, digest in self.record.files.items() if name == below or name.startswith(f"{below}/")
-        }
-        if not listed:
-            raise UserError(f"{self.record_file} lists no {below}: start the run's command again")
-        for name, digest in listed.items():
-            file = self.folder / name
-            try:
-                found = digest_of_file(file)
-            except OSError as error:
-                raise UserError(
-                    f"{file} is missing or cannot be read ({error.strerror}): restore it from a copy, or make the run again"
-                ) from error
-            if found != digest:
-                raise UserError(f"{file} is damaged: it differs from its digest in run.json; restore a copy")
 
     @cached_property
     def settings(self) -> RunSettings:
@@ -285,11 +167,6 @@ class Run:
     def view(self) -> View:
         """What became of an image behind its preprocessing."""
         return View(self.settings.crop, self.settings.resize)
-
-    @property
-    def digests(self) -> Digests:
-        """See :class:`Digests`."""
-        return Digests(weights=self.record.network.digest, statistics=self.record.statistics)
 
 
 def tell_of_old_pictures(folder: Path, record: RunRecord) -> None:

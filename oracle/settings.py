@@ -10,8 +10,7 @@ import torch
 from dynamic.command import check_device
 from dynamic.errors import UserError
 from dynamic.models import LoadedNetwork, NetworkSettings, Pictures, load_network
-from dynamic.preprocessing import scenes_preprocessing
-from dynamic.scenes import CANVAS, Regime
+from dynamic.scenes import CANVAS, Regime, scenes_preprocessing
 from oracle.data.sources import DatasetName
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}

@@ -3,6 +3,7 @@
     python -m oracle.run --images 5000 --space portfolio.json --out runs/mine      # see selector.portfolio
     python -m selector.train runs/mine
     python -m selector.benchmark runs/mine
+    python -m selector.compile runs/mine                                           # static graphs, as the service runs them
 
 Runs the network once over the images to record what policies may look at (features, answers), fits every policy on the label
 split, and estimates on held-out folds of it what each setting of its dial brings. Leaves RUN/observations and
@@ -27,11 +28,12 @@ def main(settings: TrainSettings) -> None:
         [r["policy"], (r["objective"] or "").replace("_", " "), f"{r['accuracy']:.1%}", f"{r['macs'] / 1e6:.1f}"]
         for r in rows
     ]
-    images = len(policies[0].fitted_on_)
+    images = policies[0].labels_
     print(f"Expected on images like the {images} label images, by cross-validation (selector's own cost included):\n")
     print(aligned(["policy", "objective", "accuracy", "MMACs"], table), end="\n\n")
     print(*recommendations(policies), sep="\n")
     print(f"\nPolicies: {Run(settings.run).policies}   rank them: python -m selector.benchmark {settings.run}")
+    print(f"Serve them without PyTorch: python -m selector.compile {settings.run}")
     if settings.json:
         print(json.dumps({"run": str(settings.run), "images": images, "expected": rows}))
 

@@ -30,6 +30,7 @@ def main(settings: TuneSettings) -> None:
     print(f"\n{aligned(HEADER, rows_of(result))}\n")
     print(*sentences_of(result), sep="\n")
     print(f"\nReport: {settings.out / 'report.html'}, {settings.out / 'ranking' / 'report.html'}")
+    print(f"Compile it, which the service otherwise does at its first start: python -m selector.compile {settings.out}")
     print(f"Serve it: SERVING_NETWORK={settings.out} bentoml serve")
     if settings.json:
         print(json.dumps({"out": str(settings.out)} | summary_of(result)))

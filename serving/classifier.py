@@ -9,18 +9,17 @@ import time
 from collections.abc import Sequence
 from typing import Any, Self
 
+import numpy as np
 import PIL.Image
-import torch
 from starlette.datastructures import UploadFile
-from torch import Tensor
 
 from selector.policies.objectives import OperatingPoint
 from serving.errors import Rejection
 from serving.ids import new_id
 from serving.inference.batcher import BatchedResult, Batcher
-from serving.inference.budget import plan_request
+from serving.inference.budget import open_reserve_for, plan_request
 from serving.inference.deployment import Deployment
-from serving.inference.description import describe, describe_configuration
+from serving.inference.description import describe, describe_configuration, describe_maker
 from serving.inference.engine import ImageResult, answer
 from serving.inference.opening import open_deployment
 from serving.inference.plans import Plan
@@ -58,7 +57,6 @@ class Classifier:
             max_batch=settings.max_batch,
             max_wait=settings.max_wait_ms / 1000,
             max_queue=settings.max_queue,
-            threads=settings.threads,
             share=settings.batch_share,
             observe=_observe_batch,
             watch=metrics.QUEUE.set,
@@ -101,12 +99,14 @@ class Classifier:
         Raises:
             Rejection: options that cannot be had, or a full queue: none is answered.
         """
+        if options.configuration is not None and self.deployment.reserve is not None:
+            await asyncio.to_thread(open_reserve_for, self.deployment, options.configuration)
         plan, point = plan_request(self.deployment, options.policy, options.max_gmacs, options.configuration)
         self.check_room(len(uploads))
         began = time.time_ns()
         inputs = await self.preparation.prepare(uploads)
         prepared = time.time_ns()
-        good = {position: image for position, image in enumerate(inputs) if isinstance(image, Tensor)}
+        good = {position: image for position, image in enumerate(inputs) if isinstance(image, np.ndarray)}
         results = await self.batcher.submit(list(good.values()), plan) if good else []
         answers: list[Answer | Rejection] = [i if isinstance(i, Rejection) else Rejection("internal", "") for i in inputs]
         notes = logs.REQUEST.get()
@@ -166,6 +166,7 @@ class Classifier:
             dial=plan.dial,
             expected=None if point is None else Expected(accuracy=point.accuracy, gmacs=point.macs / 1e9),
             configuration=describe_configuration(self.deployment, result.configuration),
+            made_by=describe_maker(self.deployment, result.configuration),
             gmacs=result.macs / 1e9,
             default_gmacs=float(self.deployment.costs.default) / 1e9,
             queued_ms=batched.queued_ms,
@@ -202,12 +203,12 @@ class Classifier:
 
     async def _warm_up(self) -> None:
         """Run images alone and together, under the active policy and the default: a first run of anything is slow."""
-        stream = torch.Generator().manual_seed(0)
+        stream = np.random.default_rng(0)
         side = self.deployment.resolution
         shape = self.deployment.transform(PIL.Image.new("L", (side, side))).shape
         for plan in (self.deployment.active, plan_request(self.deployment, policy="default")[0]):
             for count in (1, 1, 8):
-                images = torch.randn(count, *shape, generator=stream)
+                images = stream.standard_normal((count, *shape), np.float32)
                 for result in await self.batcher.submit(list(images), plan):
                     if isinstance(result, Exception):
                         raise result

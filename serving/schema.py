@@ -96,6 +96,19 @@ class Expected(_Model):
     gmacs: float
 
 
+class MadeBy(_Model):
+    """What computed an answer."""
+
+    network: str
+    """Name of the run or network."""
+    weights: str
+    """Digest of its weights."""
+    runtime: str
+    """``onnxruntime``, ``openvino`` or ``torch``."""
+    precision: str
+    """That it computed in."""
+
+
 class Answer(_Model):
     """What the network says of one image, and what that cost."""
 
@@ -110,6 +123,7 @@ class Answer(_Model):
     expected: Expected | None
     configuration: RunConfiguration
     """The configuration whose answer this is."""
+    made_by: MadeBy
     gmacs: float
     """All that was run for this image: 10^9 multiply-accumulates (one multiply-add = 1), the selector's included."""
     default_gmacs: float

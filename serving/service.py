@@ -26,8 +26,8 @@ import bentoml
 import PIL.Image
 from starlette.responses import Response
 
-from dynamic.command import keep_freed_memory
 from dynamic.errors import UserError
+from dynamic.resources import keep_freed_memory
 from serving.classifier import Classifier
 from serving.errors import Rejection
 from serving.http.connections import ConnectionLimits, accept_one_at_a_time, limit_connections, tell_who_may_connect

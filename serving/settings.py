@@ -10,17 +10,13 @@ import difflib
 import os
 import re
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import torch
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from dynamic.command import check_device
 from dynamic.errors import UserError
-from dynamic.models import NetworkSettings
 from dynamic.resources import cpu_count
 from selector.policies.objectives import Objective
 from serving.operation.state_folder import in_state_folder
@@ -28,6 +24,17 @@ from serving.operation.state_folder import in_state_folder
 PREFIX = "SERVING_"
 
 _CORES = cpu_count()
+
+
+def _default_device() -> str:
+    """A GPU where PyTorch finds one; PyTorch is asked only where there is a driver, since that takes seconds."""
+    if not any(Path(driver).exists() for driver in ("/dev/nvidiactl", "/dev/kfd")):
+        return "cpu"
+    try:
+        import torch
+    except ImportError:
+        return "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 _KUBERNETES = re.compile(
@@ -87,12 +94,18 @@ class ServingSettings(BaseSettings):
     static: bool = False
     """Serve the default configuration alone, with the network's own batch norms folded into its convolutions: what one would
     deploy without policies, and so the baseline of python -m benchmarks.serving."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    device: str = _default_device()
     """Where the network runs."""
+    runtime: Literal["auto", "onnxruntime", "openvino", "torch"] = "auto"
+    """What runs a network on a CPU: onnxruntime or openvino, which run the graphs of a compiled run (made at the first start
+    where they are missing), or torch, the eager engine. auto is onnxruntime (openvino for bfloat16), and torch, with a line
+    on stderr that says why, for what cannot be compiled; on other devices than the CPU always torch."""
+    precision: Literal["float32", "bfloat16", "int8"] = "float32"
+    """What compiled graphs compute in. bfloat16 needs OpenVINO and a CPU that has it."""
     workers: Annotated[int, Field(ge=1, le=64)] = min(_CORES, 4)
     """Processes, each with a copy of the network."""
     threads: Annotated[int, Field(ge=1, le=256)] = max(1, _CORES // min(_CORES, 4))
-    """Threads of the network in each process."""
+    """Threads of the network in each process; all graphs share them."""
     max_batch: Annotated[int, Field(ge=1, le=1024)] = 128
     """Images the network runs together, at most."""
     max_wait_ms: Annotated[float, Field(ge=0, le=1000)] = 2.0
@@ -186,13 +199,22 @@ class ServingSettings(BaseSettings):
                 f"SERVING_MAX_QUEUE={self.max_queue} must be at least SERVING_MAX_IMAGES={self.max_images}: "
                 "a whole request must fit"
             )
+        if self.precision != "float32" and not self.compiled:
+            raise ValueError(
+                f"SERVING_PRECISION={self.precision} needs compiled graphs: leave out SERVING_DEVICE={self.device} and "
+                f"SERVING_RUNTIME={self.runtime}"
+            )
+        if self.runtime in ("onnxruntime", "openvino") and self.device != "cpu":
+            raise ValueError(f"SERVING_RUNTIME={self.runtime} runs on the cpu, not on SERVING_DEVICE={self.device}")
+        if self.runtime == "onnxruntime" and self.precision == "bfloat16":
+            raise ValueError("SERVING_PRECISION=bfloat16 needs SERVING_RUNTIME=openvino: ONNX Runtime has none on CPUs")
         return self
 
     @model_validator(mode="after")
     def _says_who(self) -> Self:
         for name in ("api_keys", "operator_keys"):
             if any(len(key.get_secret_value()) < 16 for key in getattr(self, name)):
-                raise ValueError(f"{_variable(name)} has a key under 16 characters: make one with openssl rand -hex 16")
+                raise ValueError(f"{PREFIX}{name.upper()} has a key under 16 characters: make one with openssl rand -hex 16")
         if self.private_paths and not self.operator_keys:
             raise ValueError("SERVING_PRIVATE_PATHS needs SERVING_OPERATOR_KEYS: nobody could have these pages")
         if wrong := next((path for path in self.private_paths if not path.startswith("/")), None):
@@ -202,42 +224,14 @@ class ServingSettings(BaseSettings):
         return self
 
     @property
+    def compiled(self) -> bool:
+        """Whether graphs are to run, where the network can be compiled."""
+        return self.device == "cpu" and self.runtime != "torch"
+
+    @property
     def database_url(self) -> str:
         """Where the database is: a relative SQLite file in the folder that ``state_directory`` explains."""
         return in_state_folder(self.database, self.state_directory)
-
-    @property
-    def by_name(self) -> NetworkSettings:
-        """The network that the settings name where they name no run.
-
-        Raises:
-            UserError: options that do not go together; it names the variables.
-        """
-        with in_variables():
-            return NetworkSettings(
-                model=self.network,
-                weights=self.weights,
-                dynamic_layers=self.dynamic_layers,
-                resolution=self.resolution,
-                mean=self.mean,
-                std=self.std,
-                preprocessing=self.preprocessing,
-            )
-
-
-@contextmanager
-def in_variables() -> Iterator[None]:
-    """Errors that name options of a command line name the environment variables instead."""
-    try:
-        yield
-    except UserError as error:
-        names = "|".join(name.replace("_", "-") for name in NetworkSettings.__dataclass_fields__ if name != "model")
-        text = re.sub(rf"--({names}) (?=FILE|none|\S+[,./]\S)", lambda found: f"{_variable(found[1])}=", str(error))
-        raise UserError(re.sub(rf"--({names})\b", lambda found: _variable(found[1]), text)) from error
-
-
-def _variable(option: str) -> str:
-    return PREFIX + option.upper().replace("-", "_")
 
 
 def read_settings() -> ServingSettings:
@@ -265,11 +259,20 @@ def read_settings() -> ServingSettings:
         raise UserError("wrong settings: " + "; ".join(problems)) from error
     if problems:
         raise UserError("wrong settings: " + "; ".join(problems))
+    if settings.device != "cpu":
+        _check_device(settings.device)
+    return settings
+
+
+def _check_device(device: str) -> None:
     try:
-        check_device(settings.device)
+        from dynamic.command import check_device
+    except ImportError as error:
+        raise UserError(f"wrong settings: {PREFIX}DEVICE={device} needs PyTorch, which is not installed") from error
+    try:
+        check_device(device)
     except UserError as error:
         raise UserError(f"wrong settings: {str(error).replace('--device ', f'{PREFIX}DEVICE=')}") from error
-    return settings
 
 
 def main() -> None:

@@ -6,11 +6,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal, NamedTuple
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from dynamic.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 Kind = Literal["convolution", "pool", "follower"]
 """Of a dynamic layer's modules: its convolution, its pool, and what beside them must make maps of the same size."""

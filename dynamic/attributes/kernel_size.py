@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from dynamic.attributes.attribute import Attribute, Kernel, side
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KERNEL_SIZES = (1, 3, 5, 7, 9)
 
@@ -19,6 +20,8 @@ def interpolated(weight: Tensor, size: float) -> Kernel:
     >>> interpolated(torch.ones(1, 1, 3, 3), 5).scale
     0.36
     """
+    import torch.nn.functional as F  # here, so that configurations can be read without PyTorch
+
     native, size = weight.shape[-1], int(size)
     return Kernel(F.interpolate(weight, size=(size, size), mode="bilinear"), native**2 / size**2)
 

@@ -10,8 +10,6 @@ from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 
-import torch
-
 import dynamic.attributes
 from dynamic.attributes.attribute import Attribute, Call, Kernel, Kind
 from dynamic.errors import UserError
@@ -99,6 +97,8 @@ def digest_of(name: str) -> str:
 
 def _check(path: Path, attribute: Attribute) -> None:
     """Raise UserError where an attribute does nothing, or its parts do not give what they should."""
+    import torch  # here, so that configurations can be read without PyTorch
+
     if attribute.call is None and attribute.kernel is None:
         raise UserError(f"{path}: {attribute.name} changes nothing: it needs a call or a kernel")
     try:

@@ -24,6 +24,7 @@ from dynamic.errors import UserError
 from dynamic.models.answers import count_classes, require_channels
 from dynamic.models.checkpoints import read_checkpoint
 from dynamic.models.fitting import fill, fitted
+from dynamic.models.library_transforms import library_preprocessing
 from dynamic.models.names import (
     DYNAMIC_LAYERS,
     SLIM,
@@ -40,8 +41,8 @@ from dynamic.models.neighbours import as_identity, neighbours_of
 from dynamic.models.own_code import CodeName, unwrapped
 from dynamic.models.presets import Pictures, assumed_of
 from dynamic.network import DynamicNetwork
-from dynamic.preprocessing import Preprocessing, library_preprocessing, scenes_preprocessing
-from dynamic.scenes import CLASSES
+from dynamic.preprocessing import Preprocessing
+from dynamic.scenes import CLASSES, scenes_preprocessing
 from dynamic.sites import propose
 
 

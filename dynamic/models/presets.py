@@ -10,8 +10,9 @@ from typing import Any
 from torch import nn
 
 from dynamic.errors import UserError
+from dynamic.models.library_transforms import library_preprocessing
 from dynamic.models.own_code import CodeName, own_object
-from dynamic.preprocessing import Preprocessing, Size, imagenet_preprocessing, library_preprocessing
+from dynamic.preprocessing import Preprocessing, Size, imagenet_preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)

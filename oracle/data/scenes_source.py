@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dynamic.preprocessing import scenes_preprocessing
-from dynamic.scenes import CANVAS, CLASSES, FashionScenes, Regime
+from dynamic.scenes import CANVAS, CLASSES, FashionScenes, Regime, scenes_preprocessing
 from oracle.data.digests import digest_of
 from oracle.data.image_source import Batch
 from oracle.data.splits import SPLITS

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
 
 
 def quality(predicted: np.ndarray, p_true: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -126,5 +125,7 @@ def hull(macs: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
 
 def interval(right: np.ndarray) -> tuple[float, float]:
     """95 % Wilson interval of the share of True."""
+    from scipy.stats import binomtest  # here: who only decides need not wait for it
+
     bounds = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
     return float(bounds.low), float(bounds.high)

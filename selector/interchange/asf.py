@@ -16,9 +16,9 @@ import pandas as pd
 from sklearn.ensemble import RandomForestClassifier
 
 from selector.interchange import aslib
-from selector.observation.features import IMAGE_NAMES
 from selector.observation.images import Images
 from selector.observation.observations import Observations
+from selector.observation.statistics import IMAGE_NAMES
 from selector.policies.base import Policy, gather
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from dynamic.files import write_whole
 from selector.learning.fitting import folds
-from selector.observation.features import IMAGE_MACS, IMAGE_NAMES
 from selector.observation.observations import Observations
+from selector.observation.statistics import IMAGE_MACS, IMAGE_NAMES
 
 
 def export(observed: Observations, name: str, out: Path, seed: int = 0) -> Path:

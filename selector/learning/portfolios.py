@@ -17,7 +17,8 @@ from selector.learning.fitting import folds
 from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
 from selector.policies.base import gather
-from selector.policies.boosting import boosted, predicted
+from selector.policies.boosting import boosted
+from selector.policies.forest import Forest
 
 LARGEST = 32
 """Configurations that policies choose among, at most."""
@@ -91,7 +92,7 @@ def learnable_portfolio(observed: Observations, size: int, seed: int = 0) -> lis
     for fitted, held in folds(len(observed), seed):
         for column in range(correct.shape[1]):
             model = boosted(features[fitted], correct[fitted, column], 60, seed, objective="binary")
-            scores[held, column] = predicted(model, features[held])
+            scores[held, column] = Forest((model,)).raw(features[held])[:, 0]
     rows = np.arange(len(observed))
     chosen = [observed.default]
     while len(chosen) < min(size, correct.shape[1]):

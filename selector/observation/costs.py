@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dynamic.configuration import Configuration
-from dynamic.network import DynamicNetwork
-from dynamic.option import Option
-from dynamic.session import boundary
 
-Prefix = tuple[Option, ...]
+if TYPE_CHECKING:
+    from dynamic.network import DynamicNetwork
+    from dynamic.option import Option
+
+    Prefix = tuple[Option, ...]
+
+_ARRAYS = ("macs", "paths", "stages", "stem", "prefix")
 
 
 class Costs:
@@ -32,6 +36,8 @@ class Costs:
     """
 
     def __init__(self, network: DynamicNetwork, portfolio: Sequence[Configuration], resolution: int) -> None:
+        from dynamic.session import boundary  # here: costs that were stored are read without torch
+
         sites, layers = network.program.sites, len(network.dynamic_layers)
         known: dict[Prefix, int] = {}
         macs: list[int] = []
@@ -58,6 +64,24 @@ class Costs:
         self.stem, self.prefix = self._mask([0]), self._mask(prefix)
         self.whole = self.paths @ self.macs
         self.default = network.costs.macs(network.default, resolution)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All numbers by name, for :meth:`from_arrays`."""
+        return {name: getattr(self, name) for name in _ARRAYS} | {"default": np.array(self.default, dtype=np.int64)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Costs:
+        """Read back what :meth:`arrays` gave, without a network. Raises KeyError where something is missing."""
+        costs = cls.__new__(cls)
+        for name in _ARRAYS:
+            setattr(costs, name, arrays[name])
+        costs.whole, costs.default = costs.paths @ costs.macs, int(arrays["default"])
+        return costs
+
+    @property
+    def layers(self) -> int:
+        """How many dynamic layers there are."""
+        return len(self.stages)
 
     def _mask(self, positions: list[int]) -> np.ndarray:
         mask = np.zeros(len(self.macs), dtype=bool)

@@ -1,28 +1,42 @@
 """The images a policy decides on: what it may ask, each question with its price.
 
 A policy never sees labels, and cannot look without paying: whatever it asks is recorded and charged in MACs, shared
-prefixes once. :class:`RecordedImages` answer from observations, :class:`LiveImages` run the network; they agree.
+prefixes once. :class:`RecordedImages` answer from observations, :class:`LiveImages` run the network; they agree. Neither
+needs PyTorch.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from dynamic.configuration import Configuration
-from dynamic.network import DynamicNetwork
-from dynamic.session import Session
+from selector.observation.answers import classes_of, probabilities_of
 from selector.observation.costs import Costs
-from selector.observation.features import IMAGE_MACS, gridded, image_statistics, pooled
 from selector.observation.observations import Observations, rounded
-from selector.observation.observe import classes_of, probabilities_of
+from selector.observation.statistics import IMAGE_MACS, image_statistics
 
 Group = Literal["image", "stem", "prefix", "map"]
+
+
+class NetworkSession(Protocol):
+    """A batch of N images on which configurations run one after the other, nothing twice: eager or compiled."""
+
+    @property
+    def macs(self) -> np.ndarray:
+        """(N,) int64 multiply-accumulates spent on each image so far."""
+
+    def logits(self, configuration: Configuration, rows: np.ndarray) -> np.ndarray:
+        """(rows, classes) float32 under one configuration."""
+
+    def mixed(self, configurations: Sequence[Configuration]) -> np.ndarray:
+        """(N, classes) float32, image i under ``configurations[i]``."""
+
+    def look(self, kind: str, layer: int, configuration: Configuration, rows: np.ndarray) -> np.ndarray:
+        """What a dynamic layer reads: ``pooled`` is (rows, 2 * channels) float32, ``gridded`` (rows, channels, 6, 6)."""
 
 
 class Images(ABC):
@@ -139,53 +153,50 @@ class LiveImages(Images):
     """Images on which the network really runs; nothing is computed twice.
 
     Args:
-        network: as :meth:`DynamicNetwork.for_inference` made it.
-        images: (N, C, H, W), normalised, on its device and of its dtype.
-        portfolio: as the policy's; the network's default must be in it.
+        session: of a batch; see :class:`NetworkSession`.
+        images: (batch, C, H, W) float32, normalised: the session's whole batch.
+        portfolio: as the policy's.
+        default: the network's default configuration, which must be in the portfolio.
         costs: of that portfolio.
         keys: (N,) names, which only policies that draw lots use.
-        session: one that has begun on a larger batch; then these are its ``rows``.
-        rows: (N,) positions of ``images`` in the session's batch.
+        rows: (N,) positions of these images in the batch; all unless given.
     """
 
     def __init__(
         self,
-        network: DynamicNetwork,
-        images: Tensor,
+        session: NetworkSession,
+        images: np.ndarray,
         portfolio: Sequence[Configuration],
+        default: Configuration,
         costs: Costs,
         keys: np.ndarray | None = None,
-        session: Session | None = None,
         rows: np.ndarray | None = None,
     ) -> None:
-        self.keys = np.array([f"live/{row}" for row in range(len(images))]) if keys is None else keys
-        self.portfolio, self.costs = tuple(portfolio), costs
-        self.default = self.portfolio.index(network.default)
-        self._network, self._images = network, images
-        self.session = session or Session(network, images)
         self._rows = np.arange(len(images)) if rows is None else rows
+        self.keys = np.array([f"live/{row}" for row in range(len(self._rows))]) if keys is None else keys
+        self.portfolio, self.costs = tuple(portfolio), costs
+        self.default = self.portfolio.index(default)
+        self.session, self._images = session, images
         super().__init__()
 
     def _features(self, group: Group) -> np.ndarray:
-        everything, default = self._rows, self._network.default
-        with torch.inference_mode():
-            if group == "image":
-                return rounded(image_statistics(self._images).numpy())
-            stem = pooled(self.session.before(0, default, everything))
-            if group == "stem":
-                return rounded(stem.numpy())
-            values = self.session.before(min(1, len(self._network.dynamic_layers) - 1), default, everything)
-            made = gridded(values) if group == "map" else torch.cat([stem, pooled(values)], dim=1)
-            return rounded(made.numpy())
+        default, first = self.portfolio[self.default], min(1, self.costs.layers - 1)
+        if group == "image":
+            images = self._images if len(self._rows) == len(self._images) else self._images[self._rows]
+            return rounded(image_statistics(images))
+        if group == "stem":
+            return rounded(self.session.look("pooled", 0, default, self._rows))
+        if group == "map":
+            return rounded(self.session.look("gridded", first, default, self._rows))
+        behind = self.session.look("pooled", first, default, self._rows)  # before the stem, which it passes
+        stem = self.session.look("pooled", 0, default, self._rows)
+        return rounded(np.concatenate([stem, behind], axis=1))
 
     def _stage(self, layer: int, column: int, rows: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return rounded(pooled(self.session.before(layer, self.portfolio[column], self._rows[rows])).numpy())
+        return rounded(self.session.look("pooled", layer, self.portfolio[column], self._rows[rows]))
 
     def _look(self, column: int, rows: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return rounded(probabilities_of(self.session.logits(self.portfolio[column], self._rows[rows])).numpy())
+        return rounded(probabilities_of(self.session.logits(self.portfolio[column], self._rows[rows])))
 
     def _answer(self, column: int, rows: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return classes_of(self.session.logits(self.portfolio[column], self._rows[rows]))
+        return classes_of(self.session.logits(self.portfolio[column], self._rows[rows]))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dynamic.configuration import Configuration
-from dynamic.network import DynamicNetwork
 from oracle.evaluation.bounds import quality
 from oracle.run_record import Digests
 from selector.observation.costs import Costs
+
+if TYPE_CHECKING:
+    from dynamic.network import DynamicNetwork
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,14 @@ class Observations:
         arrays = {name: getattr(self, name)[kept] for name in _BY_IMAGE}
         stages = {name: values[kept] for name, values in self.stage_values.items()}
         return replace(self, **arrays, sides=None if self.sides is None else self.sides[kept], stage_values=stages)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Observations]) -> Observations:
+        """Observations of the same portfolio, one after the other."""
+        arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _BY_IMAGE}
+        stages = {name: np.concatenate([part.stage_values[name] for part in parts]) for name in parts[0].stage_values}
+        sides = [part.sides for part in parts if part.sides is not None]
+        return replace(parts[0], **arrays, sides=np.concatenate(sides) if sides else None, stage_values=stages)
 
     def read_only(self) -> Observations:
         """The same, in arrays that nobody can write in."""

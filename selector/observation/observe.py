@@ -19,7 +19,7 @@ from dynamic.configuration import Configuration, Space
 from dynamic.errors import UserError
 from dynamic.integrity import read_arrays, read_record, write_arrays, write_record
 from dynamic.network import DynamicNetwork
-from dynamic.session import boundary
+from dynamic.session import Prefix, boundary
 from dynamic.walk import Node, walkers
 from oracle.data.digests import digest_of
 from oracle.data.sources import SPLITS, ImageSource
@@ -28,10 +28,12 @@ from oracle.evaluation.evaluate import WalkSize
 from oracle.outcomes import compare_identity
 from oracle.runs import Run
 from oracle.settings import DTYPES
-from selector.observation.costs import Costs, Prefix
+from selector.observation.answers import classes_of, probabilities_of
+from selector.observation.costs import Costs
 from selector.observation.earlier import IDENTITY, Earlier, block_file, set_aside
-from selector.observation.features import VERSION, gridded, image_statistics, pooled
+from selector.observation.features import VERSION, gridded, pooled
 from selector.observation.observations import Observations
+from selector.observation.statistics import image_statistics
 
 BLOCK = 256
 """Images a file: what an interruption may cost."""
@@ -66,7 +68,7 @@ def observe(
     source, network = view_source(source, View(splits=splits)), run.network
     if network.default not in portfolio:
         raise UserError(f"the portfolio lacks the default {network.default.id}, the baseline of every comparison")
-    stages, distinct = _stages(network, portfolio)
+    stages, distinct = stage_names(network, portfolio)
     out = out / Space("portfolio", portfolio).digest
     identity = source.identity | {
         "weights": run.digests.weights,
@@ -109,7 +111,7 @@ def observe(
     )
 
 
-def _stages(
+def stage_names(
     network: DynamicNetwork, portfolio: Sequence[Configuration]
 ) -> tuple[tuple[tuple[str, ...], ...], dict[Prefix, str]]:
     """Names of what each layer reads under each configuration; and by prefix of options, each once."""
@@ -167,7 +169,6 @@ def _fill(
             progress.update(len(block))
 
 
-@torch.inference_mode()
 def observe_batch(
     network: DynamicNetwork,
     images: Tensor,
@@ -176,12 +177,31 @@ def observe_batch(
     distinct: Mapping[Prefix, str],
     max_rows: int,
 ) -> dict[str, np.ndarray]:
-    """Everything about one batch, by name: features in half precision, predictions and ``p_true`` in full.
+    """:func:`look_at_batch` as it is kept: features and probabilities in half precision, the rest in full."""
+    found = look_at_batch(network, images, portfolio, distinct, max_rows)
+    p_true = found["probabilities"][np.arange(len(labels)), :, labels]
+    kept = {name: value if name in _EXACT else halved(value) for name, value in found.items()}
+    return kept | {"p_true": p_true}
+
+
+def halved(values: np.ndarray) -> np.ndarray:
+    """In half precision; what is too large for it is the largest number that it has."""
+    return np.clip(values, -65504, 65504).astype(np.float16)
+
+
+@torch.inference_mode()
+def look_at_batch(
+    network: DynamicNetwork,
+    images: Tensor,
+    portfolio: Sequence[Configuration],
+    distinct: Mapping[Prefix, str],
+    max_rows: int,
+) -> dict[str, np.ndarray]:
+    """Everything about one batch, by name: ``predicted`` int32, features and ``probabilities`` float32, unrounded.
 
     Args:
         network: as :meth:`DynamicNetwork.for_inference` made it.
         images: (N, C, H, W), normalised, on its device and of its dtype.
-        labels: (N,) true classes.
         portfolio: K configurations.
         distinct: names of what layers read, by prefix of options.
         max_rows: see :meth:`DynamicNetwork.comprehensive`.
@@ -189,7 +209,7 @@ def observe_batch(
     sites = network.program.sites
     first = boundary(network, min(1, len(network.dynamic_layers) - 1))
     default = tuple(site.option(network.default) for site in sites[:first])
-    found: dict[str, Tensor] = {"image": image_statistics(images)}
+    found: dict[str, Tensor] = {"image": torch.from_numpy(image_statistics(images.float().cpu().numpy()))}
 
     def visit(index: int, nodes: Sequence[Node], state: Mapping[str, Tensor]) -> None:
         wanted = [node.prefix in distinct or node.prefix == default for node in nodes]
@@ -209,31 +229,15 @@ def observe_batch(
             if node.prefix == default:
                 found["behind"], found["grid"] = summary, gridded(values)
 
-    probabilities: Tensor | None = None
+    probabilities: np.ndarray | None = None
     predicted = np.empty((len(images), len(portfolio)), np.int32)
     for columns, logits in network.comprehensive(images, portfolio, max_rows, visit):
-        answer = probabilities_of(logits)
+        answers = logits.float().cpu().numpy()
+        answer = probabilities_of(answers)
         if probabilities is None:
-            probabilities = torch.empty(len(images), len(portfolio), answer.shape[1])
+            probabilities = np.empty((len(images), len(portfolio), answer.shape[1]), np.float32)
         probabilities[:, columns] = answer[:, None]
-        predicted[:, columns] = classes_of(logits)[:, None]
+        predicted[:, columns] = classes_of(answers)[:, None]
     assert probabilities is not None
     found["prefix"] = torch.cat([found["stem"], found.pop("behind")], dim=1)
-    p_true = probabilities.numpy()[np.arange(len(labels)), :, labels]
-    found["probabilities"] = probabilities
-    halved = {name: value.clamp(-65504, 65504).half().numpy() for name, value in found.items()}
-    return halved | {"predicted": predicted, "p_true": p_true}
-
-
-def probabilities_of(logits: Tensor) -> Tensor:
-    """(N, classes) float32 probabilities on the CPU, all zeros where a logit is not finite."""
-    logits = logits.float()
-    finite = logits.isfinite().all(dim=1, keepdim=True)
-    return torch.where(finite, logits.softmax(dim=1), 0).cpu()
-
-
-def classes_of(logits: Tensor) -> np.ndarray:
-    """(N,) int32 predicted classes, -1 where a logit is not finite."""
-    logits = logits.float()
-    finite = logits.isfinite().all(dim=1)
-    return np.asarray(torch.where(finite, logits.argmax(dim=1), -1).to(torch.int32).cpu().numpy())
+    return {name: value.numpy() for name, value in found.items()} | {"probabilities": probabilities, "predicted": predicted}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from dynamic.errors import UserError
 from dynamic.integrity import digest_of_file
-from oracle.runs import Run
 from selector.policies.base import POLICY, SOURCE, Policy, load_facts
 from selector.policies.blend import Blend, SecondLook, TopTwo
 from selector.policies.boosting import Correctness, PreferredClassifier, Ranker
@@ -18,6 +18,11 @@ from selector.policies.head import Head
 from selector.policies.own import policy_class
 from selector.policies.scoring import Neighbours
 from selector.policies.stagewise import Stagewise
+
+if TYPE_CHECKING:
+    from dynamic.configuration import Configuration
+    from oracle.run_folder import RunFolder
+    from oracle.runs import Run
 
 REFERENCES: tuple[type[Policy], ...] = (Default, SingleBest, Cheapest, MostPreferred, RandomChoice)
 """Fitted in no time and always in the table; the oracle comes on top."""
@@ -85,13 +90,20 @@ def load_policy(folder: Path) -> Policy:
     return BY_NAME[name].load(folder)
 
 
-def load_policies(run: Run) -> list[Policy]:
+def load_policies(
+    run: RunFolder, configurations: Sequence[Configuration] | None = None, folder: Path | None = None
+) -> list[Policy]:
     """All policies of a run, references first.
+
+    Args:
+        run: whose policies.
+        configurations: that they may choose among; unless given, all that the run (then an opened one) evaluated.
+        folder: of the policies; the run's own unless given. Compiled precisions have others, beside their graphs.
 
     Raises:
         UserError: none there, damaged ones, or such that were fitted for another network or other configurations.
     """
-    folder = run.policies
+    folder = run.policies if folder is None else folder
     folders = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     found = {path.name: load_policy(path) for path in folders}
     if not found:
@@ -103,7 +115,9 @@ def load_policies(run: Run) -> list[Policy]:
     if lacking:
         raise UserError(f"{folder} lacks {', '.join(lacking)}: run python -m selector.train {run.folder} to its end")
     policies = [found[name] for name in [*BY_NAME, *sorted(found.keys() - BY_NAME.keys())] if name in found]
-    known = {c.id for c in run.configurations}
+    if configurations is None:
+        configurations = cast("Run", run).configurations
+    known = {c.id for c in configurations}
     for policy in policies:
         run.digests.require(policy.digests_, folder / policy.name, "fit it for this run (python -m selector.train RUN)")
         unknown = [name for name in policy.portfolio_ if name not in known]
@@ -111,9 +125,15 @@ def load_policies(run: Run) -> list[Policy]:
             raise UserError(
                 f"{folder / policy.name} chooses among configurations that this run did not run, such as {unknown[0]}"
             )
-    if len({(policy.portfolio_, policy.fitted_on_) for policy in policies}) > 1:
+    if len({policy.portfolio_ for policy in policies}) > 1 or not _of_same_images(policies):
         raise UserError(f"the policies in {folder} learned from different portfolios or images: delete it and train again")
     return policies
+
+
+def _of_same_images(policies: list[Policy]) -> bool:
+    """Whether policies were fitted on the same images: mostly files of equal digests, which need not be read."""
+    files = {policy.fitted_on_file.digest if policy.fitted_on_file else None for policy in policies}
+    return (len(files) == 1 and None not in files) or len({policy.fitted_on_ for policy in policies}) == 1
 
 
 def digest_of_policies(folder: Path) -> str:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
-import pandas as pd
 from safetensors.numpy import load_file, save
 
 from dynamic.errors import UserError
@@ -28,6 +27,7 @@ from dynamic.integrity import digest_of_file, read_record, write_record
 from oracle.run_record import Digests
 from selector.observation.images import Group, Images
 from selector.observation.observations import Observations
+from selector.policies.asking import ANSWER, Asks
 from selector.policies.objectives import Objective, OperatingPoint, best
 
 POLICY = "policy.json"
@@ -37,6 +37,25 @@ SOURCE = "policy.py"
 """Copy of the file of a policy of one's own."""
 
 _FITTED_ON, _STATE = "fitted_on.parquet", "state.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeysFile:
+    """Where a saved policy keeps the keys of its images, and what that must be."""
+
+    path: Path
+    digest: str
+
+    def read(self) -> frozenset[str]:
+        """The keys. Raises UserError where the file is missing, damaged or something else."""
+        import pandas as pd  # here: who only decides does without
+
+        try:
+            if digest_of_file(self.path) != self.digest:
+                raise UserError(f"{self.path} is damaged: it differs from its digest; fit the policy again")
+            return frozenset(pd.read_parquet(self.path)["image"])
+        except (OSError, KeyError, ValueError) as error:
+            raise UserError(f"{self.path} cannot be read ({error}): fit the policy again") from error
 
 
 @dataclass
@@ -57,7 +76,9 @@ class Policy(ABC):
         source, source_path: content and place of the file that it is from, see :mod:`selector.policies.own`; else None.
         dials: settings of the dial, from accurate to cheap; empty for a policy without one.
         portfolio_: ids of the configurations it chooses among.
-        fitted_on_: keys of the images it was fitted on.
+        fitted_on_: keys of the images it was fitted on; of a policy that was saved they are read when they are asked for.
+        fitted_on_file: of such a policy, where they are; else None.
+        labels_: how many these are.
         digests_: of the network that these were observed with.
         points_: its operating points, once :func:`selector.learning.fitting.calibrate` has estimated them.
     """
@@ -68,9 +89,31 @@ class Policy(ABC):
     source_path: ClassVar[Path | None] = None
 
     portfolio_: tuple[str, ...]
-    fitted_on_: frozenset[str]
     digests_: Digests
     points_: tuple[OperatingPoint, ...]
+    fitted_on_file: KeysFile | None = None
+    _fitted_on: frozenset[str] | None = None
+    _labels: int | None = None
+
+    @property
+    def fitted_on_(self) -> frozenset[str]:
+        """See the class. Raises UserError where their file is missing or damaged."""
+        if isinstance(self.fitted_on_file, KeysFile) and self._fitted_on is None:
+            self._fitted_on = self.fitted_on_file.read()
+        return self._fitted_on or frozenset()
+
+    @fitted_on_.setter
+    def fitted_on_(self, keys: frozenset[str]) -> None:
+        self._fitted_on, self._labels, self.fitted_on_file = keys, len(keys), None
+
+    @property
+    def labels_(self) -> int:
+        """See the class."""
+        return len(self.fitted_on_) if self._labels is None else self._labels
+
+    @labels_.setter
+    def labels_(self, count: int) -> None:
+        self._labels = count
 
     @property
     def dials(self) -> Sequence[float]:
@@ -143,6 +186,15 @@ class Policy(ABC):
         """:meth:`decide` as configuration ids."""
         return [self.portfolio_[column] for column in self.decide(images, dial)]
 
+    def asks(self, default: int, layers: int) -> Asks:
+        """What the fitted policy may ask of images; everything, unless a policy says that it asks less.
+
+        Args:
+            default: column of the network's default.
+            layers: dynamic layers of the network.
+        """
+        return Asks.everything(len(self.portfolio_), layers)
+
     def point(self, objective: Objective, accuracy: float, macs: float) -> OperatingPoint | None:
         """The operating point that serves an objective best, by the estimates; None for a policy without points.
 
@@ -169,6 +221,8 @@ class Policy(ABC):
         """Write ``policy.json``, ``fitted_on.parquet`` and, where there is something to put in them,
         ``state.safetensors`` and ``NAME.txt.gz``; no pickle. Of a policy from a file also ``policy.py``, a copy of it.
         ``policy.json`` lists the others with their digests."""
+        import pandas as pd
+
         folder.mkdir(parents=True, exist_ok=True)
         state = self._state()
         keys = pd.DataFrame({"image": sorted(self.fitted_on_)})
@@ -193,6 +247,7 @@ class Policy(ABC):
             "points": [asdict(point) for point in self.points_],
             "state": state.facts,
             "texts": sorted(state.texts),
+            "labels": self.labels_,
             "files": {name: digest_of_file(folder / name) for name in names},
         }
         write_record(folder / POLICY, facts)
@@ -204,13 +259,14 @@ class Policy(ABC):
         digests = Digests.of(facts.get("network"), folder / POLICY)
         try:
             for name, digest in facts["files"].items():
-                if digest_of_file(folder / name) != digest:
+                if name != _FITTED_ON and digest_of_file(folder / name) != digest:
                     raise UserError(f"{folder / name} is damaged: it differs from its digest; fit the policy again")
             policy = cls(**facts["parameters"])
             policy.portfolio_ = tuple(facts["portfolio"])
             policy.points_ = tuple(OperatingPoint(**point) for point in facts["points"])
             policy.digests_ = digests
-            policy.fitted_on_ = frozenset(pd.read_parquet(folder / _FITTED_ON)["image"])
+            policy.fitted_on_file = KeysFile(path=folder / _FITTED_ON, digest=facts["files"][_FITTED_ON])
+            policy._labels = facts.get("labels")  # earlier versions did not count them
             arrays = folder / _STATE
             texts = {name: gzip.decompress((folder / f"{name}.txt.gz").read_bytes()).decode() for name in facts["texts"]}
             policy._restore(State(facts["state"], load_file(arrays) if arrays.exists() else {}, texts))
@@ -228,8 +284,8 @@ def gather(images: Images, groups: Sequence[str]) -> np.ndarray:
     """
     parts = []
     for group in groups:
-        if group.startswith("answer:"):
-            column = group.removeprefix("answer:")
+        if group.startswith(ANSWER):
+            column = group.removeprefix(ANSWER)
             parts.append(answer_features(images.look(images.default if column == "default" else int(column))))
         else:
             found = images.features(cast(Group, group))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from selector.observation.images import Images
 from selector.observation.observations import Observations
 from selector.policies.answers import consensus, fit_temperatures, tempered
+from selector.policies.asking import Asks, joined
 from selector.policies.base import State
 from selector.policies.boosting import Correctness
 from selector.policies.head import Head
@@ -36,6 +38,11 @@ class Blend(ScoringPolicy):
         super().__init__(groups, seed)
         self.rounds, self.epochs = rounds, epochs
         self._parts = (Correctness(rounds, self.groups, seed), Head(epochs, seed=seed))
+
+    def asks(self, default: int, layers: int) -> Asks:
+        """What its trees and its head ask."""
+        groups = (*self.groups, *self._parts[1].groups)
+        return Asks.of_groups(groups, len(self.portfolio_), default)
 
     def _fit(self, observed: Observations) -> None:
         for part in self._parts:
@@ -90,6 +97,11 @@ class TopTwo(Blend):
     def dials(self) -> Sequence[float]:
         """From "always both" to "never"."""
         return MARGINS
+
+    def asks(self, default: int, layers: int) -> Asks:
+        """Then any two answers."""
+        pairs = tuple(itertools.permutations(range(len(self.portfolio_)), 2))
+        return joined([super().asks(default, layers), Asks(ladders=pairs)])
 
     def _fit(self, observed: Observations) -> None:
         super()._fit(observed)

@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
-import torch
 
 from selector.observation.images import Images, RecordedImages
 from selector.observation.observations import Observations
 from selector.policies.base import State
 from selector.policies.constant import preferred_columns
+from selector.policies.forest import DEPTH, Forest, feature_count
 from selector.policies.scoring import ScoringPolicy
 
-_DEPTH = 4
 
+def boosted(features: np.ndarray, target: np.ndarray, rounds: int, seed: int, **options: Any) -> str:
+    """The text of a small model, for :class:`selector.policies.forest.Forest`; the same seed gives the same model."""
+    import lightgbm as lgb  # here: who only decides does without
+    import torch
 
-def boosted(features: np.ndarray, target: np.ndarray, rounds: int, seed: int, **options: Any) -> lgb.Booster:
-    """A small model; the same seed gives the same model."""
     settings = {
         "learning_rate": 0.05,
-        "num_leaves": 2**_DEPTH - 1,
-        "max_depth": _DEPTH,
+        "num_leaves": 2**DEPTH - 1,
+        "max_depth": DEPTH,
         "min_data_in_leaf": min(40, max(len(features) // 20, 1)),
         "feature_fraction": 0.3,
         "bagging_fraction": 0.7,
@@ -37,17 +37,7 @@ def boosted(features: np.ndarray, target: np.ndarray, rounds: int, seed: int, **
         "seed": seed,
     }
     data = lgb.Dataset(features, target, group=options.pop("group", None), categorical_feature=options.pop("categories", []))
-    return lgb.train(settings | options, data, num_boost_round=rounds)
-
-
-def predicted(model: lgb.Booster, features: np.ndarray) -> np.ndarray:
-    """What a model says, with as many threads as torch takes."""
-    return np.asarray(model.predict(features, num_threads=torch.get_num_threads()))
-
-
-def tree_macs(models: Sequence[lgb.Booster]) -> float:
-    """One comparison a level of each tree, counted as a MAC."""
-    return float(sum(model.num_trees() for model in models) * _DEPTH)
+    return lgb.train(settings | options, data, num_boost_round=rounds).model_to_string()
 
 
 class PreferredClassifier(ScoringPolicy):
@@ -71,20 +61,20 @@ class PreferredClassifier(ScoringPolicy):
             kept = ~kept  # nothing is ever right: any label is as good
         target = preferred_columns(observed)
         classes = len(observed.portfolio)
-        self.model_ = boosted(
-            features[kept], target[kept], self.rounds, self.seed, objective="multiclass", num_class=classes
-        )
-        self.own_macs_ = tree_macs([self.model_])
+        model = boosted(features[kept], target[kept], self.rounds, self.seed, objective="multiclass", num_class=classes)
+        self._restore(State(texts={"model": model}))
 
     def _scores(self, images: Images) -> np.ndarray:
-        return predicted(self.model_, self._features(images))
+        raw = self.forest_.raw(self._features(images))
+        powers = np.exp(raw - raw.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
     def _state(self) -> State:
-        return State(texts={"model": self.model_.model_to_string()})
+        return State(texts={"model": self.forest_.texts[0]})
 
     def _restore(self, state: State) -> None:
-        self.model_ = lgb.Booster(model_str=state.texts["model"])
-        self.own_macs_ = tree_macs([self.model_])
+        self.forest_ = Forest((state.texts["model"],))
+        self.own_macs_ = self.forest_.macs
 
 
 class Ranker(ScoringPolicy):
@@ -105,9 +95,9 @@ class Ranker(ScoringPolicy):
         features = self._features(RecordedImages(observed))
         images, columns = observed.correct.shape
         relevance = np.where(observed.correct, 2 + (observed.quality > 1.8), 0) + (observed.quality > 0.3)
-        self.columns_ = columns
-        self.model_ = boosted(
-            self._pairs(features),
+        every = np.tile(np.arange(columns, dtype=np.float32), images)[:, None]
+        model = boosted(
+            np.concatenate([np.repeat(features, columns, axis=0), every], axis=1),
             relevance.ravel().astype(int),
             self.rounds,
             self.seed,
@@ -117,28 +107,22 @@ class Ranker(ScoringPolicy):
             lambdarank_truncation_level=columns,
             feature_fraction=0.5,
         )
-        self._measure()
-
-    def _measure(self) -> None:
-        self.own_macs_ = tree_macs([self.model_]) * self.columns_
-
-    def _pairs(self, features: np.ndarray) -> np.ndarray:
-        """(N * K, features + 1): every image with every column."""
-        columns = np.tile(np.arange(self.columns_, dtype=np.float32), len(features))
-        return np.concatenate([np.repeat(features, self.columns_, axis=0), columns[:, None]], axis=1)
+        self._restore(State({"columns": columns}, texts={"model": model}))
 
     def _scores(self, images: Images) -> np.ndarray:
-        features = self._features(images)
-        raw = predicted(self.model_, self._pairs(features)).reshape(len(features), self.columns_)
-        return raw - raw.mean(axis=1, keepdims=True)
+        raw = self.forest_.raw(self._features(images))
+        return np.asarray(raw - raw.mean(axis=1, keepdims=True))
 
     def _state(self) -> State:
-        return State({"columns": self.columns_}, texts={"model": self.model_.model_to_string()})
+        return State({"columns": self.columns_}, texts={"model": self.forest_.texts[0]})
 
     def _restore(self, state: State) -> None:
+        """One forest a column, in which the last feature, the column, is decided already."""
         self.columns_ = int(state.facts["columns"])
-        self.model_ = lgb.Booster(model_str=state.texts["model"])
-        self._measure()
+        text = state.texts["model"]
+        last = feature_count(text) - 1
+        self.forest_ = Forest((text,) * self.columns_, [{last: float(column)} for column in range(self.columns_)])
+        self.own_macs_ = self.forest_.macs
 
 
 class Correctness(ScoringPolicy):
@@ -157,16 +141,15 @@ class Correctness(ScoringPolicy):
 
     def _fit(self, observed: Observations) -> None:
         features = self._features(RecordedImages(observed))
-        self.models_ = [boosted(features, right, self.rounds, self.seed, objective="binary") for right in observed.correct.T]
-        self.own_macs_ = tree_macs(self.models_)
+        models = [boosted(features, right, self.rounds, self.seed, objective="binary") for right in observed.correct.T]
+        self._restore(State(texts={f"model_{column:02d}": model for column, model in enumerate(models)}))
 
     def _scores(self, images: Images) -> np.ndarray:
-        features = self._features(images)
-        return np.stack([predicted(model, features) for model in self.models_], axis=1)
+        return np.asarray(1 / (1 + np.exp(-self.forest_.raw(self._features(images)))))
 
     def _state(self) -> State:
-        return State(texts={f"model_{i:02d}": model.model_to_string() for i, model in enumerate(self.models_)})
+        return State(texts={f"model_{column:02d}": text for column, text in enumerate(self.forest_.texts)})
 
     def _restore(self, state: State) -> None:
-        self.models_ = [lgb.Booster(model_str=state.texts[name]) for name in sorted(state.texts)]
-        self.own_macs_ = tree_macs(self.models_)
+        self.forest_ = Forest([state.texts[name] for name in sorted(state.texts)])
+        self.own_macs_ = self.forest_.macs

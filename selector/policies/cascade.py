@@ -17,6 +17,7 @@ from oracle.evaluation.bounds import hull
 from selector.observation.images import Images
 from selector.observation.observations import Observations
 from selector.policies.answers import consensus, fit_temperatures, tempered
+from selector.policies.asking import Asks
 from selector.policies.base import Policy, State
 
 SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9)
@@ -58,6 +59,10 @@ class Averaging(Policy):
             together = [answers[:, [*order, column]].mean(axis=1).argmax(axis=1) == observed.labels for column in rest]
             order.append(rest[int(np.argmax([right.mean() for right in together]))])
         self.order_ = order
+
+    def asks(self, default: int, layers: int) -> Asks:
+        """The answers of its configurations, in their order."""
+        return Asks(ladders=(tuple(self.order_),))
 
     def _decide(self, images: Images, dial: float) -> np.ndarray:
         looked = self.order_[: max(int(dial), 1)]
@@ -110,6 +115,10 @@ class Cascade(Policy):
         corners = hull(macs, accuracy)
         below = np.interp(macs, macs[corners], accuracy[corners]) - accuracy
         return sorted(map(int, np.argsort(below, kind="stable")[: self.candidates]))
+
+    def asks(self, default: int, layers: int) -> Asks:
+        """The answers of its ladders, rung by rung."""
+        return Asks(ladders=tuple(dict.fromkeys(tuple(step.columns) for step in self.steps_ if len(step.columns) > 1)))
 
     def _decide(self, images: Images, dial: float) -> np.ndarray:
         step = self._step(dial)

@@ -75,7 +75,7 @@ def choose(policies: Iterable[Policy], objective: Objective) -> Choice | None:
         return None
     default = static.points_[0]
     offers = {p.name: p.point(objective, default.accuracy, default.macs) for p in policies if p.learned}
-    return choose_among({k: v for k, v in offers.items() if v}, objective, default, len(static.fitted_on_))
+    return choose_among({k: v for k, v in offers.items() if v}, objective, default, static.labels_)
 
 
 def choose_among(offers: Mapping[str, OperatingPoint], objective: Objective, default: OperatingPoint, labels: int) -> Choice:

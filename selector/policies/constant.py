@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import sha256
 
 import numpy as np
 
+from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 from oracle.evaluation import bounds
 from selector.observation.images import Images
 from selector.observation.observations import Observations
+from selector.policies.asking import Asks
 from selector.policies.base import Policy, State
 
 
@@ -19,6 +22,10 @@ class _Constant(Policy):
     learned = False
     column_: int
 
+    def asks(self, default: int, layers: int) -> Asks:
+        """Nothing."""
+        return Asks()
+
     def _decide(self, images: Images, dial: float) -> np.ndarray:
         return np.full(len(images), self.column_)
 
@@ -27,6 +34,29 @@ class _Constant(Policy):
 
     def _restore(self, state: State) -> None:
         self.column_ = int(state.facts["column"])
+
+
+def constants(
+    portfolio: Sequence[Configuration],
+    macs: np.ndarray,
+    default: Configuration,
+    kinds: Sequence[type[Default] | type[Cheapest]],
+) -> dict[str, Policy]:
+    """Policies that need no learning, by name; their accuracy is unknown.
+
+    Args:
+        portfolio: that they choose among.
+        macs: (portfolio,) multiply-accumulates of each.
+        default: of the network.
+        kinds: which.
+    """
+    policies: dict[str, Policy] = {}
+    for kind in kinds:
+        policy = kind()
+        policy.portfolio_, policy.fitted_on_, policy.points_ = tuple(c.id for c in portfolio), frozenset(), ()
+        policy.column_ = portfolio.index(default) if kind is Default else int(macs.argmin())
+        policies[policy.name] = policy
+    return policies
 
 
 class Default(_Constant):
@@ -74,6 +104,10 @@ class RandomChoice(Policy):
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
+
+    def asks(self, default: int, layers: int) -> Asks:
+        """Nothing."""
+        return Asks()
 
     def _fit(self, observed: Observations) -> None:
         pass

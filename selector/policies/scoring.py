@@ -6,14 +6,18 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.neighbors import NearestNeighbors
 
 from selector.observation.images import Images, RecordedImages
 from selector.observation.observations import Observations
+from selector.policies.asking import Asks
 from selector.policies.base import Policy, State, gather
 
 PRICES = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 1.0)
 """The dial: how much score the MACs of one default run are worth; accuracy as a fraction, where scores are that."""
+
+
+_ASKED = 512
+"""Images whose distances are held at once."""
 
 
 class ScoringPolicy(Policy):
@@ -34,6 +38,10 @@ class ScoringPolicy(Policy):
     def dials(self) -> Sequence[float]:
         """See :data:`PRICES`."""
         return PRICES
+
+    def asks(self, default: int, layers: int) -> Asks:
+        """Its groups, before it chooses."""
+        return Asks.of_groups(self.groups, len(self.portfolio_), default)
 
     def _decide(self, images: Images, dial: float) -> np.ndarray:
         scores = self._scores(images)
@@ -71,11 +79,22 @@ class Neighbours(ScoringPolicy):
 
     def _index(self) -> None:
         self.own_macs_ = float(self.known_.size)
-        count = min(self.k, len(self.known_))
-        self.index_ = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(self.known_.astype(np.float32))
+        self.searched_ = np.ascontiguousarray(self.known_.T, dtype=np.float64)
+        self.lengths_ = (self.searched_**2).sum(axis=0)
 
     def _scores(self, images: Images) -> np.ndarray:
-        near = self.index_.kneighbors((self._features(images) - self.mean_) / self.scale_, return_distance=False)
+        asked = (self._features(images) - self.mean_) / self.scale_
+        count = min(self.k, len(self.known_))
+        parts = [self._right(asked[start : start + _ASKED], count) for start in range(0, len(asked), _ASKED)]
+        return np.concatenate(parts)
+
+    def _right(self, asked: np.ndarray, count: int) -> np.ndarray:
+        """(N, K) mean correctness among the ``count`` nearest label images, the first of equally near ones."""
+        distances = self.lengths_ - 2 * (asked.astype(np.float64) @ self.searched_)  # less the asked ones' own length
+        near = np.argpartition(distances, count - 1, axis=1)[:, :count]
+        farthest = np.take_along_axis(distances, near[:, -1:], axis=1)
+        for row in np.flatnonzero(np.count_nonzero(distances <= farthest, axis=1) > count):  # more of them are as far
+            near[row] = np.argsort(distances[row], kind="stable")[:count]
         return np.asarray(self.correct_[near].mean(axis=1))
 
     def _state(self) -> State:

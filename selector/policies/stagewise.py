@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 
 from dynamic.attributes.registry import attributes
 from selector.observation.images import Images, RecordedImages
 from selector.observation.observations import Observations
+from selector.policies.asking import Asks
 from selector.policies.base import Policy, State
-from selector.policies.boosting import boosted, predicted, tree_macs
+from selector.policies.boosting import boosted
+from selector.policies.forest import Forest
 
 
 @dataclass(frozen=True)
@@ -59,22 +60,25 @@ class Stagewise(Policy):
             for layer in range(len(observed.portfolio[0].stride))
         ]
         self.tree_ = _branches(options, list(range(len(observed.portfolio))), 0)
-        self.models_: dict[str, lgb.Booster] = {}
+        texts: dict[str, str] = {}
         stream = np.random.default_rng(self.seed)
         half = stream.permutation(len(observed)) % 2
         images = RecordedImages(observed)
         relative = observed.costs.whole / observed.costs.default
         for number, price in enumerate(self.prices):
             rewards = observed.correct - price * relative
-            self._learn(self.tree_, images, rewards, half, str(number))
-        self._measure()
+            self._learn(self.tree_, images, rewards, half, str(number), texts)
+        self._take(texts)
 
-    def _learn(self, node: _Node, images: Images, rewards: np.ndarray, half: np.ndarray, name: str) -> np.ndarray:
-        """Learn the forks below ``node``; returns the (N,) reward of following it from here on."""
+    def _learn(
+        self, node: _Node, images: Images, rewards: np.ndarray, half: np.ndarray, name: str, texts: dict[str, str]
+    ) -> np.ndarray:
+        """Learn the forks below ``node`` into ``texts``; returns the (N,) reward of following it from here on."""
         branches = node.branches
         if not branches:
             return np.asarray(rewards[:, node.column])
-        below = np.stack([self._learn(b, images, rewards, half, f"{name}_{i}") for i, b in enumerate(branches)], axis=1)
+        followed = [self._learn(b, images, rewards, half, f"{name}_{i}", texts) for i, b in enumerate(branches)]
+        below = np.stack(followed, axis=1)
         if len(branches) == 1:
             return np.asarray(below[:, 0])
         features = images.stage(node.layer, node.column, np.arange(len(images)))
@@ -82,17 +86,26 @@ class Stagewise(Policy):
         for branch in range(len(branches)):
             for part in (0, 1):
                 model = boosted(features[half != part], below[half != part, branch], self.rounds, self.seed)
-                crossed[half == part, branch] = predicted(model, features[half == part])
-            self.models_[f"{name}_{branch}"] = boosted(features, below[:, branch], self.rounds, self.seed)
+                crossed[half == part, branch] = Forest((model,)).raw(features[half == part])[:, 0]
+            texts[f"{name}_{branch}"] = boosted(features, below[:, branch], self.rounds, self.seed)
         return np.asarray(below[np.arange(len(below)), crossed.argmax(axis=1)])
 
-    def _measure(self) -> None:
-        """A path passes at most as many forks as there are layers; the trees of the costliest price bound what it pays."""
-        each = [
-            tree_macs([m for name, m in self.models_.items() if name.split("_")[0] == str(i)])
-            for i in range(len(self.prices))
-        ]
+    def _take(self, texts: Mapping[str, str]) -> None:
+        """One forest a fork, by its name: a tree's output for each branch.
+
+        A path passes at most as many forks as there are layers; the trees of the costliest price bound what it pays.
+        """
+        forks: dict[str, list[str]] = {}
+        for name in sorted(texts, key=lambda name: [int(part) for part in name.split("_")]):
+            forks.setdefault(name.rpartition("_")[0], []).append(texts[name])
+        self.forests_ = {name: Forest(models) for name, models in forks.items()}
+        prices = range(len(self.prices))
+        each = [sum(f.macs for name, f in self.forests_.items() if name.split("_")[0] == str(i)) for i in prices]
         self.own_macs_ = max(each, default=0.0)
+
+    def asks(self, default: int, layers: int) -> Asks:
+        """What layers read at the forks."""
+        return Asks(stages=tuple(_forks(self.tree_)))
 
     def _decide(self, images: Images, dial: float) -> np.ndarray:
         number = int(np.abs(np.array(self.prices) - dial).argmin())
@@ -109,20 +122,25 @@ class Stagewise(Policy):
         taken = np.zeros(len(rows), dtype=np.int64)
         if len(branches) > 1 and len(rows):
             features = images.stage(node.layer, node.column, rows)
-            scores = [predicted(self.models_[f"{name}_{i}"], features) for i in range(len(branches))]
-            taken = np.stack(scores, axis=1).argmax(axis=1)
+            taken = self.forests_[name].raw(features).argmax(axis=1)
         for i, branch in enumerate(branches):
             self._follow(branch, images, rows[taken == i], f"{name}_{i}", chosen)
 
     def _state(self) -> State:
-        return State(
-            {"tree": asdict(self.tree_)}, texts={f"m{name}": m.model_to_string() for name, m in self.models_.items()}
-        )
+        texts = {f"m{n}_{branch}": text for n, f in self.forests_.items() for branch, text in enumerate(f.texts)}
+        return State({"tree": asdict(self.tree_)}, texts=texts)
 
     def _restore(self, state: State) -> None:
         self.tree_ = _Node.of(state.facts["tree"])
-        self.models_ = {name[1:]: lgb.Booster(model_str=text) for name, text in state.texts.items()}
-        self._measure()
+        self._take({name[1:]: text for name, text in state.texts.items()})
+
+
+def _forks(node: _Node) -> Iterator[tuple[int, int]]:
+    """Layer and column of every node with more than one branch."""
+    if len(node.branches) > 1:
+        yield node.layer, node.column
+    for branch in node.branches:
+        yield from _forks(branch)
 
 
 def _branches(options: Sequence[Sequence[object]], columns: list[int], layer: int) -> _Node:

@@ -14,11 +14,9 @@ import tyro
 from dynamic.command import check_device
 from dynamic.errors import UserError
 from dynamic.files import make_writable, write_whole
-from dynamic.integrity import read_record, write_record
-from oracle.run_record import Digests
+from dynamic.integrity import write_record
 from oracle.runs import Run
 from selector.interchange.asf import AsfPairwise, available
-from selector.policies import digest_of_policies
 from selector.scoring.by_side import by_side
 from selector.scoring.controls import shuffled_control
 from selector.scoring.curves import areas, dial_curves, static_points
@@ -118,22 +116,3 @@ def benchmark_run(settings: BenchmarkSettings, opened: OpenedRun) -> dict[str, A
         "images": opened.run.record.images["images"],
     }
     return result | {"verdicts": sentences(result)}
-
-
-def read_results(run: Run) -> dict[str, Any]:
-    """What :func:`benchmark` left in a run.
-
-    Raises:
-        UserError: it was not benchmarked, or since then its policies were fitted again or images added; or the results are
-            damaged, or of another network.
-    """
-    command = f"run python -m selector.benchmark {run.folder}, where the run can be written to"
-    if not run.results.exists():
-        raise UserError(f"the run {run.name} was not benchmarked: {command}")
-    results = read_record(run.results)
-    run.digests.require(Digests.of(results.get("network"), run.results), run.results, command)
-    if results.get("policies_digest") != digest_of_policies(run.policies):
-        raise UserError(f"the policies of {run.name} were fitted again since it was benchmarked: {command}")
-    if results.get("images", run.record.images["images"]) != run.record.images["images"]:
-        raise UserError(f"{run.name} has more images than when it was benchmarked: {command}")
-    return results

@@ -15,6 +15,7 @@ from oracle.evaluation.bounds import cost_order, interval
 from oracle.evaluation.paired import mcnemar
 from selector.observation.observations import Observations
 from selector.policies.running import PolicyRun
+from selector.scoring.gaps import closed_gap, closed_gap_interval, share_interval
 from selector.scoring.mixture import mixture_accuracy
 from selector.scoring.resampling import draw_resamples, percentile_interval, resampled_means
 
@@ -71,36 +72,6 @@ class References:
         )
 
 
-def closed_gap(right: np.ndarray, base: np.ndarray, oracle: np.ndarray) -> float | None:
-    """(accuracy - base) / (oracle - base); None where the oracle is no better than the base.
-
-    Args:
-        right, base, oracle: (N,) bool, whether each is right about the same images.
-
-    >>> closed_gap(np.array([1, 1, 0, 0]), np.array([1, 0, 0, 0]), np.array([1, 1, 1, 0]))
-    0.5
-    """
-    gap = oracle.mean() - base.mean()
-    return None if gap == 0 else float((right.mean() - base.mean()) / gap)
-
-
-def closed_gap_interval(
-    right: np.ndarray, base: np.ndarray, oracle: np.ndarray, draws: np.ndarray
-) -> tuple[float, float] | None:
-    """95 % interval of :func:`closed_gap`; None where that is undefined, in the sample or in most resamples."""
-    if closed_gap(right, base, oracle) is None:
-        return None
-    return _share_interval(*resampled_means(np.stack([right, base, oracle], axis=1), draws).T)
-
-
-def _share_interval(accuracy: np.ndarray, base: np.ndarray, oracle: np.ndarray) -> tuple[float, float] | None:
-    """95 % interval of the closed gap from (R,) accuracies in every resample; None where it is undefined in most."""
-    known = oracle > base
-    if known.mean() < 0.5:
-        return None
-    return percentile_interval((accuracy - base)[known] / (oracle - base)[known])
-
-
 def discordant(right: np.ndarray, base: np.ndarray) -> dict[str, Any]:
     """Images that only the one, and only the other, gets right, and McNemar's exact two-sided p.
 
@@ -138,9 +109,9 @@ def measure(outcome: PolicyRun, observed: Observations, references: References) 
         "gmacs": float(macs / 1e9),
         "gmacs_selector": float((outcome.macs - run).mean() / 1e9),
         "closed_gap": gap,
-        "closed_gap_ci": None if gap is None else _listed(_share_interval(accuracy, single_best, oracle)),
+        "closed_gap_ci": None if gap is None else _listed(share_interval(accuracy, single_best, oracle)),
         "recovered_gap": recovered,
-        "recovered_gap_ci": None if recovered is None else _listed(_share_interval(accuracy, default, oracle)),
+        "recovered_gap_ci": None if recovered is None else _listed(share_interval(accuracy, default, oracle)),
         "versus_default": _difference(right.mean() - references.default.mean(), accuracy - default)
         | discordant(right, references.default),
         "versus_single_best": _difference(right.mean() - references.single_best.mean(), accuracy - single_best)

@@ -168,7 +168,7 @@ def facts_of(opened: OpenedRun) -> dict[str, Any]:
         "recalibrate_regime": settings.recalibrate_regime,
         "label_images": len(opened.label),
         "test_images": len(test),
-        "fitted_on": len(opened.policies[0].fitted_on_),
+        "fitted_on": opened.policies[0].labels_,
         "configurations": [c.id for c in test.portfolio],
         "default": test.portfolio[test.default].id,
         "default_gmacs": test.costs.default / 1e9,

@@ -19,7 +19,7 @@ from torch import Tensor
 from dynamic.configuration import Configuration
 from dynamic.network import DynamicNetwork
 from selector.observation.costs import Costs
-from selector.observation.images import LiveImages
+from selector.observation.eager import live_images
 from selector.policies.base import Policy
 from selector.policies.running import run_policy
 
@@ -86,7 +86,7 @@ class Stopwatch:
         return mine, static
 
     def _by_policy(self, policy: Policy, dial: float | None) -> Callable[[Tensor], object]:
-        return lambda images: run_policy(policy, LiveImages(self.network, images, self.portfolio, self.costs), dial)
+        return lambda images: run_policy(policy, live_images(self.network, images, self.portfolio, self.costs), dial)
 
     def _by_static(self, images: Tensor) -> object:
         with torch.inference_mode():

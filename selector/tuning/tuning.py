@@ -22,7 +22,8 @@ from oracle.training.fine_tuning import fine_tune
 from oracle.training.settings import RofSettings
 from selector.learning.training import TrainSettings, train
 from selector.policies import digest_of_policies
-from selector.scoring.benchmark import BenchmarkSettings, benchmark, read_results
+from selector.scoring.benchmark import BenchmarkSettings, benchmark
+from selector.scoring.results import read_results
 from selector.tuning.looking import about_images, about_network
 from selector.tuning.record import TuneRecord, training_key
 from selector.tuning.searching import final_settings, search, search_key, searches, write_portfolio

@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from serving.errors import Rejection
 from serving.inference.engine import ImageResult
@@ -25,8 +24,8 @@ from serving.operation.supervision import supervised
 
 _log = logging.getLogger("serving")
 
-Run = Callable[[Tensor, Sequence[Plan]], list[ImageResult]]
-"""Answers (N, 3, H, W) images under N plans."""
+Run = Callable[[np.ndarray, Sequence[Plan]], list[ImageResult]]
+"""Answers (N, C, H, W) images under N plans."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +47,7 @@ class BatchedResult:
 
 @dataclass
 class _Job:
-    image: Tensor
+    image: np.ndarray
     plan: Plan
     future: asyncio.Future[BatchedResult]
     since: float = field(default_factory=time.monotonic)
@@ -63,7 +62,6 @@ class Batcher:
         max_wait: seconds that the first image of a batch waits for others.
         max_queue: images that may wait.
         share: images of one request in a batch, at most, while smaller requests come; see :class:`FairQueue`.
-        threads: torch threads of the model's thread.
         observe: called with the number of images and the seconds of every batch.
         watch: called with the number of images that wait, whenever it changes.
     """
@@ -75,7 +73,6 @@ class Batcher:
         max_batch: int,
         max_wait: float,
         max_queue: int,
-        threads: int,
         share: int = 16,
         observe: Callable[[int, float], None] = lambda images, seconds: None,
         watch: Callable[[int], None] = lambda waiting: None,
@@ -87,7 +84,7 @@ class Batcher:
         self._arrived = asyncio.Event()
         self._closing = False
         self._seconds_an_image = 0.01
-        self._pool = ThreadPoolExecutor(1, "model", initializer=torch.set_num_threads, initargs=(threads,))
+        self._pool = ThreadPoolExecutor(1, "model")
         serving = supervised("batcher", self._serve, ended=lambda: self._closing)
         self._task = asyncio.get_running_loop().create_task(serving)
         self._task.add_done_callback(self._refuse_waiting)
@@ -111,12 +108,12 @@ class Batcher:
             raise Rejection("overloaded", f"{self.depth} images wait already: try again in {seconds} s", retry_after=seconds)
 
     async def submit(
-        self, images: Sequence[Tensor], plan: Plan, *, priority: int = 0, deadline: float = math.inf
+        self, images: Sequence[np.ndarray], plan: Plan, *, priority: int = 0, deadline: float = math.inf
     ) -> list[BatchedResult | Exception]:
         """Answer some images of one request.
 
         Args:
-            images: each (3, H, W), all of one size.
+            images: each (C, H, W) float32, all of one size.
             plan: of all of them.
             priority: higher ones go first.
             deadline: when nobody wants the answers any more (``time.monotonic()``); images that still wait then are refused.
@@ -199,7 +196,7 @@ class Batcher:
         began = time.monotonic()
         results: list[ImageResult | Exception]
         try:
-            results = [*self._run(torch.stack([job.image for job in jobs]), [job.plan for job in jobs])]
+            results = [*self._run(np.stack([job.image for job in jobs]), [job.plan for job in jobs])]
             if len(results) != len(jobs):
                 raise RuntimeError(f"{len(results)} results of {len(jobs)} images")
         except Exception:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dynamic.configuration import Configuration
+from dynamic.errors import UserError
 from selector.policies.constant import Cheapest, Default
 from selector.policies.objectives import OperatingPoint
 from serving.errors import Rejection
@@ -47,8 +49,31 @@ def plan_request(
     return operating_plan(deployment.policies, policy, deployment.objective)
 
 
+def open_reserve_for(deployment: Deployment, configuration: str) -> None:
+    """Open the reserve where a request forces what is not compiled; takes seconds the first time.
+
+    Args:
+        deployment: that has one.
+        configuration: an id; nothing is opened for what cannot be one.
+
+    Raises:
+        Rejection: the reserve cannot be opened.
+    """
+    if deployment.reserve is None or any(c.id == configuration for c in deployment.configurations):
+        return
+    try:
+        Configuration.parse(configuration)
+    except UserError:
+        return
+    try:
+        deployment.reserve.open()
+    except UserError as error:
+        raise Rejection("invalid", f"configuration {configuration[:80]!r} is not compiled, and {error}") from None
+
+
 def _forced(deployment: Deployment, configuration: str) -> Plan:
-    known = {c.id: c for c in deployment.configurations}
+    others = () if deployment.reserve is None else deployment.reserve.configurations
+    known = {c.id: c for c in (*deployment.configurations, *others)}
     if configuration not in known:
         few = f"one of {', '.join(known)}" if len(known) <= 32 else f"such as {deployment.default.id}, one of {len(known)}"
         raise Rejection("invalid", f"configuration must be {few}, not {configuration[:80]!r}")

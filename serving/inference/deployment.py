@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from dynamic.configuration import Configuration
-from dynamic.network import DynamicNetwork
 from selector.observation.costs import Costs
 from selector.policies.base import Policy
 from selector.policies.objectives import Objective
 from serving.inference.plans import Plan
+from serving.inference.reserve import Reserve
+from serving.inference.served_network import ServedNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,18 +26,19 @@ class Deployment:
         name: of the run or network.
         key: name and digests of weights, statistics and policies. Answers are stored under it, so that labels of answers
             by other weights or another portfolio do not count.
-        network: on ``device``, of ``dtype``, as :meth:`DynamicNetwork.for_inference` made it.
-        transform: RGB picture to normalised (3, resolution, resolution) float32.
+        weights: digest of the network's weights.
+        network: what runs.
+        reserve: what runs configurations of the run that are not compiled; None where there is no such thing.
+        transform: RGB picture to normalised (channels, resolution, resolution) float32.
         resolution: side of the network's input in pixels.
         classes: their names, in the order of the network's outputs.
-        configurations: all that a request may force.
+        configurations: all that a request may force, beside those of the reserve.
         portfolio: those that the policies choose among; the default is one of them.
         costs: MACs of the portfolio.
         policies: by name; ``default`` is one of them.
         active: the plan of a request that names none.
         why_active: what it promises, or why no learned policy was taken, in a sentence.
         objective: that chose the active policy's operating point.
-        dtype, device: of the network.
         results: what ``selector.benchmark`` measured; None where there is nothing, and ``why_no_results`` says why.
 
     Raises:
@@ -46,8 +47,10 @@ class Deployment:
 
     name: str
     key: str
-    network: DynamicNetwork
-    transform: Callable[[Image.Image], Tensor]
+    weights: str
+    network: ServedNetwork
+    reserve: Reserve | None = None
+    transform: Callable[[Image.Image], np.ndarray]
     resolution: int
     classes: tuple[str, ...]
     configurations: tuple[Configuration, ...]
@@ -57,8 +60,6 @@ class Deployment:
     active: Plan
     why_active: str
     objective: Objective
-    dtype: torch.dtype
-    device: str
     results: dict[str, Any] | None
     why_no_results: str | None
 
@@ -74,6 +75,12 @@ class Deployment:
         """The configuration that the network was trained with."""
         return self.network.default
 
+    def network_of(self, configuration: Configuration) -> ServedNetwork:
+        """What runs a configuration: the network, or the reserve where that was opened for what is not compiled."""
+        if configuration in self.configurations or self.reserve is None:
+            return self.network
+        return self.reserve.open().network
+
     def macs(self, configuration: Configuration) -> int:
         """Multiply-accumulates of one image under a configuration; one multiply-add counts as 1."""
-        return self.network.costs.macs(configuration, self.resolution)
+        return self.network_of(configuration).macs(configuration)

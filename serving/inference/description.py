@@ -7,15 +7,19 @@ from typing import Any
 from dynamic.attributes.registry import attributes
 from dynamic.configuration import Configuration
 from serving.inference.deployment import Deployment
-from serving.schema import Layer, RunConfiguration
+from serving.schema import Layer, MadeBy, RunConfiguration
 from serving.settings import ServingSettings
 
 
 def describe(deployment: Deployment, settings: ServingSettings) -> dict[str, Any]:
-    """Classes, configurations, policies with their operating points, and limits, JSON-ready."""
+    """Classes, configurations, policies with their operating points, and limits, JSON-ready.
+
+    ``other_configurations`` says whether a request may force such of the run that are not listed: PyTorch runs them.
+    """
     active = deployment.active
     return {
         "network": deployment.name,
+        "made_by": describe_maker(deployment, deployment.default).model_dump(),
         "resolution": deployment.resolution,
         "classes": deployment.classes,
         "active": {
@@ -26,6 +30,7 @@ def describe(deployment: Deployment, settings: ServingSettings) -> dict[str, Any
         },
         "default": describe_configuration(deployment, deployment.default).model_dump(),
         "configurations": [describe_configuration(deployment, c).model_dump() for c in deployment.configurations],
+        "other_configurations": deployment.reserve is not None,
         "policies": [_describe_policy(deployment, name) for name in deployment.policies],
         "max_images": settings.max_images,
         "keep": settings.keep,
@@ -37,6 +42,12 @@ def describe_configuration(deployment: Deployment, configuration: Configuration)
     """Its options layer by layer, and its cost."""
     gmacs = deployment.macs(configuration) / 1e9
     return RunConfiguration(id=configuration.id, layers=options_of(configuration), gmacs=gmacs)
+
+
+def describe_maker(deployment: Deployment, configuration: Configuration) -> MadeBy:
+    """Which network runs a configuration, and how."""
+    network = deployment.network_of(configuration)
+    return MadeBy(network=deployment.name, weights=deployment.weights, runtime=network.runtime, precision=network.precision)
 
 
 def options_of(configuration: Configuration) -> list[Layer]:

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from dynamic.configuration import Configuration
-from dynamic.session import Session
+from selector.observation.answers import probabilities_of
 from selector.observation.images import LiveImages
-from selector.observation.observe import probabilities_of
 from serving.inference.deployment import Deployment
 from serving.inference.plans import Plan
+from serving.inference.served_network import ServedNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,20 +37,32 @@ class ImageResult:
         return int(self.probabilities.argmax()) if self.probabilities.any() else -1
 
 
-@torch.inference_mode()
-def answer(deployment: Deployment, images: Tensor, plans: Sequence[Plan]) -> list[ImageResult]:
+def answer(deployment: Deployment, images: np.ndarray, plans: Sequence[Plan]) -> list[ImageResult]:
     """Let each image's policy choose, then run what was chosen, images with a common prefix of options together.
 
     Args:
         deployment: the network and its policies.
-        images: (N, 3, resolution, resolution) float32, normalised, on any device.
+        images: (N, C, resolution, resolution) float32, normalised.
         plans: one for each image.
 
     Returns:
         One result for each image, in their order.
     """
-    images = images.to(deployment.device, deployment.dtype, memory_format=torch.channels_last)
-    session = Session(deployment.network, images)
+    networks = [
+        deployment.network if plan.configuration is None else deployment.network_of(plan.configuration) for plan in plans
+    ]
+    if all(network is deployment.network for network in networks):
+        return _run(deployment, deployment.network, images, plans)
+    results: dict[int, ImageResult] = {}
+    for network in dict.fromkeys(networks):
+        rows = [row for row, other in enumerate(networks) if other is network]
+        found = _run(deployment, network, images[rows], [plans[row] for row in rows])
+        results.update(zip(rows, found, strict=True))
+    return [results[row] for row in range(len(plans))]
+
+
+def _run(deployment: Deployment, network: ServedNetwork, images: np.ndarray, plans: Sequence[Plan]) -> list[ImageResult]:
+    session, seen = network.session(images), network.seen(images)
     chosen: list[Configuration] = [deployment.default] * len(plans)
     charged = np.zeros(len(plans))
     for plan in dict.fromkeys(plans):
@@ -60,16 +70,15 @@ def answer(deployment: Deployment, images: Tensor, plans: Sequence[Plan]) -> lis
         if plan.configuration is not None:
             columns = [plan.configuration] * len(rows)
         else:
-            part = images if len(rows) == len(plans) else images[torch.from_numpy(rows).to(images.device)]
-            live = LiveImages(deployment.network, part, deployment.portfolio, deployment.costs, session=session, rows=rows)
+            live = LiveImages(session, seen, deployment.portfolio, deployment.default, deployment.costs, rows=rows)
             decided = deployment.policies[plan.policy].decide(live, plan.dial)
             columns = [deployment.portfolio[column] for column in decided]
             charged[rows] = live.charged
         for row, configuration in zip(rows, columns, strict=True):
             chosen[row] = configuration
-    probabilities = probabilities_of(session.mixed(chosen)).numpy()
+    probabilities = probabilities_of(session.mixed(chosen))
     macs = session.macs + charged
-    own = {c: deployment.macs(c) for c in set(chosen)}
+    own = {configuration: network.macs(configuration) for configuration in set(chosen)}
     return [
         ImageResult(
             probabilities=probabilities[row],

@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import PIL.Image
-import torch
 from starlette.datastructures import UploadFile
-from torch import Tensor
 
 from serving.errors import Rejection
 from serving.inference.decoding import COST, check_header, decode, no_memory, open_picture
@@ -41,10 +40,10 @@ class Preparation:
     """
 
     def __init__(
-        self, transform: Callable[[PIL.Image.Image], Tensor], max_megapixels: float, max_decoded_megapixels: float
+        self, transform: Callable[[PIL.Image.Image], np.ndarray], max_megapixels: float, max_decoded_megapixels: float
     ) -> None:
         self._transform, self._max_megapixels, self._max_decoded = transform, max_megapixels, max_decoded_megapixels
-        self._decoders = ThreadPoolExecutor(_DECODERS, "decoder", torch.set_num_threads, (1,))
+        self._decoders = ThreadPoolExecutor(_DECODERS, "decoder")
         self._pending = 0
 
     @property
@@ -52,7 +51,7 @@ class Preparation:
         """How many pictures are being prepared."""
         return self._pending
 
-    async def prepare(self, uploads: Sequence[Upload]) -> list[Tensor | Rejection]:
+    async def prepare(self, uploads: Sequence[Upload]) -> list[np.ndarray | Rejection]:
         """Decode and transform the pictures of one request.
 
         Returns:
@@ -67,7 +66,7 @@ class Preparation:
         finally:
             self._pending -= len(uploads)
 
-    async def _prepare(self, uploads: Sequence[Upload]) -> list[Tensor | Rejection]:
+    async def _prepare(self, uploads: Sequence[Upload]) -> list[np.ndarray | Rejection]:
         loop = asyncio.get_running_loop()
         if small := sum(upload.size or 0 for upload in uploads if isinstance(upload, UploadFile)) <= _SMALL_BYTES:
             headers = self._headers(uploads)
@@ -82,10 +81,10 @@ class Preparation:
                 "too_large", f"the pictures have more than {most / 1e6:g} megapixels together{scans}: send fewer"
             )
         if small and pixels <= _SMALL and cost <= COST * _SMALL:  # quicker than handing them to a thread
-            return self._tensors(uploads, headers)
+            return self._arrays(uploads, headers)
         parts = [slice(at, at + _PART) for at in range(0, len(uploads), _PART)]
         made = await asyncio.gather(
-            *(loop.run_in_executor(self._decoders, self._tensors, uploads[part], headers[part]) for part in parts)
+            *(loop.run_in_executor(self._decoders, self._arrays, uploads[part], headers[part]) for part in parts)
         )
         return [prepared for part in made for prepared in part]
 
@@ -104,14 +103,14 @@ class Preparation:
             return no_memory()
         return header
 
-    def _tensors(self, uploads: Sequence[Upload], headers: Sequence[Header | Rejection]) -> list[Tensor | Rejection]:
+    def _arrays(self, uploads: Sequence[Upload], headers: Sequence[Header | Rejection]) -> list[np.ndarray | Rejection]:
         """Of each picture; one at a time is opened and decoded, and held no longer than it takes."""
         return [
-            header if isinstance(header, Rejection) else self._tensor(upload)
+            header if isinstance(header, Rejection) else self._array(upload)
             for upload, header in zip(uploads, headers, strict=True)
         ]
 
-    def _tensor(self, upload: Upload) -> Tensor | Rejection:
+    def _array(self, upload: Upload) -> np.ndarray | Rejection:
         try:
             if isinstance(upload, UploadFile):
                 return self._transform(decode(open_picture(upload.file, self._max_megapixels, self._max_decoded)))

@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-import torch
 
 from oracle.evaluation import bounds
-from selector.observation.observe import probabilities_of
+from selector.observation.answers import probabilities_of
 from serving.errors import Rejection
 from serving.inference.decoding import decode, open_picture
 from serving.inference.deployment import Deployment
@@ -27,8 +26,6 @@ from serving.settings import ServingSettings
 
 _NICE = 10
 """A tenth of what a thread of the service gets where both want the same core."""
-_ROWS = 16
-"""Branches of the evaluation that run as one batch: enough to be quick, little memory."""
 _BUSY = 10.0
 """Seconds after which an image is evaluated even if the service never rests."""
 
@@ -54,7 +51,6 @@ class Evaluator:
     def _work(self, stopped: threading.Event) -> None:
         if sys.platform == "linux":  # there a thread has a priority of its own
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-        torch.set_num_threads(1)
         last, shown, counted = time.monotonic(), 0.0, (0, 0)
         while not stopped.is_set():
             now = time.monotonic()
@@ -93,7 +89,6 @@ class Evaluator:
         return True
 
 
-@torch.inference_mode()
 def evaluate(
     deployment: Deployment,
     labelled: LabelledAnswer,
@@ -117,12 +112,11 @@ def evaluate(
         Rejection: the picture cannot be decoded.
     """
     image = deployment.transform(decode(open_picture(data, max_megapixels)))[None]
-    image = image.to(deployment.device, deployment.dtype, memory_format=torch.channels_last)
     probabilities = np.zeros((len(deployment.portfolio), len(deployment.classes)), np.float32)
-    for columns, logits in deployment.network.comprehensive(image, deployment.portfolio, max_rows=_ROWS):
+    for columns, logits in deployment.network.every(image, deployment.portfolio):
         if stopped is not None and stopped.is_set():
             return None
-        probabilities[columns] = probabilities_of(logits).numpy()
+        probabilities[columns] = probabilities_of(logits)
     predicted = np.where(probabilities.any(axis=1), probabilities.argmax(axis=1), -1)[None]
     truth = np.array([labelled.label])
     quality = bounds.quality(predicted, probabilities[None, :, labelled.label], truth)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from oracle.evaluation import bounds
-from selector.scoring.metrics import closed_gap, closed_gap_interval
+from selector.scoring.gaps import closed_gap, closed_gap_interval
 from selector.scoring.resampling import RESAMPLES
 from serving.inference.deployment import Deployment
 from serving.live.records import Evaluation, LabelledAnswer

@@ -12,17 +12,12 @@ import torchvision
 from PIL import Image
 from timm.data.config import resolve_model_data_config
 from timm.data.transforms_factory import create_transform
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 
 from dynamic import UserError
-from dynamic.preprocessing import (
-    Preprocessing,
-    centred_preprocessing,
-    imagenet_preprocessing,
-    library_preprocessing,
-    scenes_preprocessing,
-)
-from dynamic.scenes import MEAN, STD
+from dynamic.models.library_transforms import library_preprocessing
+from dynamic.preprocessing import Preprocessing, centred_preprocessing, imagenet_preprocessing
+from dynamic.scenes import MEAN, STD, scenes_preprocessing
 
 HALVES = v2.Normalize([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
 TO_FLOAT = v2.ConvertImageDtype(torch.float32)
@@ -93,6 +88,35 @@ def test_transforms_of_ones_own(transform: object) -> None:
         assert made.shape == wanted.shape == (prepare.channels, *wanted.shape[1:])
         # Torchvision divides by 255 in two ways, which differ in the last bit.
         torch.testing.assert_close(made, wanted.as_subclass(torch.Tensor), rtol=0, atol=1e-6)
+
+
+def by_torchvision(prepare: Preprocessing, picture: Image.Image) -> torch.Tensor:
+    """The same by torchvision's transforms and torch's arithmetic."""
+    mode = InterpolationMode(prepare.interpolation)
+    picture = picture.convert("L" if prepare.colour == "grey" else "RGB")
+    if prepare.resize is not None:
+        picture = v2.functional.resize(
+            picture, [prepare.resize] if isinstance(prepare.resize, int) else list(prepare.resize), mode
+        )
+    if prepare.crop is not None:
+        picture = v2.functional.center_crop(picture, prepare.crop if isinstance(prepare.crop, int) else list(prepare.crop))
+    pixels = v2.functional.pil_to_tensor(picture).float().div_(255)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (prepare.mean, prepare.std))
+    return (pixels - mean) / std
+
+
+@pytest.mark.parametrize("interpolation", [mode.value for mode in InterpolationMode])
+@pytest.mark.parametrize("colour", ["rgb", "grey"])
+def test_arrays_have_the_bits_of_torchvision(interpolation: str, colour: str) -> None:
+    sizes: list[tuple[object, object]] = [(None, None), (64, None), (97, 64), ((40, 70), (41, 30)), ((64, 64), 64)]
+    sizes += [(None, 127), (None, (500, 20)), (33, (64, 65)), (33, 34), (96, 96)]  # crops larger than the picture
+    for resize, crop in sizes:
+        mean, std = ((0.3,) * 3, (0.7,) * 3) if colour == "grey" else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        prepare = Preprocessing(colour=colour, resize=resize, crop=crop, interpolation=interpolation, mean=mean, std=std)
+        for picture in pictures()[::6] + pictures()[1::6]:
+            made, wanted = prepare.array(picture), by_torchvision(prepare, picture).numpy()
+            assert made.dtype == np.float32
+            np.testing.assert_array_equal(made, wanted)
 
 
 def test_one_number_makes_one_grey_channel() -> None:

@@ -19,7 +19,8 @@ from selector.learning.observing import observe_run
 from selector.learning.training import TrainSettings, train
 from selector.observation import observe
 from selector.observation.costs import Costs
-from selector.observation.images import LiveImages, RecordedImages
+from selector.observation.eager import live_images
+from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
 from selector.policies import load_policies
 from selector.policies.running import run_policy
@@ -94,7 +95,7 @@ def test_decisions_are_what_the_network_really_answers(trained: Path) -> None:
             with torch.inference_mode():
                 answers = network(images, [test.portfolio[column] for column in outcome.columns]).argmax(dim=1).numpy()
             assert (answers == outcome.predicted).mean() >= 0.97, policy.name  # half precision may turn a tie
-            live = LiveImages(network, images, test.portfolio, costs, test.keys)
+            live = live_images(network, images, test.portfolio, costs, test.keys)
             lived = run_policy(policy, live, dial)
             assert (lived.columns == outcome.columns).mean() >= 0.95, policy.name
             assert (lived.predicted == answers)[lived.columns == outcome.columns].mean() >= 0.97

@@ -7,19 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import dynamic
 from dynamic import UserError
 from dynamic.integrity import write_record
 from oracle.runs import Run
 from selector.interchange.asf import AsfPairwise
 from selector.learning.fitting import calibrate
-from selector.observation.images import RecordedImages
+from selector.observation.images import Group, RecordedImages
 from selector.observation.observations import Observations
 from selector.policies import LEARNED, REFERENCES, load_policies, load_policy, make
 from selector.policies.base import Policy
 from selector.policies.blend import Blend, SecondLook, TopTwo
 from selector.policies.boosting import Correctness
 from selector.policies.cascade import Averaging, Cascade
-from selector.policies.constant import Oracle, SingleBest
+from selector.policies.constant import Default, Oracle, SingleBest
 from selector.policies.head import Head
 from selector.policies.objectives import OperatingPoint
 from selector.policies.running import run_policy
@@ -84,6 +85,72 @@ def test_contract(name: str, fitted: dict[str, Policy], ruled: Splits, noise: Sp
     )
     files = {path.name for path in (tmp_path / "saved").iterdir()}
     assert {path.split(".", 1)[1] for path in files} <= {"json", "parquet", "safetensors", "txt.gz"}
+
+
+class Spied(RecordedImages):
+    """Images that remember what they are asked."""
+
+    def __init__(self, observed: Observations) -> None:
+        super().__init__(observed)
+        self.groups: set[str] = set()
+        self.stages: set[tuple[int, int]] = set()
+        self.answers: list[list[int]] = [[] for _ in observed.keys]
+
+    def _features(self, group: Group) -> np.ndarray:
+        self.groups.add(group)
+        return super()._features(group)
+
+    def _stage(self, layer: int, column: int, rows: np.ndarray) -> np.ndarray:
+        self.stages.add((layer, column))
+        return super()._stage(layer, column, rows)
+
+    def _look(self, column: int, rows: np.ndarray) -> np.ndarray:
+        self._remember(column, rows)
+        return super()._look(column, rows)
+
+    def _answer(self, column: int, rows: np.ndarray) -> np.ndarray:
+        self._remember(column, rows)
+        return super()._answer(column, rows)
+
+    def _remember(self, column: int, rows: np.ndarray) -> None:
+        for row in rows:
+            if column not in self.answers[row]:
+                self.answers[row].append(column)
+
+
+def within(asked: list[int], ladder: tuple[int, ...]) -> bool:
+    """Whether ``asked`` comes in this order in ``ladder``."""
+    rungs = iter(ladder)
+    return all(column in rungs for column in asked)
+
+
+@pytest.mark.parametrize("name", [policy.name for policy in EVERY])
+def test_nothing_is_asked_that_was_not_declared(name: str, fitted: dict[str, Policy], ruled: Splits) -> None:
+    policy, test = fitted[name], ruled[1].rows(np.arange(200))
+    asks = policy.asks(test.default, len(test.portfolio[0].stride))
+    seen = set()
+    for dial in list(policy.dials)[::4] or [None]:
+        images = Spied(test)
+        run_policy(policy, images, dial)
+        assert images.groups <= set(asks.groups)
+        assert images.stages <= set(asks.stages)
+        seen |= images.groups
+        for answers in images.answers:
+            assert len(answers) == 1 or any(within(answers, ladder) for ladder in asks.ladders), answers
+    # What is declared for nothing would be compiled for nothing.
+    assert seen == set(asks.groups)
+    needs = asks.needs(test.portfolio, test.default)
+    assert {look.kind for look in needs.looks} <= {"pooled", "gridded"}
+
+
+def test_a_policy_of_ones_own_may_ask_everything(network: dynamic.DynamicNetwork, ruled: Splits) -> None:
+    class Own(Default):
+        asks = Policy.asks
+
+    asks = Own().fit(ruled[0]).asks(0, 4)
+    assert set(asks.groups) == {"image", "stem", "prefix", "map"}
+    assert len(asks.stages) == 16
+    assert len(asks.ladders) == 12
 
 
 @pytest.mark.parametrize("name", [policy.name for policy in EVERY])

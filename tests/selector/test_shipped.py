@@ -9,10 +9,10 @@ import pytest
 
 from oracle.runs import Run
 from selector.observation.costs import Costs
-from selector.observation.images import LiveImages
+from selector.observation.eager import live_images
 from selector.policies import digest_of_policies, load_policies
 from selector.policies.head import Head
-from selector.scoring.benchmark import read_results
+from selector.scoring.results import read_results
 from selector.shipped import SHIPPED
 
 
@@ -31,6 +31,6 @@ def test_the_map_that_policies_learned_from_is_the_one_the_network_makes(name: s
     source = run.images()
     images = source.load(np.flatnonzero(source.splits == "label")[:160]).images
     costs = Costs(run.network, run.configurations, source.resolution)
-    made = LiveImages(run.fast_network(), images, run.configurations, costs).features("map").mean(axis=(0, 2, 3))
+    made = live_images(run.fast_network(), images, run.configurations, costs).features("map").mean(axis=(0, 2, 3))
     head = next(policy for policy in load_policies(run) if isinstance(policy, Head))
     assert (np.abs(made - head.map_mean_) / head.map_scale_).max() < 0.25

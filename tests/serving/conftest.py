@@ -15,9 +15,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch import Tensor
 
 from dynamic.scenes import FashionScenes
 from serving.inference.deployment import Deployment
@@ -72,9 +70,15 @@ def deployment(settings: ServingSettings) -> Deployment:
 
 
 @pytest.fixture(scope="session")
-def images(deployment: Deployment, scenes: tuple[list[bytes], np.ndarray]) -> Tensor:
+def eager(settings: ServingSettings) -> Deployment:
+    """The same run in PyTorch: the reference."""
+    return open_deployment(settings.model_copy(update={"runtime": "torch"}))
+
+
+@pytest.fixture(scope="session")
+def images(deployment: Deployment, scenes: tuple[list[bytes], np.ndarray]) -> np.ndarray:
     """The same scenes as the network reads them."""
-    return torch.stack([deployment.transform(Image.open(io.BytesIO(data))) for data in scenes[0]])
+    return np.stack([deployment.transform(Image.open(io.BytesIO(data))) for data in scenes[0]])
 
 
 @pytest.fixture(scope="session")
@@ -118,12 +122,17 @@ def free_port() -> int:
 
 @contextmanager
 def serving(
-    folder: Path, *arguments: str, unprivileged: bool = False, **variables: object
+    folder: Path,
+    *arguments: str,
+    unprivileged: bool = False,
+    python: Path | None = None,
+    cwd: Path | None = None,
+    **variables: object,
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A ``bentoml serve`` process of its own, ready; gives its address.
 
     ``unprivileged`` takes root's right to write anywhere away, which a container's user does not have either. A setting
-    that is None is left to its default.
+    that is None is left to its default. ``python`` is another environment's, ``cwd`` where it runs.
     """
     port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,9 +147,19 @@ def serving(
     rights = ["-all", "+dac_read_search"]
     command = ["setpriv", *(f"--{kind}={','.join(rights)}" for kind in ("inh-caps", "bounding-set"))]
     command = command if unprivileged and os.getuid() == 0 and shutil.which("setpriv") else []
-    command += [sys.executable, "-m", "bentoml", "serve", *arguments, "--host", "127.0.0.1", "--port", str(port)]
+    command += [
+        str(python or sys.executable),
+        "-m",
+        "bentoml",
+        "serve",
+        *arguments,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     with (folder / "log.txt").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=cwd, start_new_session=True)
         try:
             address = f"http://127.0.0.1:{port}"
             with httpx.Client(base_url=address, timeout=5) as client:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from selector.observation.observe import probabilities_of
+from selector.observation.answers import probabilities_of
 from serving.classifier import Classifier
 from serving.errors import Rejection
 from serving.inference.decoding import open_picture
@@ -52,7 +52,7 @@ def deployment(opened: Deployment) -> Deployment:
 
 
 def heads(deployment: Deployment) -> list[torch.nn.Linear]:
-    found = [module for module in deployment.network.modules() if isinstance(module, torch.nn.Linear)]
+    found = [module for module in deployment.network.network.modules() if isinstance(module, torch.nn.Linear)]
     assert found
     return found
 
@@ -64,7 +64,7 @@ def picture() -> bytes:
 
 
 def test_the_engine_names_the_larger_of_two_that_half_precision_ties(deployment: Deployment) -> None:
-    result = answer(deployment, torch.zeros(1, 3, 96, 96), [Plan(policy="default")])[0]
+    result = answer(deployment, np.zeros((1, 3, 96, 96), np.float32), [Plan(policy="default")])[0]
     assert result.probabilities.dtype == np.float32
     assert np.float16(result.probabilities[LESS]) == np.float16(result.probabilities[MORE])
     assert result.predicted == MORE
@@ -92,9 +92,9 @@ def test_the_evaluator_counts_the_larger_as_the_answer(deployment: Deployment) -
 
 
 def test_probabilities_are_unrounded_and_zero_where_a_logit_is_not_finite() -> None:
-    logits = torch.tensor([[2.0, 2.0001], [0.0, float("inf")], [float("nan"), 0.0]], dtype=torch.float64)
+    logits = np.array([[2.0, 2.0001], [0.0, float("inf")], [float("nan"), 0.0]])
     found = probabilities_of(logits)
-    assert found.dtype == torch.float32
+    assert found.dtype == np.float32
     assert found[0, 1] > found[0, 0]
     assert found[1:].tolist() == [[0.0, 0.0]] * 2
 

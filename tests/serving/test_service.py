@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import subprocess
 import sys
 import tomllib
@@ -62,7 +61,10 @@ def test_a_database_that_comes_back_is_found(monkeypatch: pytest.MonkeyPatch) ->
     assert len(opened) == 2
 
 
-def test_a_bento_asks_for_what_the_project_asks_for() -> None:
+def test_a_bento_asks_for_what_a_compiled_run_needs_in_the_projects_own_versions() -> None:
     root = Path(__file__).parents[2]
-    listed = re.findall(r'^    - "(.+)"$', (root / "bentofile.yaml").read_text(), re.MULTILINE)
-    assert listed == tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"]
+    lines = (root / "serving" / "requirements.txt").read_text().splitlines()
+    listed = [line for line in lines if not line.startswith("#")]
+    assert set(listed) <= set(tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"])
+    assert not {"torch", "torchvision", "lightgbm", "pandas"} & {line.partition(">=")[0] for line in listed}
+    assert "./serving/requirements.txt" in (root / "bentofile.yaml").read_text()

@@ -11,7 +11,7 @@ import torch
 
 import dynamic
 from dynamic import UserError
-from dynamic.preprocessing import scenes_preprocessing
+from dynamic.scenes import scenes_preprocessing
 from oracle.data.scenes_source import ScenesSource
 from oracle.data.sources import open_source
 

@@ -12,8 +12,9 @@ from oracle.pipeline import run
 from oracle.runs import Run
 from oracle.settings import RunSettings
 from selector.learning.training import TrainSettings, train
-from selector.scoring.benchmark import BenchmarkSettings, benchmark, read_results
+from selector.scoring.benchmark import BenchmarkSettings, benchmark
 from selector.scoring.opening import observe_split, open_run
+from selector.scoring.results import read_results
 from tests.oracle.conftest import all_bytes
 
 pytestmark = pytest.mark.slow  # three runs

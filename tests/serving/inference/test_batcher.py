@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
 from dynamic.configuration import Configuration
 from serving.errors import Rejection
@@ -33,7 +31,7 @@ class Echo:
         self.gate = threading.Event()
         self.gate.set()
 
-    def __call__(self, images: Tensor, plans: Sequence[Plan]) -> list[ImageResult]:
+    def __call__(self, images: np.ndarray, plans: Sequence[Plan]) -> list[ImageResult]:
         self.gate.wait(5)
         time.sleep(self.seconds)
         self.batches.append(len(images))
@@ -43,13 +41,13 @@ class Echo:
         return [result(value) for value in values]
 
 
-def image(value: float) -> Tensor:
-    return torch.full((3, 8, 8), value)
+def image(value: float) -> np.ndarray:
+    return np.full((3, 8, 8), value, np.float32)
 
 
 def with_batcher(echo: Echo, use: Callable[[Batcher], Awaitable[None]], **options: float) -> None:
     async def main() -> None:
-        arguments = {"max_batch": 8, "max_wait": 0.01, "max_queue": 32, "threads": 1} | options
+        arguments = {"max_batch": 8, "max_wait": 0.01, "max_queue": 32} | options
         batcher = Batcher(echo, **arguments)  # type: ignore[arg-type]
         try:
             await asyncio.wait_for(use(batcher), 20)
@@ -133,7 +131,7 @@ def test_whoever_watches_learns_how_many_wait() -> None:
 def test_closing_answers_what_was_accepted_and_refuses_the_rest() -> None:
     async def main() -> None:
         echo = Echo(0.05)
-        batcher = Batcher(echo, max_batch=4, max_wait=0.01, max_queue=32, threads=1)
+        batcher = Batcher(echo, max_batch=4, max_wait=0.01, max_queue=32)
         accepted = asyncio.create_task(batcher.submit([image(n) for n in range(20)], PLAN))
         await asyncio.sleep(0.02)
         closing = asyncio.create_task(batcher.close())
@@ -189,7 +187,7 @@ def test_what_observes_a_batch_may_fail_and_the_next_batch_is_answered() -> None
             assert found.result.probabilities[0] == value
 
     async def main() -> None:
-        batcher = Batcher(Echo(), max_batch=8, max_wait=0.01, max_queue=32, threads=1, observe=full)
+        batcher = Batcher(Echo(), max_batch=8, max_wait=0.01, max_queue=32, observe=full)
         await asyncio.wait_for(use(batcher), 20)
         await batcher.close()
 
@@ -198,7 +196,7 @@ def test_what_observes_a_batch_may_fail_and_the_next_batch_is_answered() -> None
 
 def test_one_result_too_few_is_an_error_of_its_image_alone() -> None:
     class Short(Echo):
-        def __call__(self, images: Tensor, plans: Sequence[Plan]) -> list[ImageResult]:
+        def __call__(self, images: np.ndarray, plans: Sequence[Plan]) -> list[ImageResult]:
             found = super().__call__(images, plans)
             return [each for each in found if each.probabilities[0] != 3]
 

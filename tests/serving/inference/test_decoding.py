@@ -11,7 +11,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dynamic.preprocessing import centred_preprocessing, imagenet_preprocessing, scenes_preprocessing
+from dynamic.preprocessing import centred_preprocessing, imagenet_preprocessing
+from dynamic.scenes import scenes_preprocessing
 from serving.errors import Rejection
 from serving.inference.decoding import decode, open_picture
 from serving.inference.headers import read_header

@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from dynamic.configuration import Configuration
 from dynamic.models import load
@@ -28,35 +27,35 @@ def test_every_image_of_a_mixed_batch_gets_what_a_plain_static_network_says() ->
     """No recalibration: the reference is the original module with its strides set by hand."""
     settings = ServingSettings(network="resnet50-slim", device="cpu")
     deployment = open_deployment(settings)
-    images = torch.randn(6, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    images = np.random.default_rng(0).standard_normal((6, 3, 96, 96), np.float32)
     chosen = [deployment.configurations[position] for position in (0, 7, 7, 150, 300, 360)]
     answers = answer(deployment, images, [forced(c) for c in chosen])
     original = load("resnet50-slim").original
     for image, configuration, found in zip(images, chosen, answers, strict=True):
         with torch.inference_mode():
-            expected = plain_loop(original, "resnet50-slim", [configuration], image[None])[0, 0].softmax(0)
+            expected = plain_loop(original, "resnet50-slim", [configuration], torch.from_numpy(image[None]))[0, 0].softmax(0)
         assert np.allclose(found.probabilities, expected.numpy(), atol=2e-3)  # half precision
         assert found.configuration == configuration
         assert found.macs == deployment.macs(configuration)
 
 
 @pytest.mark.parametrize("name", ["cascade", "correctness", "neighbours", "head", "stagewise", "top_two", "averaging"])
-def test_each_policy_answers_as_the_benchmark_plays_it(deployment: Deployment, images: Tensor, name: str) -> None:
+def test_each_policy_answers_as_the_benchmark_plays_it(
+    deployment: Deployment, eager: Deployment, images: np.ndarray, name: str
+) -> None:
+    """By graphs, and by PyTorch without the service around it."""
     plan, _ = plan_request(deployment, policy=name)
     answers = answer(deployment, images, [plan] * len(images))
-    prepared = images.contiguous(memory_format=torch.channels_last)
-    outcome = run_policy(
-        deployment.policies[name],
-        LiveImages(deployment.network, prepared, deployment.portfolio, deployment.costs),
-        plan.dial,
-    )
+    session = eager.network.session(images)
+    live = LiveImages(session, images, eager.portfolio, eager.default, eager.costs)
+    outcome = run_policy(eager.policies[name], live, plan.dial)
     assert [deployment.portfolio.index(a.configuration) for a in answers] == outcome.columns.tolist()
     assert [int(a.probabilities.argmax()) for a in answers] == outcome.predicted.tolist()
     assert np.allclose([a.macs for a in answers], outcome.macs)
 
 
 def test_policies_and_forced_configurations_share_a_batch_and_change_nothing_for_each_other(
-    deployment: Deployment, images: Tensor
+    deployment: Deployment, images: np.ndarray
 ) -> None:
     plans = [
         plan_request(deployment, policy="cascade")[0],
@@ -73,7 +72,7 @@ def test_policies_and_forced_configurations_share_a_batch_and_change_nothing_for
             assert np.allclose(a.probabilities, b.probabilities, atol=2e-3)
 
 
-def test_work_is_shared_and_counted_once(deployment: Deployment, images: Tensor) -> None:
+def test_work_is_shared_and_counted_once(deployment: Deployment, images: np.ndarray) -> None:
     plan, _ = plan_request(deployment, policy="top_two")
     found = answer(deployment, images[:8], [plan] * 8)
     for each in found:
@@ -89,5 +88,9 @@ def test_a_network_without_a_run_answers_with_constants_only() -> None:
     plan, _ = plan_request(deployment, max_gmacs=10)
     assert plan.policy == "default"
     costs = Costs(load("mobilenet_v2-slim"), deployment.portfolio, deployment.resolution)
-    found = answer(deployment, torch.randn(2, 3, 96, 96), [plan_request(deployment, policy="cheapest")[0]] * 2)
+    found = answer(
+        deployment,
+        np.random.default_rng(0).standard_normal((2, 3, 96, 96), np.float32),
+        [plan_request(deployment, policy="cheapest")[0]] * 2,
+    )
     assert found[0].macs == costs.whole.min()

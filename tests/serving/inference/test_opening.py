@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from dynamic.errors import UserError
 from serving.inference.deployment import Deployment
@@ -61,19 +61,22 @@ def test_weights_that_cannot_be_downloaded_are_asked_for_by_their_setting(monkey
         open_deployment(ServingSettings(network="resnet50", device="cpu"))
 
 
+@pytest.mark.parametrize("runtime", ["auto", "torch"])
 def test_the_static_network_of_a_run_is_its_default_with_its_own_norms_folded(
-    deployment: Deployment, images: Tensor
+    deployment: Deployment, images: np.ndarray, runtime: Any
 ) -> None:
     """The shipped run leaves its default the network's own norms, so both must answer alike; only the way differs."""
-    static = open_deployment(ServingSettings(network="matched", static=True, device="cpu"))
+    static = open_deployment(ServingSettings(network="matched", static=True, device="cpu", runtime=runtime))
     assert list(static.policies) == ["default"]
     assert static.configurations == (deployment.default,)
     assert static.classes == deployment.classes
     assert static.key != deployment.key, "its answers are not the run's"
-    parts = [*static.network.program.segments, *static.network.program.sites]
-    assert not any(isinstance(m, torch.nn.BatchNorm2d) for part in parts for m in part.module.modules()), "they are folded"
-    assert deployment.network.norms is not None
-    assert static.network.norms is None
+    if runtime == "torch":
+        program = static.network.network.program  # type: ignore[attr-defined]
+        parts = [*program.segments, *program.sites]
+        assert not any(isinstance(m, torch.nn.BatchNorm2d) for part in parts for m in part.module.modules()), "folded"
+    else:
+        assert len(static.network.network.record.graphs) == 1, "one whole graph"  # type: ignore[attr-defined]
     default = Plan(policy="default")
     for mine, theirs in zip(answer(static, images, [default] * 48), answer(deployment, images, [default] * 48), strict=True):
         assert np.allclose(mine.probabilities, theirs.probabilities, atol=1e-4)

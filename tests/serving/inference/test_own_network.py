@@ -11,7 +11,8 @@ from PIL import Image
 from dynamic.errors import UserError
 from dynamic.models import build
 from serving.inference.engine import answer
-from serving.inference.opening import folder_of, open_deployment
+from serving.inference.finding import folder_of
+from serving.inference.opening import open_deployment
 from serving.inference.plans import Plan
 from serving.settings import ServingSettings, read_settings
 from serving.startup import check_before_start
@@ -43,7 +44,7 @@ def test_it_is_served_as_its_settings_say(tmp_path: Path, monkeypatch: pytest.Mo
     image = deployment.transform(picture)[None]
     assert image[0, :, 0, 0].tolist() == pytest.approx([2, -2, (127 / 255 - 0.5) * 4], abs=1e-5)
     (found,) = answer(deployment, image, [Plan(policy="default")])
-    assert found.probabilities == pytest.approx(original(image).softmax(1)[0].tolist(), abs=1e-4)
+    assert found.probabilities == pytest.approx(original(torch.from_numpy(image)).softmax(1)[0].tolist(), abs=1e-4)
 
 
 def test_what_is_wrong_names_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ def as_own_run(shipped: Path, folder: Path) -> Path:
 
 @pytest.mark.parametrize("name", list(SHIPPED))
 def test_the_gap_of_every_shipped_run_is_what_its_benchmark_measured(name: str) -> None:
-    deployment = open_deployment(ServingSettings(network=name, device="cpu"))
+    deployment = open_deployment(ServingSettings(network=name, device="cpu", runtime="torch"))
     gap = offline_gap(deployment)
     folder = SHIPPED[name]
     rows = {row["name"]: row for row in json.loads(Run(folder).results.read_text())["policies"]}
@@ -49,7 +49,7 @@ def test_the_default_service_stays_within_half_a_point_of_its_default_at_less_th
 
 def test_a_users_run_is_served_from_its_folder(tmp_path: Path) -> None:
     folder = as_own_run(SHIPPED["matched"], tmp_path / "mine")
-    deployment = open_deployment(ServingSettings(network=str(folder), device="cpu", policy="correctness"))
+    deployment = open_deployment(ServingSettings(network=str(folder), device="cpu", runtime="torch", policy="correctness"))
     assert deployment.name == "mine"
     assert offline_gap(deployment)["active"]["policy"] == "correctness"
 
@@ -58,7 +58,7 @@ def test_results_of_policies_that_were_trained_again_are_not_shown(tmp_path: Pat
     folder = as_own_run(SHIPPED["matched"], tmp_path / "mine")
     policy = Run(folder).policies / "default"
     write_record(policy / "policy.json", read_record(policy / "policy.json") | {"points": []})
-    gap = offline_gap(open_deployment(ServingSettings(network=str(folder), device="cpu")))
+    gap = offline_gap(open_deployment(ServingSettings(network=str(folder), device="cpu", runtime="torch")))
     assert not gap["available"]
     assert "fitted again" in gap["reason"]
 
@@ -66,5 +66,5 @@ def test_results_of_policies_that_were_trained_again_are_not_shown(tmp_path: Pat
 def test_a_run_that_was_not_benchmarked_says_how(tmp_path: Path) -> None:
     folder = as_own_run(SHIPPED["matched"], tmp_path / "mine")
     Run(folder).results.unlink()
-    gap = offline_gap(open_deployment(ServingSettings(network=str(folder), device="cpu")))
+    gap = offline_gap(open_deployment(ServingSettings(network=str(folder), device="cpu", runtime="torch")))
     assert "python -m selector.benchmark" in gap["reason"]

@@ -1,0 +1,148 @@
+"""A folder of compiled graphs, opened: what a process without PyTorch needs of a network.
+
+RUN/compiled/float32/   compiled.json    what :class:`dynamic.compiled.record.CompiledRecord` says, with a checksum
+                        weights.bin      every tensor of all graphs, each once
+                        000.onnx, ...    the graphs, which refer to it
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from dynamic.compiled.record import CompiledRecord, GraphRecord
+from dynamic.compiled.runtimes import Graph, Precision, RuntimeName, open_runtime
+from dynamic.configuration import Configuration
+from dynamic.errors import UserError
+from dynamic.integrity import digest_of_file, read_record
+from dynamic.resources import cpu_count
+
+RECORD = "compiled.json"
+WEIGHTS = "weights.bin"
+
+
+class CompiledNetwork:
+    """An opened folder. Graphs are made ready when they are first run, or by :meth:`prepare`.
+
+    Attributes:
+        folder: that it was opened from.
+        record: all that ``compiled.json`` says.
+        configurations: the portfolio.
+        default: the configuration that the network was trained with.
+        channels, resolution, classes: of images (N, channels, resolution, resolution) and logits (N, classes).
+        precision: ``float32``, ``bfloat16`` or ``int8``.
+        runtime: ``onnxruntime`` or ``openvino``.
+        digests: of the weights and statistics that the graphs were made from.
+    """
+
+    def __init__(self, folder: Path, record: CompiledRecord, runtime: str | None, threads: int | None) -> None:
+        self.folder, self.record = folder, record
+        self.configurations = tuple(map(Configuration.parse, record.configurations))
+        self.default = Configuration.parse(record.default)
+        self.channels, self.resolution, self.classes = record.channels, record.resolution, record.classes
+        self.precision: Precision = record.precision
+        self.digests: Mapping[str, str] = {"weights": record.weights, "statistics": record.statistics}
+        self.runtime: RuntimeName
+        self.runtime, self._runtime = open_runtime(self.precision, runtime, threads)
+        self._paths = dict(zip(self.configurations, record.paths, strict=True))
+        self._graphs: dict[str, Graph] = {}
+        self._lock = threading.Lock()
+        self._threads = threads or cpu_count()
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="compiled")
+        # By end; those with the deepest start first, and of one start those that emit first.
+        depth = {node: place for path in record.paths for place, node in enumerate(path)}
+        self.stretches: dict[int, list[GraphRecord]] = {}
+        for graph in sorted(record.graphs, key=lambda g: (-1 if g.start is None else depth[g.start], g.emits), reverse=True):
+            self.stretches.setdefault(graph.end, []).append(graph)
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        runtime: str | None = None,
+        threads: int | None = None,
+        digests: Mapping[str, str] | None = None,
+    ) -> CompiledNetwork:
+        """Open a folder that :func:`dynamic.compiled.compiling.compile_network` made, after comparing every file's digest.
+
+        Args:
+            folder: ``RUN/compiled/PRECISION``.
+            runtime, threads: see :func:`dynamic.compiled.runtimes.open_runtime`.
+            digests: of ``weights`` and ``statistics`` that the graphs must have been made from; not compared unless given.
+
+        Raises:
+            UserError: nothing compiled there, a file that is missing or damaged, graphs of other weights or statistics, or a
+                runtime or CPU that cannot run them.
+        """
+        if not (folder / RECORD).is_file():
+            raise UserError(f"{folder} holds no compiled network (no {RECORD}): make it with python -m selector.compile")
+        content = read_record(folder / RECORD)
+        try:
+            record = CompiledRecord.from_json(content)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{folder / RECORD} is another version's ({error}): compile the run again") from error
+        for name, expected in (digests or {}).items():
+            found = getattr(record, name)
+            if found != expected:
+                raise UserError(f"{folder} was compiled from other {name} ({found}, not {expected}): compile the run again")
+        for name, digest in record.files.items():
+            try:
+                found = digest_of_file(folder / name)
+            except OSError as error:
+                raise UserError(f"{folder / name} is missing ({error.strerror}): compile the run again") from error
+            if found != digest:
+                raise UserError(f"{folder / name} is damaged: it differs from its digest; compile the run again")
+        return cls(folder, record, runtime, threads)
+
+    def macs(self, configuration: Configuration) -> int:
+        """Multiply-accumulates of one image under ``configuration``."""
+        return sum(self.record.macs[node] for node in self.path(configuration))
+
+    def path(self, configuration: Configuration) -> tuple[int, ...]:
+        """The nodes of a configuration. Raises UserError where it is not compiled."""
+        if configuration not in self._paths:
+            raise UserError(
+                f"{configuration.id} is not among the {len(self._paths)} configurations compiled in {self.folder}"
+            )
+        return self._paths[configuration]
+
+    def graph(self, file: str) -> Graph:
+        """The graph of a file, ready to run."""
+        with self._lock:
+            if file not in self._graphs:
+                self._graphs[file] = self._runtime.load(self.folder / file)
+            return self._graphs[file]
+
+    def prepare(self, configurations: Iterable[Configuration] | None = None) -> None:
+        """Make the graphs of some configurations ready (all unless given), run on one blank image each."""
+        wanted = self.configurations if configurations is None else tuple(configurations)
+        nodes = {node for configuration in wanted for node in self.path(configuration)}
+        for graph in self.record.graphs:
+            if graph.end in nodes:
+                self.run(graph, {name: np.zeros((1, *shape), np.float32) for name, shape in self.shapes(graph).items()})
+
+    def run(self, graph: GraphRecord, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """What a stretch gives, in the order of its outputs."""
+        return self.graph(graph.file)(inputs)
+
+    def run_all(self, jobs: Sequence[tuple[GraphRecord, Mapping[str, np.ndarray]]]) -> list[list[np.ndarray]]:
+        """:meth:`run` several stretches side by side: small ones do not keep the cores busy by themselves."""
+        if len(jobs) < 2 or self._threads < 2:
+            return [self.run(graph, inputs) for graph, inputs in jobs]
+        return list(self._pool.map(lambda job: self.run(*job), jobs))
+
+    def shapes(self, graph: GraphRecord) -> dict[str, tuple[int, ...]]:
+        """Of a stretch's inputs, without the images' axis."""
+        if graph.start is None:
+            return {"images": (self.channels, self.resolution, self.resolution)}
+        made = {
+            output.name: output.shape
+            for other in self.record.graphs
+            for output in other.outputs
+            if output.kind == "values" and output.node == graph.start
+        }
+        return {name: made[name] for name in graph.inputs}

@@ -1,0 +1,108 @@
+"""What ``compiled.json`` says: everything about a network that a process without PyTorch must know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from dynamic.compiled.plan import Tree
+from dynamic.compiled.runtimes import PRECISIONS, Precision
+
+VERSION = 1
+"""Of the folder's layout: one of another version is made again."""
+
+OutputKind = Literal["values", "look", "logits"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphOutput:
+    """One output of a graph: ``name`` is that of the value alive at ``node``, or the kind of a look."""
+
+    kind: OutputKind
+    node: int
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphRecord:
+    """One stretch: its file, the node that it starts at (None: the images), where it ends, and what it gives in order."""
+
+    file: str
+    start: int | None
+    end: int
+    inputs: tuple[str, ...]
+    outputs: tuple[GraphOutput, ...]
+
+    @property
+    def emits(self) -> bool:
+        """Whether it gives values that others go on from."""
+        return any(output.kind == "values" for output in self.outputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompiledRecord:
+    """Of a compiled network.
+
+    Attributes:
+        precision: that the graphs compute in; images and outputs are float32 in all.
+        weights, statistics: digests of the network and of its recalibrated batch norms ("own" where there are none).
+        configurations: ids, in the order of the portfolio.
+        default: id of the network's own configuration.
+        channels, resolution, classes: of images and logits.
+        depths: by dynamic layer, how many sites lie before what it reads.
+        paths: by configuration, its nodes.
+        macs: by node, multiply-accumulates of what runs between it and the one before.
+        graphs: the stretches.
+        files: SHA-256 of every file.
+        versions: of what made them.
+    """
+
+    precision: Precision
+    weights: str
+    statistics: str
+    configurations: tuple[str, ...]
+    default: str
+    channels: int
+    resolution: int
+    classes: int
+    depths: tuple[int, ...]
+    paths: tuple[tuple[int, ...], ...]
+    macs: tuple[int, ...]
+    graphs: tuple[GraphRecord, ...]
+    files: dict[str, str]
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """For :func:`dynamic.integrity.write_record`."""
+        return {"version": VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> CompiledRecord:
+        """Read back; raises KeyError, TypeError or ValueError where the entries are others."""
+        if content["version"] != VERSION:
+            raise ValueError(f"version {content['version']}, not {VERSION}")
+        entries = {name: value for name, value in content.items() if name != "version"}
+        if entries["precision"] not in PRECISIONS:
+            raise ValueError(f"precision {entries['precision']!r}")
+        graphs = tuple(
+            GraphRecord(
+                **graph
+                | {
+                    "inputs": tuple(graph["inputs"]),
+                    "outputs": tuple(
+                        GraphOutput(**output | {"shape": tuple(output["shape"])}) for output in graph["outputs"]
+                    ),
+                }
+            )
+            for graph in entries["graphs"]
+        )
+        lists = {name: tuple(entries[name]) for name in ("configurations", "depths", "macs")}
+        paths = tuple(tuple(path) for path in entries["paths"])
+        return cls(**entries | lists | {"paths": paths, "graphs": graphs})
+
+    @property
+    def tree(self) -> Tree:
+        """Of the portfolio."""
+        return Tree(self.paths)

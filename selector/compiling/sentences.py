@@ -1,0 +1,44 @@
+"""What a report says, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from selector.compiling.equality import TOLERANCE
+from selector.scoring.tables import difference_text
+
+
+def sentences(report: Mapping[str, Any], place: Path, was_there: bool) -> list[str]:
+    """Where it is, whether it equals the eager network or what its precision costs, and how to serve it.
+
+    Args:
+        report: as :func:`selector.compiling.flow.compile_for` gives it.
+        place: folder of the graphs.
+        was_there: whether nothing was made.
+    """
+    made = "is there already" if was_there else f"took {report['seconds']} seconds"
+    said = [f"{place}: {report['graphs']} graphs in {report['precision']} for {report['runtime']}, which {made}."]
+    if report.get("equality"):
+        said += _equality(report["equality"])
+    elif report["rows"]:
+        default = next(row for row in report["rows"] if row["policy"] == "default")
+        said.append(
+            f"Policies were fitted on {report['label_images']} label images in {report['precision']}. The default has "
+            f"{default['accuracy']:.1%} of the {report['test_images']} test images right, "
+            f"{difference_text(default['versus_float32'])} points from float32 (95 % interval, paired)."
+        )
+    precision = "" if report["precision"] == "float32" else f" SERVING_PRECISION={report['precision']}"
+    return [*said, f"Serve it: SERVING_NETWORK={report['run']}{precision} bentoml serve"]
+
+
+def _equality(found: Mapping[str, Any]) -> list[str]:
+    verdict = "equals" if found["holds"] else "DIFFERS FROM"
+    return [
+        f"It {verdict} the eager network: of {found['images']} answers (test images times policies at their settings) "
+        f"{found['other_class']} have another class, {found['ties']} one of two tied classes, {found['other_macs']} another "
+        f"charge; the largest difference of a probability is {found['probability']:.1e} (allowed: {TOLERANCE:g}).",
+        f"{found['other_configuration']} answers come from another configuration, since a feature or probability lay so "
+        "near a threshold that rounding decided.",
+    ]

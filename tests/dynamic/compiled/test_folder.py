@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import dynamic.compiled.compiling as compiling
+from dynamic import DynamicNetwork, UserError
+from dynamic.compiled.compiling import compile_network
+from dynamic.compiled.folder import CompiledNetwork
+from dynamic.compiled.needs import Look, Needs
+from dynamic.compiled.session import CompiledSession
+from dynamic.integrity import read_record, write_record
+from tests.dynamic.compiled.networks import LOOKS, SIDE, Residual, family, images
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(family("residual").compiled.folder, tmp_path / "float32"))
+
+
+def test_says_what_it_is(folder: Path) -> None:
+    both = family("residual")
+    opened = CompiledNetwork.open(folder, digests={"weights": both.eager.digest, "statistics": "own"})
+    assert opened.configurations == both.configurations
+    assert (opened.default, opened.channels, opened.resolution, opened.classes) == (both.eager.default, 3, SIDE, 5)
+    assert (opened.precision, opened.runtime) == ("float32", "onnxruntime")
+    assert [opened.macs(c) for c in opened.configurations] == [both.eager.macs(c, SIDE) for c in both.configurations]
+    again = family("recalibrated")
+    assert again.compiled.digests == {"weights": again.eager.digest, "statistics": again.eager.norms.digest}
+
+
+def test_tensors_are_stored_once(folder: Path) -> None:
+    """Every graph holds the whole network; the file of tensors is about as large as one copy and the other kernel sizes."""
+    parameters = sum(4 * parameter.numel() for parameter in family("residual").eager.original.parameters())
+    assert len(list(folder.glob("*.onnx"))) > 20
+    assert parameters / 2 < (folder / "weights.bin").stat().st_size < 5 * parameters
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "000.onnx", "compiled.json"])
+@pytest.mark.parametrize("how", ["missing", "truncated", "changed"])
+def test_refuses_damage(folder: Path, name: str, how: str) -> None:
+    path = folder / name
+    content = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    elif how == "truncated":
+        path.write_bytes(content[:-5])
+    else:
+        path.write_bytes(content[:200] + bytes([content[200] ^ 1]) + content[201:])
+    with pytest.raises(UserError, match=name.replace(".", r"\.")) as error:
+        CompiledNetwork.open(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_refuses_what_belongs_to_others(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"was compiled from other weights \(.*, not 123\): compile the run again"):
+        CompiledNetwork.open(folder, digests={"weights": "123"})
+    with pytest.raises(UserError, match="was compiled from other statistics"):
+        CompiledNetwork.open(folder, digests={"statistics": "123"})
+
+
+def test_refuses_another_version(folder: Path) -> None:
+    record = read_record(folder / "compiled.json")
+    for change in ({"version": 2}, {"precision": "int3"}, {"paths": 1}, {"unknown": 1}):
+        write_record(folder / "compiled.json", record | change)
+        with pytest.raises(UserError, match="is another version's"):
+            CompiledNetwork.open(folder)
+
+
+def test_refuses_runtimes_that_cannot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="no runtime is called 'tensorrt': choose from onnxruntime, openvino"):
+        CompiledNetwork.open(folder, "tensorrt")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"OpenVINO is not installed: pip install 'learned-selector\[openvino\]'"):
+        CompiledNetwork.open(folder, "openvino")
+
+
+@pytest.mark.parametrize(
+    ("precision", "flags", "said"),
+    [
+        ("bfloat16", {"avx512f"}, "this CPU has no bfloat16"),
+        ("int8", {"avx512f"}, "this CPU has no 8-bit dot products"),
+        ("bfloat16", {"avx512_bf16"}, ""),
+        ("int8", {"avx_vnni"}, ""),
+        ("int8", set(), ""),  # no x86
+    ],
+)
+def test_refuses_precisions_that_the_cpu_lacks(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, precision: str, flags: set[str], said: str
+) -> None:
+    record = read_record(folder / "compiled.json")
+    write_record(folder / "compiled.json", record | {"precision": precision})
+    monkeypatch.setattr("dynamic.compiled.runtimes._cpu_flags", lambda: frozenset(flags))
+    if not said:
+        assert CompiledNetwork.open(folder).precision == precision
+        return
+    with pytest.raises(UserError, match=said):
+        CompiledNetwork.open(folder)
+    if precision == "bfloat16":
+        with pytest.raises(UserError, match="ONNX Runtime has no bfloat16"):
+            CompiledNetwork.open(folder, "onnxruntime")
+
+
+def compiled_again(folder: Path, **changes: object) -> CompiledNetwork:
+    both = family("residual")
+    asked = {"configurations": both.configurations[:2], "resolution": SIDE, "needs": Needs(), "looks": LOOKS} | changes
+    return compile_network(both.eager, folder, **asked)  # type: ignore[arg-type]
+
+
+def test_is_written_whole_or_not_at_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = json.loads((folder / "compiled.json").read_text())
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for step in ("_verify", "write_record"):
+        with monkeypatch.context() as patched:
+            patched.setattr(compiling, step, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                compiled_again(folder)
+        assert json.loads((folder / "compiled.json").read_text()) == before
+        assert os.listdir(folder.parent) == ["float32"]
+    assert len(compiled_again(folder).configurations) == 2
+    assert os.listdir(folder.parent) == ["float32"]
+
+
+def test_the_default_is_always_compiled(folder: Path) -> None:
+    both = family("residual")
+    made = compiled_again(folder, configurations=both.configurations[1:2])
+    assert made.configurations == (both.configurations[1], both.configurations[0])
+
+
+def test_refuses_networks_that_it_cannot_compile(folder: Path) -> None:
+    both = family("residual")
+    default = both.eager.default
+    with pytest.raises(UserError, match="a packed network cannot be compiled"):
+        compile_network(
+            both.eager.for_inference(packed=True),
+            folder,
+            configurations=[default],
+            resolution=SIDE,
+            needs=Needs(),
+            looks={},
+        )
+    with pytest.raises(UserError, match="s2-9_d1-1_k3-3 is needed, but not in the portfolio"):
+        compiled_again(folder, needs=Needs(ladders=((both.configurations[5], default),)))
+    with pytest.raises(UserError, match="no precision is called 'int4': choose from float32, bfloat16, int8"):
+        compiled_again(folder, precision="int4")
+    with pytest.raises(UserError, match="int8 needs images to calibrate on"):
+        compiled_again(folder, precision="int8")
+    with pytest.raises(UserError, match="does not fit the network at 0 x 0"):
+        compiled_again(folder, resolution=0)
+
+
+@torch.fx.wrap
+def counted(x: Tensor) -> Tensor:
+    """Reads the number of images as a number of Python's, which a graph can only keep as it was."""
+    return x.reshape(len(x), 5)
+
+
+class Counting(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        return counted(super().forward(x))
+
+
+class Singular(Residual):
+    """Does what neither exporter has an operator for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = super().forward(x)
+        return made + torch.linalg.svdvals(made[:, :, None])
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (Counting, "compiled, the way to node 4 does not run on 1 images: part of the network reads the number of images"),
+        (Singular, "what follows b.conv cannot be written as a static graph: .*; serve this network uncompiled"),
+    ],
+)
+def test_refuses_what_a_graph_cannot_say(tmp_path: Path, kind: type[Residual], said: str) -> None:
+    network = DynamicNetwork(kind(), ["a.conv", "b.conv"], resolution=SIDE).for_inference()
+    with pytest.raises(UserError, match=said) as error:
+        compile_network(
+            network, tmp_path / "float32", configurations=[network.default], resolution=SIDE, needs=Needs(), looks={}
+        )
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_needs_are_joined() -> None:
+    a, b = family("residual").configurations[:2]
+    look = Look(kind="pooled", layer=0, configuration=a)
+    joined = Needs.joined([Needs(ladders=((a, b),), looks=(look,)), Needs(ladders=((b, a), (a, b)), looks=(look,))])
+    assert joined == Needs(ladders=((a, b), (b, a)), looks=(look,))
+
+
+@pytest.mark.parametrize("name", ["residual", "dense", "inverted", "fire"])
+def test_eight_bits(tmp_path: Path, name: str) -> None:
+    """Answers are near those of float32, on stretches from the images and from where others parted."""
+    both = family(name)
+    chosen = both.configurations[:2]
+    made = compile_network(
+        both.eager,
+        tmp_path / "int8",
+        configurations=chosen,
+        resolution=SIDE,
+        needs=Needs(ladders=(tuple(chosen),), looks=(Look(kind="pooled", layer=1, configuration=chosen[0]),)),
+        looks=LOOKS,
+        precision="int8",
+        calibration=images(both.compiled, 32),
+    )
+    assert made.precision == "int8"
+    batch, rows = images(made, 16, seed=1), np.arange(16)
+    exact, rounded = CompiledSession(both.compiled, batch), CompiledSession(made, batch)
+    for configuration in chosen:
+        expected = exact.logits(configuration, rows)
+        off = np.abs(rounded.logits(configuration, rows) - expected)
+        assert 0 < off.max() < 0.2 * np.abs(expected).max()
+    np.testing.assert_allclose(
+        CompiledSession(made, batch).look("pooled", 1, chosen[0], rows),
+        exact.look("pooled", 1, chosen[0], rows),
+        atol=0.1,
+    )
+    assert (exact.macs == rounded.macs).all()
+
+
+@pytest.mark.parametrize("name", ["residual", "recalibrated dense"])
+def test_openvino_equals_onnx_runtime(name: str) -> None:
+    both = family(name)
+    other = CompiledNetwork.open(both.compiled.folder, "openvino")
+    for count in (1, 3):
+        batch, rows = images(other, count), np.arange(count)
+        sessions = [CompiledSession(network, batch) for network in (both.compiled, other)]
+        for configuration in both.needs.ladders[0]:
+            made, expected = (session.logits(configuration, rows) for session in sessions)
+            np.testing.assert_allclose(made, expected, atol=1e-4)
