@@ -1,0 +1,100 @@
+"""A run on real Ray workers ends with the bytes of one process, whatever dies on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from dynamic import UserError
+from dynamic.models.own_code import CodeName
+from oracle.outcomes import read_outcomes
+from oracle.pipeline import run
+from oracle.settings import RunSettings
+from tests.oracle.conftest import all_bytes, command, environment, run_command
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.filterwarnings("default")  # those of Ray
+
+KILLER = "killer.png"
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Three machines of one core on this one; a file called KILLER ends whatever process decodes it there."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import os, PIL.Image\n"
+        "opened = PIL.Image.open\n"
+        f"PIL.Image.open = lambda path: os._exit(1) if str(path).endswith({KILLER!r}) else opened(path)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}:{Path.cwd()}")
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster()
+    for _ in range(3):
+        nodes.add_node(num_cpus=1, object_store_memory=100 * 2**20, include_dashboard=False)
+    monkeypatch.delenv("PYTHONPATH")
+    yield nodes
+    nodes.shutdown()
+
+
+@pytest.mark.slow
+def test_a_run_on_ray_is_the_run_of_one_process(tmp_path: Path, small_space: str) -> None:
+    options = ("--space", small_space, "--images", 6, "--region", 2)
+    for name, where in (("one", ()), ("ray", ("--ray", "local"))):
+        done = run_command(*options, *where, "--out", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    assert "worker" in done.stderr
+    assert all_bytes(tmp_path / "ray") == all_bytes(tmp_path / "one")
+
+
+@pytest.mark.nightly
+def test_machines_and_drivers_die_and_the_bytes_stay_those_of_one_process(
+    tmp_path: Path, small_space: str, cluster: Any
+) -> None:
+    options = ("--space", small_space, "--images", 300, "--region", 2)
+    whole = run_command(*options, "--out", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    out = tmp_path / "killed"
+    status = out / "outcomes.zarr" / "status" / "c"
+    on_ray = ("--ray", cluster.address)
+
+    def regions() -> int:
+        return len(list(status.iterdir())) if status.exists() else 0
+
+    def started(*where: object) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            command(*options, *where, "--out", out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()
+        )
+
+    def until(process: subprocess.Popen[bytes], more: int) -> None:
+        wanted = regions() + more
+        while regions() < wanted:
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.005)
+
+    first = started(*on_ray)
+    until(first, 20)
+    cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
+    until(first, 5)
+    cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+    until(first, 20)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    second = started()
+    until(second, 20)
+    second.send_signal(signal.SIGKILL)
+    second.wait()
+    last = run_command(*options, *on_ray, "--out", out)
+    assert last.returncode == 0, last.stderr
+    assert all_bytes(out) == all_bytes(tmp_path / "whole")
