@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import os
+import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import psutil
 import pytest
-from PIL import Image
+import ray
+from ray.cluster_utils import Cluster
 
-from dynamic import UserError
-from dynamic.models.own_code import CodeName
 from oracle.outcomes import read_outcomes
 from oracle.pipeline import run
 from oracle.settings import RunSettings
 from tests.oracle.conftest import all_bytes, command, environment, run_command
+from tests.run_folders import CLASSES, photograph, write_space
 
-ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("default")  # those of Ray
 
 KILLER = "killer.png"
@@ -38,8 +35,6 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         f"PIL.Image.open = lambda path: os._exit(1) if str(path).endswith({KILLER!r}) else opened(path)\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}:{Path.cwd()}")
-    from ray.cluster_utils import Cluster
-
     nodes = Cluster()
     for _ in range(3):
         nodes.add_node(num_cpus=1, object_store_memory=100 * 2**20, include_dashboard=False)
@@ -49,13 +44,31 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @pytest.mark.slow
-def test_a_run_on_ray_is_the_run_of_one_process(tmp_path: Path, small_space: str) -> None:
-    options = ("--space", small_space, "--images", 6, "--region", 2)
-    for name, where in (("one", ()), ("ray", ("--ray", "local"))):
-        done = run_command(*options, *where, "--out", tmp_path / name)
-        assert done.returncode == 0, done.stderr
-    assert "worker" in done.stderr
+def test_a_run_on_ray_is_the_run_of_one_process(tmp_path: Path, small_space: str, capfd: pytest.CaptureFixture[str]) -> None:
+    for name, where in (("one", {}), ("ray", {"ray": "local", "ray_workers": 1})):
+        run(RunSettings(space=small_space, images=6, region=2, out=tmp_path / name, **where))  # type: ignore[arg-type]
+    assert "1 worker]" in capfd.readouterr().err
+    assert not ray.is_initialized()
     assert all_bytes(tmp_path / "ray") == all_bytes(tmp_path / "one")
+
+
+@pytest.mark.nightly
+def test_an_image_that_ends_every_worker_is_named_and_left_out(tmp_path: Path, cluster: Any) -> None:
+    photos = tmp_path / "photos"
+    for position, name in enumerate(CLASSES):
+        (photos / name).mkdir(parents=True)
+        for number in range(8):
+            photograph(100 * position + number).save(photos / name / f"{name}-{number}.png")
+    (photos / CLASSES[1] / f"{CLASSES[1]}-3.png").rename(photos / CLASSES[1] / KILLER)
+    (tmp_path / "classes.json").write_text(json.dumps({name: position for position, name in enumerate(CLASSES)}))
+    options = ("--space", write_space(tmp_path), "--dataset", "imagefolder", "--data-dir", photos, "--region", 8)
+    options = (*options, "--class-map", tmp_path / "classes.json")
+    done = run_command(*options, "--ray", cluster.address, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert f"skipped {CLASSES[1]}/{KILLER}: 3 workers that tried it alone ended without a word" in done.stderr
+    found = read_outcomes(tmp_path / "run")
+    assert found.attrs["unreadable"] == [f"{CLASSES[1]}/{KILLER}"]
+    assert found.sizes["image"] == 3 * 8 - 1
 
 
 @pytest.mark.nightly
