@@ -90,6 +90,8 @@ def exact_bounds(settings: RunSettings, network: LoadedNetwork | None = None) ->
     """
     if settings.study or settings.recalibrate:
         raise UserError("--bounds-only skips most outcomes: run it without --study and --recalibrate")
+    if settings.ray:
+        raise UserError("--bounds-only runs in one process, since what it skips it learns first: give it without --ray")
     with held(settings.out):
         if network is not None:
             own_weights(network)

@@ -6,6 +6,7 @@ Only this module knows Ray, which is an extra. Actors keep nothing: whoever dies
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import threading
 import time
@@ -52,8 +53,9 @@ def cluster(settings: RunSettings) -> Iterator[None]:
     local = settings.ray == "local"
     options: dict[str, Any] = {"num_cpus": cpu_count(), "include_dashboard": False} if local else {}
     try:
+        _knock(settings.ray)
         ray.init(address=settings.ray, log_to_driver=False, logging_level="error", **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"--ray {settings.ray}: no Ray cluster there ({str(error).splitlines()[0]}): start one with ray start --head, "
             "or pass --ray local"
@@ -62,6 +64,13 @@ def cluster(settings: RunSettings) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at HOST:PORT; Ray itself would go on trying for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _ray() -> Any:

@@ -87,7 +87,7 @@ def test_other_images_or_another_device_are_refused(tmp_path: Path, on_files: Co
     with pytest.raises(UserError, match="here, the run computes on cpu of tomorrow: bits would differ"):
         replace(portable, kind="cpu of tomorrow").open(cores=1)
     photograph(7).save(tmp_path / "photos" / CLASSES[0] / "new.png")
-    with pytest.raises(UserError, match="other images in .*photos here than where the run was started"):
+    with pytest.raises(UserError, match=r"other images in .*photos here than where the run was started"):
         portable.open(cores=1)
 
 
@@ -108,7 +108,5 @@ def test_images_left_out_leave_the_others_what_unreadable_ones_would(on_files: C
     readable = whole.readable.copy()
     readable[2] = False
     assert batch.problems == whole.problems | {str(on_files.source.keys[2]): "ended its worker"}
-    require_equal(
-        evaluator.compute(ROWS, batch),
-        replace(evaluator.compute(ROWS, replace(whole, readable=readable)), problems=batch.problems),
-    )
+    expected = evaluator.compute(ROWS, replace(whole, readable=readable))
+    require_equal(evaluator.compute(ROWS, batch), replace(expected, problems=batch.problems))
