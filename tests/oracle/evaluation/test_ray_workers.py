@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,12 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from dynamic import UserError
+from oracle.evaluation.collect import open_collection
+from oracle.evaluation.evaluate import WalkSize
+from oracle.evaluation.portable import PortableEvaluation
+from oracle.evaluation.ray_workers import RayWorkers
+from oracle.evaluation.ray_workers import cluster as connected
 from oracle.outcomes import read_outcomes
 from oracle.pipeline import run
 from oracle.settings import RunSettings
@@ -50,6 +58,28 @@ def test_a_run_on_ray_is_the_run_of_one_process(tmp_path: Path, small_space: str
     assert "1 worker]" in capfd.readouterr().err
     assert not ray.is_initialized()
     assert all_bytes(tmp_path / "ray") == all_bytes(tmp_path / "one")
+
+
+def test_without_the_extra_a_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"pip install 'learned-selector\[ray\]'"), connected(RunSettings(ray="local")):
+        pass
+
+
+@pytest.mark.nightly
+def test_workers_of_another_kind_are_refused_and_none_is_left(tmp_path: Path, small_space: str, cluster: Any) -> None:
+    settings = RunSettings(space=small_space, images=4, ray=cluster.address, device="cpu", out=tmp_path / "run")
+    opened = open_collection(settings)
+    portable = PortableEvaluation.of(settings, opened.network, opened.source, opened.union, WalkSize(1, 1), statistics=None)
+    told: list[str] = []
+    other = replace(portable, kind="cpu of tomorrow")
+    with (
+        connected(settings),
+        RayWorkers(other, settings, 8, told.append, lambda _: None) as workers,
+        pytest.raises(UserError, match=r"no worker of the cluster can do this: .*the run computes on cpu of tomorrow"),
+    ):
+        workers.events()
+    assert len(told) == 3  # one a machine: the places of the refused are not filled again
 
 
 @pytest.mark.nightly
