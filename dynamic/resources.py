@@ -17,15 +17,19 @@ def cpu_count(cgroups: Path = _CGROUPS, mine: Path = _MINE) -> int:
     """Cores that this process may use: by affinity and by the quota of every control group it is in, at least 1.
 
     Args:
-        cgroups: where control groups (version 2) are mounted.
+        cgroups: where control groups are mounted, of version 2 or (a folder for each controller) 1.
         mine: names the group of this process, as /proc/self/cgroup does.
 
     >>> cpu_count() >= 1
     True
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for group in _groups(cgroups, mine):
-        quota, _, period = _read(group / "cpu.max").partition(" ")
+    quotas = [_read(group / "cpu.max").partition(" ")[::2] for group in _groups(cgroups, mine)]
+    quotas += [
+        (_read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us"))
+        for group in _groups(cgroups / "cpu", mine, "cpu")
+    ]
+    for quota, period in quotas:
         if quota.isdigit() and period.isdigit():
             cores = min(cores, math.ceil(int(quota) / int(period)))
     return max(cores, 1)
@@ -40,11 +44,16 @@ def available_memory(cgroups: Path = _CGROUPS, mine: Path = _MINE) -> int:
     True
     """
     free = int(psutil.virtual_memory().available)
-    for group in _groups(cgroups, mine):
-        limit, used = _read(group / "memory.max"), _read(group / "memory.current")
+    limits = [(group, "max", "current", "inactive_file") for group in _groups(cgroups, mine)]
+    limits += [
+        (group, "limit_in_bytes", "usage_in_bytes", "total_inactive_file")
+        for group in _groups(cgroups / "memory", mine, "memory")
+    ]
+    for group, most, now, unused in limits:
+        limit, used = _read(group / f"memory.{most}"), _read(group / f"memory.{now}")
         if limit.isdigit() and used.isdigit():
             caches = dict(line.split() for line in _read(group / "memory.stat").splitlines() if line.count(" ") == 1)
-            free = min(free, int(limit) - int(used) + int(caches.get("inactive_file", 0)))
+            free = min(free, int(limit) - int(used) + int(caches.get(unused, 0)))
     return max(free, 0)
 
 
@@ -69,9 +78,10 @@ def keep_freed_memory(arenas: int | None = None) -> None:
         mallopt(m_arena_max, arenas)
 
 
-def _groups(cgroups: Path, mine: Path) -> list[Path]:
-    """The group of this process and all around it."""
-    own = next((line[3:] for line in _read(mine).splitlines() if line.startswith("0::")), "/")
+def _groups(cgroups: Path, mine: Path, controller: str = "") -> list[Path]:
+    """The group of this process and all around it, of a version 1 controller or (none) of version 2."""
+    fields = [line.split(":", 2) for line in _read(mine).splitlines() if line.count(":") >= 2]
+    own = next((path for _, names, path in fields if controller in names.split(",")), "/")
     group = cgroups / own.strip("/")
     return [group, *(parent for parent in group.parents if parent == cgroups or cgroups in parent.parents)]
 

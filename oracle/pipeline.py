@@ -11,12 +11,14 @@ from dynamic.errors import UserError
 from dynamic.files import write_whole
 from dynamic.lock import held
 from dynamic.models import LoadedNetwork, load
-from oracle.evaluation.collect import collect, open_collection, store_identity
+from oracle.evaluation.collect import Collection, collect, open_collection, store_identity
 from oracle.evaluation.exact_bounds import run_bounds
+from oracle.evaluation.ray_workers import cluster
 from oracle.evaluation.summary import make_labels, summarise, write_labels
 from oracle.report import write_bounds_page, write_report
 from oracle.runs import Run
 from oracle.settings import RunSettings
+from oracle.study.part import Study
 from oracle.study.runner import open_study, run_study
 
 
@@ -44,8 +46,13 @@ def _run(settings: RunSettings, network: LoadedNetwork | None) -> dict[str, Any]
     if network is not None:
         own_weights(network)
     collection = open_collection(settings, network)
-    network, folder = collection.network, collection.run
     study = open_study(collection) if settings.study else None
+    with cluster(settings):
+        return _evaluated(collection, study)
+
+
+def _evaluated(collection: Collection, study: Study | None) -> dict[str, Any]:
+    network, folder = collection.network, collection.run
     outcomes = collect(collection)
     summary = summarise(outcomes, collection.spaces, network.default)
     for warning in summary["warnings"]:
@@ -83,6 +90,8 @@ def exact_bounds(settings: RunSettings, network: LoadedNetwork | None = None) ->
     """
     if settings.study or settings.recalibrate:
         raise UserError("--bounds-only skips most outcomes: run it without --study and --recalibrate")
+    if settings.ray:
+        raise UserError("--bounds-only runs in one process, since what it skips it learns first: give it without --ray")
     with held(settings.out):
         if network is not None:
             own_weights(network)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,18 @@ from dynamic.recalibration import BATCH, recalibrate
 from dynamic.resources import cpu_count
 from oracle.data.sources import SPLITS, ImageSource
 from oracle.data.views import unlabelled
-from oracle.evaluation.evaluate import WalkSize, evaluate, memory_budget, seconds_for
+from oracle.evaluation.evaluate import (
+    RegionEvaluator,
+    WalkSize,
+    evaluated_here,
+    memory_budget,
+    progress_of,
+    seconds_for,
+    store_regions,
+)
 from oracle.evaluation.extension import make_room
+from oracle.evaluation.portable import PortableEvaluation
+from oracle.evaluation.ray_workers import evaluated_on_ray
 from oracle.outcomes import PENDING, OutcomesStore, load_outcomes
 from oracle.run_record import OWN, NetworkRecord, RunRecord
 from oracle.runs import Run, open_images, tell_of_old_pictures, write_weights
@@ -152,13 +163,27 @@ def collect(collection: Collection) -> xr.Dataset:
     run.keep_attributes(union)
     run.write_record(record)
     if pending:
-        size, dtype = WalkSize(**store.facts["walk"]), DTYPES[settings.dtype]
-        fast = network.for_inference(settings.device, dtype, statistics)
-        evaluate(fast, collection.source, union, store, size, settings.device, dtype)
+        _evaluate(collection, union, store, statistics)
     (settings.out / "settings.json").unlink(missing_ok=True)  # of an earlier version, whose place run.json takes
     outcomes = load_outcomes(run.outcomes_store)  # before the seal, which must not vouch for what cannot be read
     run.seal()
     return outcomes
+
+
+def _evaluate(collection: Collection, union: Space, store: OutcomesStore, statistics: Statistics | None) -> None:
+    """Evaluate what is missing, here or on a Ray cluster, and store it."""
+    settings, network, source = collection.settings, collection.network, collection.source
+    size, dtype, regions = WalkSize(**store.facts["walk"]), DTYPES[settings.dtype], store.pending()
+    with progress_of(store, union) as progress:
+        if settings.ray:
+            portable = PortableEvaluation.of(settings, network, source, union, size, statistics)
+            finished = evaluated_on_ray(portable, settings, regions, progress)
+        else:
+            fast, threads = network.for_inference(settings.device, dtype, statistics), torch.get_num_threads()
+            evaluator = RegionEvaluator(fast, source, union, size, settings.device, dtype, threads)
+            finished = evaluated_here(evaluator, regions)
+        with closing(finished):
+            store_regions(finished, store, progress)
 
 
 def _require_same(before: RunRecord, now: RunRecord, folder: Path) -> None:

@@ -1,12 +1,18 @@
-"""Comprehensive evaluation: every image of a source under every configuration, into the outcomes store."""
+"""Comprehensive evaluation: every image of a source under every configuration, into the outcomes store.
+
+A region is evaluated by a function of nothing but itself (:class:`RegionEvaluator`), wherever that runs; whoever runs the
+evaluators yields finished regions (:func:`evaluated_here`, :mod:`oracle.evaluation.dispatch`), and one writer stores them.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -85,66 +91,132 @@ def free_memory(device: str) -> int:
     return available_memory()
 
 
-def evaluate(
-    network: DynamicNetwork,
-    source: ImageSource,
-    configurations: Sequence[Configuration],
-    store: OutcomesStore,
-    size: WalkSize,
-    device: str,
-    dtype: torch.dtype,
-) -> dict[str, str]:
-    """Evaluate the regions of ``store`` that are not done yet, with a progress bar on stderr.
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """What came out of some images that are stored together.
+
+    Attributes:
+        rows: (images,) of the source.
+        predicted: (images, configurations) int32 class indices, -1 where an answer is not finite or an image not readable.
+        p_true: (images, configurations) float32 probability of the true class.
+        readable: (images,) bool.
+        problems: what was wrong with each unreadable image, by key.
+    """
+
+    rows: np.ndarray
+    predicted: np.ndarray
+    p_true: np.ndarray
+    readable: np.ndarray
+    problems: dict[str, str]
+
+
+class RegionEvaluator:
+    """Evaluates regions, one at a time; the result depends on nothing but the region and what is given here.
 
     Args:
         network: as :meth:`DynamicNetwork.for_inference` made it, on ``device`` in ``dtype``.
         source: the images.
-        configurations: the store's columns.
-        store: receives predictions and probabilities, region by region.
+        configurations: the columns.
         size: see :class:`WalkSize`.
         device, dtype: where and in what the images run.
-
-    Returns:
-        What was wrong with the images that could not be read, by key.
+        threads: of each walk on a CPU where ``size`` has one walk; several walks have one each. The number decides the last
+            bits too.
+        cores: most walks that run side by side here; fewer than ``size.walks`` take longer and change nothing.
     """
-    problems: dict[str, str] = {}
-    done = int((store.status != PENDING).sum())
-    progress = tqdm(
+
+    def __init__(
+        self,
+        network: DynamicNetwork,
+        source: ImageSource,
+        configurations: Sequence[Configuration],
+        size: WalkSize,
+        device: str,
+        dtype: torch.dtype,
+        threads: int,
+        cores: int | None = None,
+    ) -> None:
+        self._network, self._source, self._configurations = network, source, configurations
+        self._size, self._device, self._dtype = size, device, dtype
+        self._pool = ThreadPoolExecutor(
+            min(size.walks, cores or size.walks),
+            initializer=torch.set_num_threads,
+            initargs=(1 if size.walks > 1 else threads,),
+        )
+
+    def __enter__(self) -> RegionEvaluator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def load(self, rows: np.ndarray, without: Mapping[int, str] = MappingProxyType({})) -> Batch:
+        """Read some rows; those of ``without`` count as unreadable, for the reason it gives, and are not touched."""
+        if not without:
+            return self._source.load(rows)
+        kept = ~np.isin(rows, list(without))
+        part = self._source.load(rows[kept])
+        images = torch.zeros(len(rows), *part.images.shape[1:])
+        images[torch.from_numpy(kept)] = part.images
+        readable = np.zeros(len(rows), bool)
+        readable[kept] = part.readable
+        left_out = {str(self._source.keys[row]): without[row] for row in rows[~kept].tolist()}
+        return Batch(images=images, readable=readable, problems=part.problems | left_out)
+
+    def compute(self, rows: np.ndarray, batch: Batch) -> Region:
+        """Run every configuration on what :meth:`load` read of ``rows``."""
+        predicted = np.full((len(rows), len(self._configurations)), -1, dtype=np.int32)
+        p_true = np.zeros((len(rows), len(self._configurations)), dtype=np.float32)
+        readable, images = np.flatnonzero(batch.readable), self._size.images
+        parts = [readable[start : start + images] for start in range(0, len(readable), images)]
+
+        def run(part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            chosen = batch.images[torch.from_numpy(part)].to(self._device, self._dtype, memory_format=torch.channels_last)
+            labels = torch.from_numpy(self._source.labels[rows[part]]).to(self._device)
+            return outcomes_of(self._network, chosen, labels, self._configurations, self._size.rows)
+
+        for part, found in zip(parts, self._pool.map(run, parts), strict=True):
+            predicted[part], p_true[part] = found
+        return Region(rows=rows, predicted=predicted, p_true=p_true, readable=batch.readable, problems=batch.problems)
+
+
+def evaluated_here(evaluator: RegionEvaluator, regions: Sequence[np.ndarray]) -> Generator[Region, None, None]:
+    """The regions one after the other in this process; one is read while the one before it runs."""
+    with evaluator, ThreadPoolExecutor(1) as reader:
+        ahead = [reader.submit(evaluator.load, regions[0])] if regions else []
+        for position, rows in enumerate(regions):
+            batch = ahead.pop().result()
+            if position + 1 < len(regions):
+                ahead.append(reader.submit(evaluator.load, regions[position + 1]))
+            yield evaluator.compute(rows, batch)
+
+
+def store_regions(finished: Iterable[Region], store: OutcomesStore, progress: tqdm[NoReturn]) -> None:
+    """Write every region of ``store`` that is not done yet, in whatever order they come; the one writer of a run.
+
+    Args:
+        finished: all of ``store.pending()``.
+        store: receives predictions and probabilities, region by region.
+        progress: counts images; see :func:`progress_of`.
+    """
+    for region in finished:
+        store.write(region.rows, region.predicted, region.p_true, region.readable)
+        for key, reason in region.problems.items():
+            progress.write(f"skipped {key}: {reason}", file=sys.stderr)
+        progress.update(len(region.rows))
+    assert (store.status >= EVALUATED).all()
+
+
+def progress_of(store: OutcomesStore, configurations: Sequence[Configuration]) -> tqdm[NoReturn]:
+    """A progress bar on stderr over the images of a store: rate and time left."""
+    return tqdm(
         total=len(store.status),
-        initial=done,
+        initial=int((store.status != PENDING).sum()),
         desc=f"{len(configurations)} configurations",
         unit="image",
         smoothing=0.1,
         file=sys.stderr,
         mininterval=0.5,
     )
-    # One region is read while the one before it runs.
-    with progress, walkers(size.walks) as pool, ThreadPoolExecutor(1) as reader:
-        regions = store.pending()
-        ahead = [reader.submit(source.load, regions[0])] if regions else []
-        for position, rows in enumerate(regions):
-            batch: Batch = ahead.pop().result()
-            if position + 1 < len(regions):
-                ahead.append(reader.submit(source.load, regions[position + 1]))
-            predicted = np.full((len(rows), len(configurations)), -1, dtype=np.int32)
-            p_true = np.zeros((len(rows), len(configurations)), dtype=np.float32)
-            readable = np.flatnonzero(batch.readable)
-            parts = [readable[start : start + size.images] for start in range(0, len(readable), size.images)]
-
-            def run(part: np.ndarray, batch: Batch = batch, rows: np.ndarray = rows) -> tuple[np.ndarray, np.ndarray]:
-                images = batch.images[torch.from_numpy(part)].to(device, dtype, memory_format=torch.channels_last)
-                labels = torch.from_numpy(source.labels[rows[part]]).to(device)
-                return outcomes_of(network, images, labels, configurations, size.rows)
-
-            for part, found in zip(parts, pool.map(run, parts), strict=True):
-                predicted[part], p_true[part] = found
-            store.write(rows, predicted, p_true, batch.readable)
-            for key, reason in batch.problems.items():
-                progress.write(f"skipped {key}: {reason}", file=sys.stderr)
-            problems |= batch.problems
-            progress.update(len(rows))
-    assert (store.status >= EVALUATED).all()
-    return problems
 
 
 def seconds_for(

@@ -66,6 +66,24 @@ def test_the_smallest_limit_of_nested_groups_wins(tmp_path: Path) -> None:
     assert available_memory(*found) == GIB
 
 
+def test_control_groups_of_version_one_have_a_folder_for_each_controller(tmp_path: Path) -> None:
+    """The path is the host's, of which a container sees the end as its root."""
+    tree = {
+        "cpu/cpu.cfs_quota_us": 250_000,
+        "cpu/cpu.cfs_period_us": 100_000,
+        "cpu/docker/one/cpu.cfs_quota_us": -1,
+        "cpu/docker/one/cpu.cfs_period_us": 100_000,
+        "memory/memory.limit_in_bytes": 4 * GIB,
+        "memory/memory.usage_in_bytes": 3 * GIB,
+        "memory/memory.stat": f"total_rss {GIB}\ninactive_file 1\ntotal_inactive_file {GIB}",
+    }
+    found = groups(tmp_path, "9:cpu,cpuacct:/docker/one\n4:memory:/docker/one\n0::/docker/one", tree)
+    assert cpu_count(*found) == 3
+    assert available_memory(*found) == 2 * GIB
+    (tmp_path / "cgroup/memory/memory.limit_in_bytes").write_text("9223372036854771712")
+    assert available_memory(*found) == HOST_FREE
+
+
 def test_caches_of_unused_files_count_as_free(tmp_path: Path) -> None:
     """``-m 4g`` on a large host, where the kernel gives back the caches before it kills."""
     tree = {
