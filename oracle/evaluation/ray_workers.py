@@ -18,9 +18,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dynamic.command import keep_freed_memory
 from dynamic.errors import UserError
-from dynamic.resources import cpu_count
+from dynamic.resources import cpu_count, keep_freed_memory
 from oracle.evaluation.dispatch import IN_HAND, Errand, Event, Failed, Finished, Joined, Lost, dispatched
 from oracle.evaluation.evaluate import Region, RegionEvaluator
 from oracle.evaluation.portable import PortableEvaluation
