@@ -50,6 +50,7 @@ class CompiledNetwork:
         self.runtime, self._runtime = open_runtime(self.precision, runtime, threads)
         self._paths = dict(zip(self.configurations, record.paths, strict=True))
         self._graphs: dict[str, Graph] = {}
+        self._stamps = {name: _stamp(folder / name) for name in record.files}
         self._lock = threading.Lock()
         self._threads = threads or cpu_count()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="compiled")
@@ -111,11 +112,24 @@ class CompiledNetwork:
         return self._paths[configuration]
 
     def graph(self, file: str) -> Graph:
-        """The graph of a file, ready to run."""
+        """The graph of a file, ready to run. Raises UserError where the folder was made again since it was opened."""
         with self._lock:
             if file not in self._graphs:
-                self._graphs[file] = self._runtime.load(self.folder / file)
+                try:
+                    made = self._runtime.load(self.folder / file)
+                finally:
+                    self._refuse_others(file)  # behind loading, so that what was loaded is known to be what was opened
+                self._graphs[file] = made
             return self._graphs[file]
+
+    def _refuse_others(self, file: str) -> None:
+        """Raise UserError where another network's graph may lie under the same name."""
+        for name in (file, WEIGHTS):
+            stamp = _stamp(self.folder / name)
+            if stamp != self._stamps[name]:
+                if stamp is None or digest_of_file(self.folder / name) != self.record.files[name]:
+                    raise UserError(f"{self.folder} was compiled anew while it was in use: start again what uses it")
+                self._stamps[name] = stamp
 
     def prepare(self, configurations: Iterable[Configuration] | None = None) -> None:
         """Make the graphs of some configurations ready (all unless given), run on one blank image each."""
@@ -146,3 +160,12 @@ class CompiledNetwork:
             if output.kind == "values" and output.node == graph.start
         }
         return {name: made[name] for name in graph.inputs}
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes with a file: its size and time; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns

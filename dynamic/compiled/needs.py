@@ -25,7 +25,8 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """Everything beside whole answers; what is asked without being needed here costs time, never correctness.
+    """Everything beside whole answers. An answer that is asked without being needed here costs time, never correctness; a
+    look that is not named here is refused.
 
     Attributes:
         ladders: configurations that one image may run one after the other, in this order.

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dynamic.compiled.folder import CompiledNetwork
+from dynamic.compiled.runtimes import open_runtime
 from dynamic.errors import UserError
 from oracle.run_folder import RunFolder
-from oracle.run_record import OWN
 from selector.compiling import opening, places
 from serving.inference.finding import torch_is_installed
 from serving.settings import ServingSettings
@@ -34,7 +34,7 @@ def open_graphs(settings: ServingSettings, run: RunFolder) -> CompiledNetwork:
     Raises:
         NoGraphsError: there are none and can be none.
     """
-    never = _never(run)
+    never = _never(settings, run)
     if never is not None:
         raise NoGraphsError(never)
     found, why = _find(settings, run)
@@ -54,13 +54,17 @@ def open_graphs(settings: ServingSettings, run: RunFolder) -> CompiledNetwork:
         return found or _made(settings, run, place, why)
 
 
-def _never(run: RunFolder) -> str | None:
-    """Why a run can have no graphs, whatever is in its folder."""
+def _never(settings: ServingSettings, run: RunFolder) -> str | None:
+    """Why no graphs can run, whatever is in the run's folder."""
     asked = run.record.settings
     if (asked.get("crop", 1.0), asked.get("resize", 1.0)) != (1.0, 1.0):
         return f"{run.name} crops or resizes its images with PyTorch (--crop, --resize)"
     if asked.get("dtype", "float32") != "float32":
         return f"{run.name} ran in {asked['dtype']}, and graphs are made from float32"
+    try:
+        open_runtime(settings.precision, _runtime(settings), settings.threads)
+    except UserError as error:
+        return str(error)
     return None
 
 
@@ -82,17 +86,30 @@ def _find(settings: ServingSettings, run: RunFolder) -> tuple[CompiledNetwork | 
 
 
 def _open(settings: ServingSettings, run: RunFolder, place: Path) -> CompiledNetwork:
-    runtime = None if settings.runtime == "auto" else settings.runtime
     if settings.static:
-        return CompiledNetwork.open(place, runtime, settings.threads, {"weights": run.digests.weights, "statistics": OWN})
-    return opening.open_graphs(run, place, runtime, settings.threads)
+        network = opening.open_static(run, place, _runtime(settings), settings.threads)
+    else:
+        network = opening.open_graphs(run, place, _runtime(settings), settings.threads)
+    if network.precision != settings.precision:
+        raise UserError(f"{place} holds graphs in {network.precision}, not {settings.precision}: compile the run again")
+    if not settings.static:
+        opening.policies_folder(run, network)  # raises where there are none in the precision
+    return network
+
+
+def _runtime(settings: ServingSettings) -> str | None:
+    return None if settings.runtime == "auto" else settings.runtime
 
 
 @contextmanager
 def _alone(place: Path) -> Iterator[None]:
-    """While no other process makes graphs there."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with (place.parent / f".{place.name}.lock").open("w") as lock:
+    """While no other server makes graphs there: the second waits, and finds them."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        lock = (place.parent / f".{place.name}.lock").open("w")
+    except OSError as error:
+        raise NoGraphsError(f"cannot write in {place.parent} ({error.strerror})") from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from dynamic import UserError
 from dynamic.compiled.session import CompiledSession
 from oracle.run_folder import RunFolder
 from oracle.runs import Run
+from selector.compiling import flow
 from selector.compiling.comparing import table
 from selector.compiling.flow import compile_for, reports_beside
 from selector.compiling.graphs import compile_run, refuse_uncompilable
@@ -25,6 +27,7 @@ from selector.observation.costs import Costs
 from selector.observation.eager import live_images
 from selector.observation.images import LiveImages
 from selector.policies import REFERENCES, load_policies
+from selector.policies.base import Policy
 from selector.policies.running import run_policy
 from selector.shipped import SHIPPED
 from tests.oracle.conftest import run_command
@@ -61,7 +64,7 @@ def compiled(run_folder: Path) -> Path:
         assert row["equality"]["holds"]
         assert abs(row["versus_float32"]["value"]) <= 1 / IMAGES
     assert "It equals the eager network" in done.stdout
-    assert "Serve it: SERVING_NETWORK=mine bentoml serve" in done.stdout
+    assert f"Serve it: SERVING_NETWORK={run_folder} bentoml serve" in done.stdout
     return Path(line["place"])
 
 
@@ -72,7 +75,7 @@ def test_it_is_found_again(run_folder: Path, compiled: Path) -> None:
     assert was_there
     assert place == compiled
     assert {path: path.stat().st_mtime_ns for path in compiled.rglob("*")} == before
-    assert "is there already" in sentences(report, place, was_there)[0]
+    assert "is there already" in sentences(report, place, was_there, "mine")[0]
 
 
 def test_decisions_recorded_eager_and_compiled_are_the_same(run_folder: Path, compiled: Path) -> None:
@@ -117,6 +120,23 @@ def test_graphs_for_other_policies_are_refused_and_made_again(run_folder: Path, 
     graph.write_bytes(graph.read_bytes()[:-9])
     with pytest.raises(UserError, match="is damaged: it differs from its digest"):
         open_graphs(run, place)
+
+
+def test_policies_of_a_precision_are_saved_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that starts meanwhile sees all of the new ones or all of the old ones."""
+
+    def fitted(policies: list[Policy], label: object, out: Path, seed: int) -> list[Policy]:
+        (out / f"seed {seed}").mkdir(parents=True)
+        if seed == 2:
+            raise KeyboardInterrupt
+        return policies
+
+    monkeypatch.setattr(flow, "fit_all", fitted)
+    for seed in (1, 2, 3):
+        with pytest.raises(KeyboardInterrupt) if seed == 2 else nullcontext():
+            flow._fitted([], None, tmp_path / "policies", seed)  # type: ignore[arg-type]
+        assert [path.name for path in (tmp_path / "policies").iterdir()] == [f"seed {1 if seed == 2 else seed}"]
+    assert [path.name for path in tmp_path.iterdir()] == ["policies"]
 
 
 @pytest.mark.nightly

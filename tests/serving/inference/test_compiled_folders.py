@@ -57,6 +57,35 @@ def test_another_precision_names_the_command_that_fits_its_policies(run: Path) -
         check_before_start(ServingSettings(network=str(run), device="cpu", precision="int8"))
 
 
+def test_graphs_of_a_precision_wait_for_its_policies(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an interrupted selector.compile leaves them; the float32 policies' thresholds are for other answers."""
+    monkeypatch.setattr("dynamic.compiled.runtimes._cpu_flags", lambda: frozenset({"avx512_vnni"}))
+    settings = ServingSettings(network=str(run), device="cpu", precision="int8")
+    graphs = shutil.copytree(run / "compiled" / "float32", run / "compiled" / "int8")
+    with pytest.raises(UserError, match=r"int8 holds graphs in float32, not int8"):
+        check_before_start(settings)
+    write_record(graphs / "compiled.json", read_record(graphs / "compiled.json") | {"precision": "int8"})
+    with pytest.raises(UserError, match=r"int8 has no policies in int8: python -m selector.compile .*run --precision int8"):
+        check_before_start(settings)
+
+
+def test_graphs_for_images_of_another_size_are_not_served(
+    run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    without_torch(monkeypatch, tmp_path)
+    write_record(run / "run.json", read_record(run / "run.json") | {"resolution": 128})
+    with pytest.raises(UserError, match="was compiled for images of 96 pixels, not 128"):
+        open_deployment(ServingSettings(network=str(run), device="cpu", runtime="onnxruntime"))
+
+
+def test_nothing_is_compiled_for_a_runtime_that_is_missing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(run / "compiled")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="cannot be served compiled: OpenVINO is not installed: pip install"):
+        check_before_start(ServingSettings(network=str(run), device="cpu", runtime="openvino"))
+    assert not (run / "compiled").exists()
+
+
 def test_a_run_that_crops_its_images_is_served_by_torch_and_says_so(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = read_record(run / "run.json")
     record["settings"]["crop"] = 0.5
