@@ -20,6 +20,10 @@ from serving.inference.finding import torch_is_installed
 from serving.settings import ServingSettings
 
 
+_FAILED = "DYNAMIC_CLASSIFIER_NOT_COMPILED"
+"""Environment variable: what the supervisor tried to compile, and why it could not. Its workers need not try again."""
+
+
 class NoGraphsError(UserError):
     """A run that cannot be served compiled; the message says why."""
 
@@ -49,6 +53,9 @@ def open_graphs(settings: ServingSettings, run: RunFolder) -> CompiledNetwork:
         place = _kind(settings, places.writable_place(run, settings.precision))
     except UserError as error:
         raise NoGraphsError(f"{why}, and {error}; or set XDG_CACHE_HOME") from None
+    tried, _, reason = os.environ.get(_FAILED, "").partition("\n")
+    if tried == str(place):
+        raise NoGraphsError(reason)
     with _alone(place):
         found, why = _find(settings, run)  # another process may have made them
         return found or _made(settings, run, place, why)
@@ -134,7 +141,9 @@ def _made(settings: ServingSettings, run: RunFolder, place: Path, why: str) -> C
     done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
-        raise NoGraphsError(f"{run.folder} cannot be compiled: {lines[-1].removeprefix('error: ')}")
+        reason = f"{run.folder} cannot be compiled: {lines[-1].removeprefix('error: ')}"
+        os.environ[_FAILED] = f"{place}\n{reason}"
+        raise NoGraphsError(reason)
     print(f"compiled in {time.monotonic() - began:.1f} s", file=sys.stderr)
     found, why = _find(settings, run)
     if found is None:

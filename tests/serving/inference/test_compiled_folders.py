@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,27 @@ def test_nothing_is_compiled_for_a_runtime_that_is_missing(run: Path, monkeypatc
     with pytest.raises(UserError, match="cannot be served compiled: OpenVINO is not installed: pip install"):
         check_before_start(ServingSettings(network=str(run), device="cpu", runtime="openvino"))
     assert not (run / "compiled").exists()
+
+
+def test_what_cannot_be_compiled_is_tried_once(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the supervisor; each worker reads the settings again, and opens the run."""
+    shutil.rmtree(run / "compiled")
+    tried = []
+
+    def failing(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        tried.append(command)
+        return subprocess.CompletedProcess(command, 2, stderr="error: b.conv cannot be written as a static graph\n")
+
+    monkeypatch.setattr(compiled_folders.subprocess, "run", failing)
+    monkeypatch.setenv(compiled_folders._FAILED, "")
+    settings = ServingSettings(network=str(run), device="cpu")
+    for _ in range(2):
+        check_before_start(settings)
+        assert "is torch: " + str(run) + " cannot be compiled: b.conv cannot be written" in capsys.readouterr().err
+    assert open_deployment(settings).network.runtime == "torch"
+    assert len(tried) == 1
 
 
 def test_a_run_that_crops_its_images_is_served_by_torch_and_says_so(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
