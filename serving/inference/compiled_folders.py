@@ -19,7 +19,6 @@ from selector.compiling import opening, places
 from serving.inference.finding import torch_is_installed
 from serving.settings import ServingSettings
 
-
 _FAILED = "DYNAMIC_CLASSIFIER_NOT_COMPILED"
 """Environment variable: what the supervisor tried to compile, and why it could not. Its workers need not try again."""
 
