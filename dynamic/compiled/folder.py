@@ -8,7 +8,7 @@ RUN/compiled/float32/   compiled.json    what :class:`dynamic.compiled.record.Co
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,7 +26,7 @@ WEIGHTS = "weights.bin"
 
 
 class CompiledNetwork:
-    """An opened folder. Graphs are made ready when they are first run, or by :meth:`prepare`.
+    """An opened folder. Graphs are made ready when they are first run.
 
     Attributes:
         folder: that it was opened from.
@@ -131,14 +131,6 @@ class CompiledNetwork:
                     raise UserError(f"{self.folder} was compiled anew while it was in use: start again what uses it")
                 self._stamps[name] = stamp
 
-    def prepare(self, configurations: Iterable[Configuration] | None = None) -> None:
-        """Make the graphs of some configurations ready (all unless given), run on one blank image each."""
-        wanted = self.configurations if configurations is None else tuple(configurations)
-        nodes = {node for configuration in wanted for node in self.path(configuration)}
-        for graph in self.record.graphs:
-            if graph.end in nodes:
-                self.run(graph, {name: np.zeros((1, *shape), np.float32) for name, shape in self.shapes(graph).items()})
-
     def run(self, graph: GraphRecord, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """What a stretch gives, in the order of its outputs."""
         return self.graph(graph.file)(inputs)
@@ -148,18 +140,6 @@ class CompiledNetwork:
         if len(jobs) < 2 or self._threads < 2:
             return [self.run(graph, inputs) for graph, inputs in jobs]
         return list(self._pool.map(lambda job: self.run(*job), jobs))
-
-    def shapes(self, graph: GraphRecord) -> dict[str, tuple[int, ...]]:
-        """Of a stretch's inputs, without the images' axis."""
-        if graph.start is None:
-            return {"images": (self.channels, self.resolution, self.resolution)}
-        made = {
-            output.name: output.shape
-            for other in self.record.graphs
-            for output in other.outputs
-            if output.kind == "values" and output.node == graph.start
-        }
-        return {name: made[name] for name in graph.inputs}
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dynamic.configuration import Configuration
@@ -35,12 +34,3 @@ class Needs:
 
     ladders: tuple[tuple[Configuration, ...], ...] = ()
     looks: tuple[Look, ...] = ()
-
-    @classmethod
-    def joined(cls, needs: Iterable[Needs]) -> Needs:
-        """What several policies need together, each thing once."""
-        parts = list(needs)
-        return cls(
-            ladders=tuple(dict.fromkeys(ladder for part in parts for ladder in part.ladders)),
-            looks=tuple(dict.fromkeys(look for part in parts for look in part.looks)),
-        )

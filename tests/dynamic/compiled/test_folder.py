@@ -221,13 +221,6 @@ def test_refuses_what_a_graph_cannot_say(tmp_path: Path, kind: type[Residual], s
     assert not list(tmp_path.iterdir())
 
 
-def test_needs_are_joined() -> None:
-    a, b = family("residual").configurations[:2]
-    look = Look(kind="pooled", layer=0, configuration=a)
-    joined = Needs.joined([Needs(ladders=((a, b),), looks=(look,)), Needs(ladders=((b, a), (a, b)), looks=(look,))])
-    assert joined == Needs(ladders=((a, b), (b, a)), looks=(look,))
-
-
 @pytest.mark.parametrize("name", ["residual", "dense", "inverted", "fire"])
 def test_eight_bits(tmp_path: Path, name: str) -> None:
     """Answers are near those of float32, on stretches from the images and from where others parted."""
