@@ -43,7 +43,7 @@ def open_graphs(settings: ServingSettings, run: RunFolder) -> CompiledNetwork:
     found, why = _find(settings, run)
     if found is not None:
         return found
-    command = f"python -m selector.compile {settings.network} --precision {settings.precision}"
+    command = _command(settings, run)
     if settings.precision != "float32" and not settings.static:
         raise NoGraphsError(f"{why}: policies in {settings.precision} are fitted on label images first: {command}")
     if not torch_is_installed():
@@ -58,6 +58,14 @@ def open_graphs(settings: ServingSettings, run: RunFolder) -> CompiledNetwork:
     with _alone(place):
         found, why = _find(settings, run)  # another process may have made them
         return found or _made(settings, run, place, why)
+
+
+def _command(settings: ServingSettings, run: RunFolder) -> str:
+    """What makes the graphs by hand."""
+    if settings.static:
+        place = _kind(settings, run.compiled / settings.precision)
+        return f"python -m serving.compile {run.folder} --precision {settings.precision} --out {place}"
+    return f"python -m selector.compile {settings.network} --precision {settings.precision}"
 
 
 def _never(settings: ServingSettings, run: RunFolder) -> str | None:
@@ -109,10 +117,10 @@ def _runtime(settings: ServingSettings) -> str | None:
 
 @contextmanager
 def _alone(place: Path) -> Iterator[None]:
-    """While no other server makes graphs there: the second waits, and finds them."""
+    """While no other server makes graphs there, in whichever precision: the second waits."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        lock = (place.parent / f".{place.name}.lock").open("w")
+        lock = (place.parent / ".servers.lock").open("w")
     except OSError as error:
         raise NoGraphsError(f"cannot write in {place.parent} ({error.strerror})") from error
     with lock:

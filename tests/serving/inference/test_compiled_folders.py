@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -51,6 +52,15 @@ def test_graphs_that_are_damaged_are_not_served(run: Path, monkeypatch: pytest.M
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"weights.bin is damaged.*python -m selector.compile"):
         open_deployment(ServingSettings(network=str(run), device="cpu", runtime="onnxruntime"))
+
+
+def test_the_static_graph_has_a_command_of_its_own(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    without_torch(monkeypatch, tmp_path)
+    settings = ServingSettings(network=str(run), device="cpu", static=True, runtime="onnxruntime")
+    place = run / "compiled" / "static" / "float32"
+    said = f"run python -m serving.compile {run} --precision float32 --out {place} where PyTorch is installed"
+    with pytest.raises(UserError, match=re.escape(said)):
+        open_deployment(settings)
 
 
 def test_another_precision_names_the_command_that_fits_its_policies(run: Path) -> None:
