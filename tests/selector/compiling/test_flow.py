@@ -41,7 +41,7 @@ IMAGES = 40
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the shipped matched run with two of its policies: one that looks first, one of rungs."""
     folder = tmp_path_factory.mktemp("compiling") / "mine"
-    shutil.copytree(SHIPPED["matched"], folder, ignore=shutil.ignore_patterns("compiled"))
+    shutil.copytree(SHIPPED["matched"], folder, ignore=shutil.ignore_patterns("compiled", ".lock"))
     kept = {"ranker", "cascade", *(reference.name for reference in REFERENCES)}
     for policy in (folder / "policies").iterdir():
         if policy.name not in kept:
@@ -179,7 +179,7 @@ def test_what_cannot_be_compiled_says_why(run_folder: Path, tmp_path: Path) -> N
 def test_a_run_in_an_installed_package_goes_to_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     installed = tmp_path / "site-packages" / "matched"
-    shutil.copytree(SHIPPED["matched"], installed, ignore=shutil.ignore_patterns("compiled", "outcomes.zarr"))
+    shutil.copytree(SHIPPED["matched"], installed, ignore=shutil.ignore_patterns("compiled", ".lock", "outcomes.zarr"))
     monkeypatch.setitem(SHIPPED, "matched", installed)
     run = RunFolder.open(installed)
     place = writable_place(run, "float32")

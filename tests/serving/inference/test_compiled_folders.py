@@ -28,7 +28,7 @@ from serving.startup import check_before_start
 @pytest.fixture
 def run(tmp_path: Path, deployment: Deployment) -> Path:
     """A copy of the shipped run with its graphs (which the deployment has made)."""
-    shutil.copytree(SHIPPED["matched"], tmp_path / "run", ignore=shutil.ignore_patterns("compiled"))
+    shutil.copytree(SHIPPED["matched"], tmp_path / "run", ignore=shutil.ignore_patterns("compiled", ".lock"))
     graphs = deployment.network.network.folder  # type: ignore[attr-defined]
     shutil.copytree(graphs, tmp_path / "run" / "compiled" / "float32")
     return tmp_path / "run"
