@@ -19,14 +19,18 @@ from dynamic.compiled.runtimes import Graph, Precision, RuntimeName, open_runtim
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 from dynamic.integrity import digest_of_file, read_record
-from dynamic.resources import cpu_count
+from dynamic.resources import available_memory, cpu_count
 
 RECORD = "compiled.json"
 WEIGHTS = "weights.bin"
 
+FEWEST = 8
+"""Graphs that stay open, however little memory there is."""
+
 
 class CompiledNetwork:
-    """An opened folder. Graphs are made ready when they are first run.
+    """An opened folder. Graphs are made ready when they are first run. Each holds tensors of its own, so where there are many
+    for the memory that is free, those that were not run for longest are closed.
 
     Attributes:
         folder: that it was opened from.
@@ -52,6 +56,7 @@ class CompiledNetwork:
         self._graphs: dict[str, Graph] = {}
         self._stamps = {name: _stamp(folder / name) for name in record.files}
         self._lock = threading.Lock()
+        self._most = max(FEWEST, available_memory() // 4 // max((folder / WEIGHTS).stat().st_size, 1))
         self._threads = threads or cpu_count()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="compiled")
         # By end; those with the deepest start first, and of one start those that emit first.
@@ -114,13 +119,16 @@ class CompiledNetwork:
     def graph(self, file: str) -> Graph:
         """The graph of a file, ready to run. Raises UserError where the folder was made again since it was opened."""
         with self._lock:
-            if file not in self._graphs:
+            made = self._graphs.pop(file, None)
+            if made is None:
                 try:
                     made = self._runtime.load(self.folder / file)
                 finally:
                     self._refuse_others(file)  # behind loading, so that what was loaded is known to be what was opened
-                self._graphs[file] = made
-            return self._graphs[file]
+            self._graphs[file] = made  # the latest last
+            if len(self._graphs) > self._most:
+                del self._graphs[next(iter(self._graphs))]
+            return made
 
     def _refuse_others(self, file: str) -> None:
         """Raise UserError where another network's graph may lie under the same name."""

@@ -157,6 +157,20 @@ def test_graphs_that_were_replaced_since_are_not_run(folder: Path) -> None:
     np.testing.assert_array_equal(CompiledSession(opened, images(opened, 2)).logits(first, rows), expected)
 
 
+def test_few_graphs_stay_open_where_memory_is_short(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dynamic.compiled.folder.available_memory", lambda: 0)
+    opened, rows = CompiledNetwork.open(folder), np.arange(2)
+    batch = images(opened, 2)
+    assert len(opened.configurations) > 3
+    monkeypatch.setattr(opened, "_most", 2)
+    for _ in range(2):
+        for configuration in opened.configurations:
+            made = CompiledSession(opened, batch).logits(configuration, rows)
+            expected = CompiledSession(family("residual").compiled, batch).logits(configuration, rows)
+            np.testing.assert_array_equal(made, expected)
+            assert len(opened._graphs) <= 2
+
+
 def test_the_default_is_always_compiled(folder: Path) -> None:
     both = family("residual")
     made = compiled_again(folder, configurations=both.configurations[1:2])
