@@ -29,8 +29,9 @@ FEWEST = 8
 
 
 class CompiledNetwork:
-    """An opened folder. Graphs are made ready when they are first run. Each holds tensors of its own, so where there are many
-    for the memory that is free, those that were not run for longest are closed.
+    """An opened folder. Graphs are made ready when they are first run.
+
+    Each holds tensors of its own: where there are too many for the memory that is free, the one not run for longest is closed.
 
     Attributes:
         folder: that it was opened from.
