@@ -31,7 +31,7 @@ FEWEST = 8
 class CompiledNetwork:
     """An opened folder. Graphs are made ready when they are first run.
 
-    Each holds tensors of its own: where there are too many for the memory that is free, the one not run for longest is closed.
+    Each holds tensors of its own: where there are too many for the memory that is free, the one not run longest is closed.
 
     Attributes:
         folder: that it was opened from.
