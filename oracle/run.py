@@ -10,6 +10,7 @@
 
 Leaves outcomes.zarr, labels.parquet, summary.json, report.html and figures/ in --out; a study the outcomes of its other
 networks and images in sets/ beside them. A run that was interrupted goes on when the same command is given again.
+From here to a service: selector.train learns policies, selector.benchmark ranks them, selector.compile makes static graphs.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def main(settings: CompileSettings) -> None:
     if reports:
         print(f"\n{report['run']}: {report['test_images']} test images\n")
         print(aligned(*table(reports)), end="\n\n")
-    print(*sentences(report, place, was_there), sep="\n")
+    print(*sentences(report, place, was_there, str(settings.run)), sep="\n")
     if settings.json:
         print(json.dumps({"place": str(place), "was_there": was_there} | report))
 

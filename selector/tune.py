@@ -10,7 +10,8 @@ batch-norm statistics and with re-estimated ones; keeps some configurations (OUT
 images; learns policies on the label images and ranks them on the test images, once. Ends with what the network reaches, what
 a perfect chooser would, and what the best policy brings, or that none does, and how many labels it would take to tell.
 Started again it goes on where it was interrupted. Each step is a command of its own: oracle.rof, oracle.run,
-selector.portfolio, oracle.run, selector.train, selector.benchmark.
+selector.portfolio, oracle.run, selector.train, selector.benchmark. The service compiles what is left at its first start;
+selector.compile does so beforehand, and in other precisions.
 """
 
 from __future__ import annotations

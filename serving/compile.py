@@ -17,7 +17,7 @@ from dynamic.compiled.compiling import compile_network
 from dynamic.compiled.needs import Needs
 from dynamic.compiled.runtimes import Precision
 from oracle.runs import Run
-from selector.compiling.graphs import calibration_images
+from selector.compiling.graphs import calibration_images, refuse_uncompilable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,7 @@ class StaticSettings:
 def main(settings: StaticSettings) -> None:
     """Make the graph: the network's own batch norms, folded."""
     run = Run.open(settings.run)
+    refuse_uncompilable(run)
     network = run.network.for_inference()
     compile_network(
         network,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,6 +29,7 @@ from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 from dynamic.files import write_whole
 from dynamic.integrity import digest_of_file, write_record
+from dynamic.lock import held
 from dynamic.network import DynamicNetwork
 from dynamic.packing import PackedConv2d
 from dynamic.session import boundary
@@ -54,6 +58,7 @@ def compile_network(
     calibration: np.ndarray | None = None,
     runtime: str | None = None,
     threads: int | None = None,
+    beside: Mapping[str, Mapping[str, Any]] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> CompiledNetwork:
     """Compile a network's portfolio into ``folder``, which is written whole or not at all, and open it.
@@ -69,28 +74,41 @@ def compile_network(
         precision: ``float32``; ``bfloat16``: the same graphs, run by OpenVINO in that precision; ``int8``.
         calibration: (images, C, H, W) float32 of the label split, normalised; for ``int8`` alone.
         runtime, threads: see :meth:`CompiledNetwork.open`.
+        beside: records that the folder is to hold too, by file name.
         progress: called with the number of graphs made and of all; once more for those in 8 bits.
 
     Raises:
         UserError: a network that is packed or not float32, a part that cannot be written as a static graph or computes
-            something else as one, or a precision that this CPU lacks.
+            something else as one, a precision that this CPU lacks, or another process that compiles at the same place.
     """
     _check(network, precision, calibration, runtime, threads)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
-        made = Path(name) / folder.name
+    with _unfinished(folder) as around:
+        made = around / folder.name
         made.mkdir()
         compiled = _write(network, made, configurations, resolution, needs, looks, progress)
         if calibration is not None:
-            made = Path(name) / "quantised"
+            made = around / "quantised"
             made.mkdir()
             quantise(compiled, made, calibration, progress)
         if precision != "float32":
             write_record(made / RECORD, replace(compiled.record, precision=precision, files=_digests(made)).to_json())
+        for name, record in (beside or {}).items():
+            write_record(made / name, record)
         if folder.exists():
-            os.replace(folder, Path(name) / "before")
+            os.replace(folder, around / "before")
         os.replace(made, folder)
     return CompiledNetwork.open(folder, runtime, threads)
+
+
+@contextlib.contextmanager
+def _unfinished(folder: Path) -> Iterator[Path]:
+    """An empty folder beside ``folder``; what is around both is held, so that no two processes make the same one."""
+    prefix = f".{folder.name}-"
+    with held(folder.parent):
+        for left in folder.parent.glob(f"{prefix}*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as name:
+            yield Path(name)
 
 
 def _check(

@@ -8,7 +8,7 @@ RUN/compiled/float32/   compiled.json    what :class:`dynamic.compiled.record.Co
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,14 +19,19 @@ from dynamic.compiled.runtimes import Graph, Precision, RuntimeName, open_runtim
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 from dynamic.integrity import digest_of_file, read_record
-from dynamic.resources import cpu_count
+from dynamic.resources import available_memory, cpu_count
 
 RECORD = "compiled.json"
 WEIGHTS = "weights.bin"
 
+FEWEST = 8
+"""Graphs that stay open, however little memory there is."""
+
 
 class CompiledNetwork:
-    """An opened folder. Graphs are made ready when they are first run, or by :meth:`prepare`.
+    """An opened folder. Graphs are made ready when they are first run.
+
+    Each holds tensors of its own: where there are too many for the memory that is free, the one not run longest is closed.
 
     Attributes:
         folder: that it was opened from.
@@ -50,7 +55,9 @@ class CompiledNetwork:
         self.runtime, self._runtime = open_runtime(self.precision, runtime, threads)
         self._paths = dict(zip(self.configurations, record.paths, strict=True))
         self._graphs: dict[str, Graph] = {}
+        self._stamps = {name: _stamp(folder / name) for name in record.files}
         self._lock = threading.Lock()
+        self._most = max(FEWEST, available_memory() // 4 // max((folder / WEIGHTS).stat().st_size, 1))
         self._threads = threads or cpu_count()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="compiled")
         # By end; those with the deepest start first, and of one start those that emit first.
@@ -111,19 +118,27 @@ class CompiledNetwork:
         return self._paths[configuration]
 
     def graph(self, file: str) -> Graph:
-        """The graph of a file, ready to run."""
+        """The graph of a file, ready to run. Raises UserError where the folder was made again since it was opened."""
         with self._lock:
-            if file not in self._graphs:
-                self._graphs[file] = self._runtime.load(self.folder / file)
-            return self._graphs[file]
+            made = self._graphs.pop(file, None)
+            if made is None:
+                try:
+                    made = self._runtime.load(self.folder / file)
+                finally:
+                    self._refuse_others(file)  # behind loading, so that what was loaded is known to be what was opened
+            self._graphs[file] = made  # the latest last
+            if len(self._graphs) > self._most:
+                del self._graphs[next(iter(self._graphs))]
+            return made
 
-    def prepare(self, configurations: Iterable[Configuration] | None = None) -> None:
-        """Make the graphs of some configurations ready (all unless given), run on one blank image each."""
-        wanted = self.configurations if configurations is None else tuple(configurations)
-        nodes = {node for configuration in wanted for node in self.path(configuration)}
-        for graph in self.record.graphs:
-            if graph.end in nodes:
-                self.run(graph, {name: np.zeros((1, *shape), np.float32) for name, shape in self.shapes(graph).items()})
+    def _refuse_others(self, file: str) -> None:
+        """Raise UserError where another network's graph may lie under the same name."""
+        for name in (file, WEIGHTS):
+            stamp = _stamp(self.folder / name)
+            if stamp != self._stamps[name]:
+                if stamp is None or digest_of_file(self.folder / name) != self.record.files[name]:
+                    raise UserError(f"{self.folder} was compiled anew while it was in use: start again what uses it")
+                self._stamps[name] = stamp
 
     def run(self, graph: GraphRecord, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """What a stretch gives, in the order of its outputs."""
@@ -135,14 +150,11 @@ class CompiledNetwork:
             return [self.run(graph, inputs) for graph, inputs in jobs]
         return list(self._pool.map(lambda job: self.run(*job), jobs))
 
-    def shapes(self, graph: GraphRecord) -> dict[str, tuple[int, ...]]:
-        """Of a stretch's inputs, without the images' axis."""
-        if graph.start is None:
-            return {"images": (self.channels, self.resolution, self.resolution)}
-        made = {
-            output.name: output.shape
-            for other in self.record.graphs
-            for output in other.outputs
-            if output.kind == "values" and output.node == graph.start
-        }
-        return {name: made[name] for name in graph.inputs}
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes with a file: its size and time; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dynamic.configuration import Configuration
@@ -25,7 +24,8 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """Everything beside whole answers; what is asked without being needed here costs time, never correctness.
+    """Everything beside whole answers. An answer that is asked without being needed here costs time, never correctness; a
+    look that is not named here is refused.
 
     Attributes:
         ladders: configurations that one image may run one after the other, in this order.
@@ -34,12 +34,3 @@ class Needs:
 
     ladders: tuple[tuple[Configuration, ...], ...] = ()
     looks: tuple[Look, ...] = ()
-
-    @classmethod
-    def joined(cls, needs: Iterable[Needs]) -> Needs:
-        """What several policies need together, each thing once."""
-        parts = list(needs)
-        return cls(
-            ladders=tuple(dict.fromkeys(ladder for part in parts for ladder in part.ladders)),
-            looks=tuple(dict.fromkeys(look for part in parts for look in part.looks)),
-        )

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from dynamic.compiled.plan import Tree
 from dynamic.compiled.runtimes import PRECISIONS, Precision
 
 VERSION = 1
@@ -101,8 +100,3 @@ class CompiledRecord:
         lists = {name: tuple(entries[name]) for name in ("configurations", "depths", "macs")}
         paths = tuple(tuple(path) for path in entries["paths"])
         return cls(**entries | lists | {"paths": paths, "graphs": graphs})
-
-    @property
-    def tree(self) -> Tree:
-        """Of the portfolio."""
-        return Tree(self.paths)

@@ -101,7 +101,10 @@ class _OnnxRuntime:
     _pool: int | None = None
 
     def __init__(self, threads: int | None) -> None:
-        import onnxruntime
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise UserError(f"ONNX Runtime cannot be imported ({error}): pip install onnxruntime") from error
 
         self._library: Any = onnxruntime
         with self._lock:

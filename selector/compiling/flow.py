@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,15 +17,15 @@ from tqdm import tqdm
 from dynamic.compiled.folder import CompiledNetwork
 from dynamic.compiled.runtimes import PRECISIONS, open_runtime
 from dynamic.errors import UserError
-from dynamic.files import make_writable
 from dynamic.integrity import read_record, write_record
+from dynamic.lock import held
 from oracle.data.sources import ImageSource
 from oracle.runs import Run
 from selector.compiling.comparing import joined_runs, rows_of, settings_of
 from selector.compiling.equality import Comparison
 from selector.compiling.graphs import compile_run, needs_of, portfolio_of_policies, refuse_uncompilable
 from selector.compiling.looking import Looker, look_at_all
-from selector.compiling.opening import open_graphs
+from selector.compiling.opening import POLICIES, open_graphs, open_policies
 from selector.compiling.places import places, writable_place
 from selector.compiling.settings import CompileSettings
 from selector.learning.training import SMALLEST, fit_all
@@ -45,8 +48,8 @@ def compile_for(settings: CompileSettings) -> tuple[Path, dict[str, Any], bool]:
         The folder of the graphs; the report, JSON-ready; and whether both were there already.
 
     Raises:
-        UserError: a run that is not there, has no policies or cannot be compiled, images that are gone, or a precision or
-            runtime that is not to be had here.
+        UserError: a run that is not there, has no policies, is in use or cannot be compiled, images that are gone, or a
+            precision or runtime that is not to be had here.
     """
     run = Run.open(settings.folder)
     refuse_uncompilable(run)
@@ -56,7 +59,13 @@ def compile_for(settings: CompileSettings) -> tuple[Path, dict[str, Any], bool]:
     found = _there(settings, run, place)
     if found is not None:
         return place, found, True
-    make_writable(place.parent)
+    inside = place.resolve().is_relative_to(run.folder.resolve())
+    with held(run.folder if inside else place.parent, "name a folder with --out"):
+        return place, _made(settings, run, policies, place), False
+
+
+def _made(settings: CompileSettings, run: Run, policies: list[Policy], place: Path) -> dict[str, Any]:
+    """Graphs, policies of their precision and the report, which is returned."""
     began = time.monotonic()
     source = run.images(settings.data_dir) if settings.check else None
     network = _graphs(settings, run, place, source)
@@ -74,7 +83,7 @@ def compile_for(settings: CompileSettings) -> tuple[Path, dict[str, Any], bool]:
         report |= _measured(settings, run, source, policies, network, place)
     report["seconds"] = round(time.monotonic() - began, 1)
     write_record(place / REPORT, report)
-    return place, report, False
+    return report
 
 
 def reports_beside(run: Run, place: Path, report: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -101,8 +110,7 @@ def _there(settings: CompileSettings, run: Run, place: Path) -> dict[str, Any] |
     try:
         network = open_graphs(run, place, settings.runtime)
         report = read_record(place / REPORT)
-        if (place / "policies").is_dir():
-            load_policies(run, folder=place / "policies")
+        open_policies(run, network)
     except UserError:
         return None
     enough = bool(report["rows"]) if settings.check else True
@@ -198,7 +206,7 @@ def _refitted(
 
     with _bar("label images", len(label)) as bar:
         learned_from = look_at_all(looker, label, compiled, bar.update)
-    fitted = fit_all([policy.fresh() for policy in policies], learned_from, place / "policies", settings.seed)
+    fitted = _fitted(policies, learned_from, place / POLICIES, settings.seed)
     eager, float32, made = looker.run.fast_network(), [], []
     with _bar("test images", len(test)) as bar:
         for rows, images in looker.batches(test):
@@ -218,6 +226,19 @@ def _refitted(
         "rows": rows_of(mine, outcomes, base, after.labels),
         "equality": None,
     }
+
+
+def _fitted(policies: Sequence[Policy], label: Observations, folder: Path, seed: int) -> list[Policy]:
+    """Policies fitted anew, saved all together: half of them are never served."""
+    making, before = folder.with_name("policies.new"), folder.with_name("policies.before")
+    for left in (making, before):  # of a start that was interrupted
+        shutil.rmtree(left, ignore_errors=True)
+    fitted = fit_all([policy.fresh() for policy in policies], label, making, seed)
+    if folder.is_dir():
+        os.replace(folder, before)
+    os.replace(making, folder)
+    shutil.rmtree(before, ignore_errors=True)
+    return fitted
 
 
 def _bar(what: str, images: int) -> tqdm[Any]:

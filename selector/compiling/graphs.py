@@ -13,7 +13,6 @@ from dynamic.compiled.needs import Needs
 from dynamic.compiled.runtimes import Precision
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
-from dynamic.integrity import write_record
 from oracle.data.sources import ImageSource
 from oracle.data.views import View
 from oracle.runs import Run
@@ -52,7 +51,7 @@ def compile_run(
     refuse_uncompilable(run)
     policies = load_policies(run)
     portfolio = portfolio_of_policies(policies)
-    network = compile_network(
+    return compile_network(
         run.network.for_inference(statistics=run.statistics),
         folder,
         configurations=portfolio,
@@ -61,12 +60,9 @@ def compile_run(
         looks=LOOKS,
         precision=precision,
         calibration=calibration_images(run, source) if precision == "int8" else None,
+        beside={MADE_FOR: {"policies": digest_of_policies(run.policies), "labels": max(p.labels_ for p in policies)}},
         progress=progress,
     )
-    write_record(
-        folder / MADE_FOR, {"policies": digest_of_policies(run.policies), "labels": max(p.labels_ for p in policies)}
-    )
-    return network
 
 
 def refuse_uncompilable(run: Run) -> None:

@@ -20,9 +20,16 @@ def places(run: RunFolder, precision: Precision) -> list[Path]:
     """
     digests = run.digests
     facts = f"{run.folder.resolve()} {digests.weights} {digests.statistics} {digest_of_policies(run.policies)}"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynamic-classifier"
-    kept = cache / f"{run.name}-{sha256(facts.encode()).hexdigest()[:16]}"
+    kept = _cache() / "dynamic-classifier" / f"{run.name}-{sha256(facts.encode()).hexdigest()[:16]}"
     return [place / precision for place in (run.compiled, kept)]
+
+
+def _cache() -> Path:
+    """The user's; that of all where the user has no home, as in some containers."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return Path("/var/cache")
 
 
 def writable_place(run: RunFolder, precision: Precision) -> Path:

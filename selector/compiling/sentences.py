@@ -10,13 +10,14 @@ from selector.compiling.equality import TOLERANCE
 from selector.scoring.tables import difference_text
 
 
-def sentences(report: Mapping[str, Any], place: Path, was_there: bool) -> list[str]:
+def sentences(report: Mapping[str, Any], place: Path, was_there: bool, network: str) -> list[str]:
     """Where it is, whether it equals the eager network or what its precision costs, and how to serve it.
 
     Args:
         report: as :func:`selector.compiling.flow.compile_for` gives it.
         place: folder of the graphs.
         was_there: whether nothing was made.
+        network: the run, as SERVING_NETWORK names it.
     """
     made = "is there already" if was_there else f"took {report['seconds']} seconds"
     said = [f"{place}: {report['graphs']} graphs in {report['precision']} for {report['runtime']}, which {made}."]
@@ -30,7 +31,7 @@ def sentences(report: Mapping[str, Any], place: Path, was_there: bool) -> list[s
             f"{difference_text(default['versus_float32'])} points from float32 (95 % interval, paired)."
         )
     precision = "" if report["precision"] == "float32" else f" SERVING_PRECISION={report['precision']}"
-    return [*said, f"Serve it: SERVING_NETWORK={report['run']}{precision} bentoml serve"]
+    return [*said, f"Serve it: SERVING_NETWORK={network}{precision} bentoml serve"]
 
 
 def _equality(found: Mapping[str, Any]) -> list[str]:

@@ -47,5 +47,5 @@ class CompileSettings:
 
     @property
     def folder(self) -> Path:
-        """Of the run."""
-        return SHIPPED.get(str(self.run), self.run) if not self.run.is_dir() else self.run
+        """Of the run; a shipped one's name comes before a folder's, as for SERVING_NETWORK."""
+        return SHIPPED.get(str(self.run), self.run)

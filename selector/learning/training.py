@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from dynamic.command import check_device
 from dynamic.errors import UserError
-from dynamic.files import make_writable
+from dynamic.lock import held
 from dynamic.models import LoadedNetwork
 from oracle.runs import Run
 from selector.learning.fitting import calibrate
@@ -68,14 +68,19 @@ def train(settings: TrainSettings, network: LoadedNetwork | None = None) -> list
         network: that the run was made with, if it was given in Python.
 
     Raises:
-        UserError: no finished run, images that are gone, too few of them or of configurations.
+        UserError: no finished run, images that are gone, too few of them or of configurations, or another process that works
+            on the run.
 
     >>> policies = train(TrainSettings(run=Path("runs/mine"), policies="cascade"))  # doctest: +SKIP
     """
     run = Run.open(settings.run)
     if network is not None:
         run.adopt(network)
-    make_writable(run.folder, "copy the run to a folder of yours")
+    with held(run.folder, "copy the run to a folder of yours"):
+        return _train(settings, run)
+
+
+def _train(settings: TrainSettings, run: Run) -> list[Policy]:
     source, outcomes = run.images(settings.data_dir), run.outcomes()
     configurations = observed_configurations(run, outcomes, settings.portfolio)
     if len(configurations) < 2:

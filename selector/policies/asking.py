@@ -20,7 +20,8 @@ ANSWER = "answer:"
 class Asks:
     """What may be asked; columns are positions in the portfolio.
 
-    What is asked without being named here is answered all the same by a compiled network that can, only slower.
+    An answer that is asked without being named here is given all the same by a compiled network, only slower; features and
+    stages are refused.
 
     Attributes:
         groups: of features.

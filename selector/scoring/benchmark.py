@@ -15,13 +15,14 @@ from dynamic.command import check_device
 from dynamic.errors import UserError
 from dynamic.files import make_writable, write_whole
 from dynamic.integrity import write_record
+from dynamic.lock import held
 from oracle.runs import Run
 from selector.interchange.asf import AsfPairwise, available
 from selector.scoring.by_side import by_side
 from selector.scoring.controls import shuffled_control
 from selector.scoring.curves import areas, dial_curves, static_points
 from selector.scoring.learning_curve import learning_curve
-from selector.scoring.opening import OpenedRun, facts_of, open_run, stopwatch_for
+from selector.scoring.opening import OpenedRun, facts_of, open_run, stopwatch_for, written_to
 from selector.scoring.ranking import rank
 from selector.scoring.report import write_report
 from selector.scoring.sentences import sentences
@@ -63,7 +64,7 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
     """Rank the policies of each run, write the report, and return what ``results.json`` holds.
 
     Raises:
-        UserError: a run, its policies or its images are missing or do not fit.
+        UserError: a run, its policies or its images are missing or do not fit, or another process works on the run.
     """
     make_writable(settings.out)
     names = [Run(path).name for path in settings.runs]
@@ -73,12 +74,13 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
     for path in settings.runs or SHIPPED.values():
         print(f"{path.name}:", file=sys.stderr)
         elsewhere = settings.out / path.resolve().name
-        opened = open_run(
-            path, device=settings.device, elsewhere=elsewhere, data_dir=settings.data_dir, shifted=settings.shifted
-        )
-        result = benchmark_run(settings, opened)
-        opened.folder.benchmark.mkdir(parents=True, exist_ok=True)
-        write_record(opened.folder.results, result)
+        with held(written_to(Run.open(path), elsewhere).folder):
+            opened = open_run(
+                path, device=settings.device, elsewhere=elsewhere, data_dir=settings.data_dir, shifted=settings.shifted
+            )
+            result = benchmark_run(settings, opened)
+            opened.folder.benchmark.mkdir(parents=True, exist_ok=True)
+            write_record(opened.folder.results, result)
         results.append(result)
     write_report(results, settings.out)
     write_whole(settings.out / "results.json", json.dumps({"runs": results}, indent=1).encode())

@@ -70,7 +70,7 @@ def open_run(
     run = Run.open(path)
     loaded = load_policies(run)
     other = None if shifted is None else Run.open(shifted)  # before the hours, if it is none
-    folder = _writable(run, elsewhere)
+    folder = written_to(run, elsewhere)
     source, outcomes = run.images(data_dir), run.outcomes()
     portfolio = [Configuration.parse(name) for name in loaded[0].portfolio_]
     configurations = observed_configurations(run, outcomes, len(portfolio))
@@ -114,7 +114,7 @@ def _observe_shifted(
     return test
 
 
-def _writable(run: Run, elsewhere: Path | None) -> Run:
+def written_to(run: Run, elsewhere: Path | None) -> Run:
     """Where observations and results go: into the run, unless it is a shipped one or cannot be written to."""
     shipped = run.folder.resolve() in {path.resolve() for path in SHIPPED.values()}
     own = not shipped and os.access(run.folder, os.W_OK)
@@ -136,7 +136,7 @@ def observe_split(
     run = Run.open(path)
     source, outcomes = run.images(data_dir), run.outcomes()
     configurations = observed_configurations(run, outcomes, portfolio)
-    observations = _writable(run, elsewhere).observations
+    observations = written_to(run, elsewhere).observations
     return observe_run(run, source, outcomes, configurations, observations).split(split)
 
 

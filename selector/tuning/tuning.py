@@ -10,7 +10,7 @@ from typing import Any
 
 from dynamic.configuration import Space
 from dynamic.errors import UserError
-from dynamic.files import make_writable
+from dynamic.lock import held
 from dynamic.models import LoadedNetwork
 from oracle.data.sources import ImageSource
 from oracle.data.training_images import open_training_images
@@ -42,11 +42,16 @@ def tune(settings: TuneSettings) -> dict[str, Any]:
     Whatever is on disk already is not made again.
 
     Raises:
-        UserError: whatever is wrong with network, images or options, before the first long step where it can be.
+        UserError: whatever is wrong with network, images or options, before the first long step where it can be; another
+            process that works in the folder.
 
     >>> result = tune(TuneSettings(images=20, space="stride"))  # doctest: +SKIP
     """
-    make_writable(settings.out)
+    with held(settings.out):
+        return _tune(settings)
+
+
+def _tune(settings: TuneSettings) -> dict[str, Any]:
     record = TuneRecord(settings.out)
     network = load_for(settings, settings.images_of, settings.seed)
     source = open_images(settings.run, network.info)

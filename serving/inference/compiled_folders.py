@@ -12,12 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dynamic.compiled.folder import CompiledNetwork
+from dynamic.compiled.runtimes import open_runtime
 from dynamic.errors import UserError
 from oracle.run_folder import RunFolder
-from oracle.run_record import OWN
 from selector.compiling import opening, places
 from serving.inference.finding import torch_is_installed
 from serving.settings import ServingSettings
+
+_FAILED = "DYNAMIC_CLASSIFIER_NOT_COMPILED"
+"""Environment variable: what the supervisor tried to compile, and why it could not. Its workers need not try again."""
 
 
 class NoGraphsError(UserError):
@@ -34,13 +37,13 @@ def open_graphs(settings: ServingSettings, run: RunFolder) -> CompiledNetwork:
     Raises:
         NoGraphsError: there are none and can be none.
     """
-    never = _never(run)
+    never = _never(settings, run)
     if never is not None:
         raise NoGraphsError(never)
     found, why = _find(settings, run)
     if found is not None:
         return found
-    command = f"python -m selector.compile {settings.network} --precision {settings.precision}"
+    command = _command(settings, run)
     if settings.precision != "float32" and not settings.static:
         raise NoGraphsError(f"{why}: policies in {settings.precision} are fitted on label images first: {command}")
     if not torch_is_installed():
@@ -49,18 +52,33 @@ def open_graphs(settings: ServingSettings, run: RunFolder) -> CompiledNetwork:
         place = _kind(settings, places.writable_place(run, settings.precision))
     except UserError as error:
         raise NoGraphsError(f"{why}, and {error}; or set XDG_CACHE_HOME") from None
+    tried, _, reason = os.environ.get(_FAILED, "").partition("\n")
+    if tried == str(place):
+        raise NoGraphsError(reason)
     with _alone(place):
         found, why = _find(settings, run)  # another process may have made them
         return found or _made(settings, run, place, why)
 
 
-def _never(run: RunFolder) -> str | None:
-    """Why a run can have no graphs, whatever is in its folder."""
+def _command(settings: ServingSettings, run: RunFolder) -> str:
+    """What makes the graphs by hand."""
+    if settings.static:
+        place = _kind(settings, run.compiled / settings.precision)
+        return f"python -m serving.compile {run.folder} --precision {settings.precision} --out {place}"
+    return f"python -m selector.compile {settings.network} --precision {settings.precision}"
+
+
+def _never(settings: ServingSettings, run: RunFolder) -> str | None:
+    """Why no graphs can run, whatever is in the run's folder."""
     asked = run.record.settings
     if (asked.get("crop", 1.0), asked.get("resize", 1.0)) != (1.0, 1.0):
         return f"{run.name} crops or resizes its images with PyTorch (--crop, --resize)"
     if asked.get("dtype", "float32") != "float32":
         return f"{run.name} ran in {asked['dtype']}, and graphs are made from float32"
+    try:
+        open_runtime(settings.precision, _runtime(settings), settings.threads)
+    except UserError as error:
+        return str(error)
     return None
 
 
@@ -82,17 +100,30 @@ def _find(settings: ServingSettings, run: RunFolder) -> tuple[CompiledNetwork | 
 
 
 def _open(settings: ServingSettings, run: RunFolder, place: Path) -> CompiledNetwork:
-    runtime = None if settings.runtime == "auto" else settings.runtime
     if settings.static:
-        return CompiledNetwork.open(place, runtime, settings.threads, {"weights": run.digests.weights, "statistics": OWN})
-    return opening.open_graphs(run, place, runtime, settings.threads)
+        network = opening.open_static(run, place, _runtime(settings), settings.threads)
+    else:
+        network = opening.open_graphs(run, place, _runtime(settings), settings.threads)
+    if network.precision != settings.precision:
+        raise UserError(f"{place} holds graphs in {network.precision}, not {settings.precision}: compile the run again")
+    if not settings.static:
+        opening.policies_folder(run, network)  # raises where there are none in the precision
+    return network
+
+
+def _runtime(settings: ServingSettings) -> str | None:
+    return None if settings.runtime == "auto" else settings.runtime
 
 
 @contextmanager
 def _alone(place: Path) -> Iterator[None]:
-    """While no other process makes graphs there."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with (place.parent / f".{place.name}.lock").open("w") as lock:
+    """While no other server makes graphs there, in whichever precision: the second waits."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        lock = (place.parent / ".servers.lock").open("w")
+    except OSError as error:
+        raise NoGraphsError(f"cannot write in {place.parent} ({error.strerror})") from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -117,7 +148,9 @@ def _made(settings: ServingSettings, run: RunFolder, place: Path, why: str) -> C
     done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
-        raise NoGraphsError(f"{run.folder} cannot be compiled: {lines[-1].removeprefix('error: ')}")
+        reason = f"{run.folder} cannot be compiled: {lines[-1].removeprefix('error: ')}"
+        os.environ[_FAILED] = f"{place}\n{reason}"
+        raise NoGraphsError(reason)
     print(f"compiled in {time.monotonic() - began:.1f} s", file=sys.stderr)
     found, why = _find(settings, run)
     if found is None:

@@ -37,7 +37,7 @@ def open_compiled(settings: ServingSettings, folder: Path) -> Deployment:
 
 
 def _with_policies(settings: ServingSettings, run: RunFolder, network: CompiledNetwork) -> Deployment:
-    folder = policies_folder(run, network.folder)
+    folder = policies_folder(run, network)
     policies = {policy.name: policy for policy in open_policies(run, network)}
     portfolio = tuple(Configuration.parse(name) for name in policies["default"].portfolio_)
     digests = run.digests

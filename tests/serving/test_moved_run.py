@@ -46,7 +46,7 @@ def test_a_real_server_answers_with_its_class_names(folder_run: Path, tmp_path: 
 
 def test_policies_of_another_run_beside_it_are_refused_in_one_line(folder_run: Path, tmp_path: Path) -> None:
     """The pre-trained network with the policies of ``matched`` beside it was served, and delivered less than promised."""
-    shutil.copytree(SHIPPED["wide"], tmp_path / "run")
+    shutil.copytree(SHIPPED["wide"], tmp_path / "run", ignore=shutil.ignore_patterns("compiled", ".lock"))
     shutil.rmtree(tmp_path / "run" / "policies")
     shutil.copytree(SHIPPED["matched"] / "policies", tmp_path / "run" / "policies")
     differs = r"default belongs to another network \(weights 66ea4fd9944697c1 there, 54172f1c130a91f1 here; statistics"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from dynamic.compiled.needs import Look, Needs
 from dynamic.compiled.session import CompiledSession
 from dynamic.integrity import read_record, write_record
 from tests.dynamic.compiled.networks import LOOKS, SIDE, Residual, family, images
+from tests.in_use import in_use
 
 
 @pytest.fixture
@@ -80,6 +82,9 @@ def test_refuses_runtimes_that_cannot(folder: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"OpenVINO is not installed: pip install 'learned-selector\[openvino\]'"):
         CompiledNetwork.open(folder, "openvino")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match=r"ONNX Runtime cannot be imported .*: pip install onnxruntime"):
+        CompiledNetwork.open(folder)
 
 
 @pytest.mark.parametrize(
@@ -127,8 +132,43 @@ def test_is_written_whole_or_not_at_all(folder: Path, monkeypatch: pytest.Monkey
                 compiled_again(folder)
         assert json.loads((folder / "compiled.json").read_text()) == before
         assert os.listdir(folder.parent) == ["float32"]
+    (folder.parent / ".float32-killed").mkdir()  # by a process that could not tidy up
     assert len(compiled_again(folder).configurations) == 2
     assert os.listdir(folder.parent) == ["float32"]
+
+
+def test_two_processes_do_not_make_the_same_folder(folder: Path) -> None:
+    before = json.loads((folder / "compiled.json").read_text())
+    with in_use(folder.parent), pytest.raises(UserError, match=r"is in use by process \d+, which runs since .*: wait"):
+        compiled_again(folder)
+    assert json.loads((folder / "compiled.json").read_text()) == before
+
+
+def test_graphs_that_were_replaced_since_are_not_run(folder: Path) -> None:
+    """Graphs are opened when they are first run; by then another portfolio's may lie under the same name."""
+    opened = CompiledNetwork.open(folder)
+    first, other = opened.configurations[:2]
+    os.utime(folder / "weights.bin", (1, 1))  # the same content is no other file
+    session, rows = CompiledSession(opened, images(opened, 2)), np.arange(2)
+    expected = session.logits(first, rows)
+    compiled_again(folder)
+    with pytest.raises(UserError, match="float32 was compiled anew while it was in use: start again what uses it"):
+        session.logits(other, rows)
+    np.testing.assert_array_equal(CompiledSession(opened, images(opened, 2)).logits(first, rows), expected)
+
+
+def test_few_graphs_stay_open_where_memory_is_short(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dynamic.compiled.folder.available_memory", lambda: 0)
+    opened, rows = CompiledNetwork.open(folder), np.arange(2)
+    batch = images(opened, 2)
+    assert len(opened.configurations) > 3
+    monkeypatch.setattr(opened, "_most", 2)
+    for _ in range(2):
+        for configuration in opened.configurations:
+            made = CompiledSession(opened, batch).logits(configuration, rows)
+            expected = CompiledSession(family("residual").compiled, batch).logits(configuration, rows)
+            np.testing.assert_array_equal(made, expected)
+            assert len(opened._graphs) <= 2
 
 
 def test_the_default_is_always_compiled(folder: Path) -> None:
@@ -193,13 +233,6 @@ def test_refuses_what_a_graph_cannot_say(tmp_path: Path, kind: type[Residual], s
         )
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
-
-
-def test_needs_are_joined() -> None:
-    a, b = family("residual").configurations[:2]
-    look = Look(kind="pooled", layer=0, configuration=a)
-    joined = Needs.joined([Needs(ladders=((a, b),), looks=(look,)), Needs(ladders=((b, a), (a, b)), looks=(look,))])
-    assert joined == Needs(ladders=((a, b), (b, a)), looks=(look,))
 
 
 @pytest.mark.parametrize("name", ["residual", "dense", "inverted", "fire"])

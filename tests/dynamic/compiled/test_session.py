@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dynamic import UserError
+from dynamic.compiled.plan import Tree
 from dynamic.compiled.session import CompiledSession
 from dynamic.session import Session
 from tests.dynamic.compiled.networks import FAMILIES, LOOKS, Compiled, family, images
@@ -81,7 +82,7 @@ def test_nothing_is_run_twice_and_nothing_is_cut_without_need(name: str) -> None
     session.logits(third, np.array([4]))
     session.logits(third, np.array([4]))
     session.mixed([first, second, first, second, third])
-    tree = both.compiled.record.tree
+    tree = Tree(both.compiled.record.paths)
     forks = [tree.meet(leaf[second], leaf[first]), max(tree.meet(leaf[third], leaf[other]) for other in (first, second))]
     assert [run[:2] + run[3:] for run in counting.ran] == [
         (None, leaf[first], COUNT),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from dynamic import UserError
 from dynamic.compiled.session import CompiledSession
 from oracle.run_folder import RunFolder
 from oracle.runs import Run
+from selector.compiling import flow
 from selector.compiling.comparing import table
 from selector.compiling.flow import compile_for, reports_beside
 from selector.compiling.graphs import compile_run, refuse_uncompilable
@@ -25,6 +27,7 @@ from selector.observation.costs import Costs
 from selector.observation.eager import live_images
 from selector.observation.images import LiveImages
 from selector.policies import REFERENCES, load_policies
+from selector.policies.base import Policy
 from selector.policies.running import run_policy
 from selector.shipped import SHIPPED
 from tests.oracle.conftest import run_command
@@ -38,7 +41,7 @@ IMAGES = 40
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the shipped matched run with two of its policies: one that looks first, one of rungs."""
     folder = tmp_path_factory.mktemp("compiling") / "mine"
-    shutil.copytree(SHIPPED["matched"], folder, ignore=shutil.ignore_patterns("compiled"))
+    shutil.copytree(SHIPPED["matched"], folder, ignore=shutil.ignore_patterns("compiled", ".lock"))
     kept = {"ranker", "cascade", *(reference.name for reference in REFERENCES)}
     for policy in (folder / "policies").iterdir():
         if policy.name not in kept:
@@ -61,7 +64,7 @@ def compiled(run_folder: Path) -> Path:
         assert row["equality"]["holds"]
         assert abs(row["versus_float32"]["value"]) <= 1 / IMAGES
     assert "It equals the eager network" in done.stdout
-    assert "Serve it: SERVING_NETWORK=mine bentoml serve" in done.stdout
+    assert f"Serve it: SERVING_NETWORK={run_folder} bentoml serve" in done.stdout
     return Path(line["place"])
 
 
@@ -72,7 +75,7 @@ def test_it_is_found_again(run_folder: Path, compiled: Path) -> None:
     assert was_there
     assert place == compiled
     assert {path: path.stat().st_mtime_ns for path in compiled.rglob("*")} == before
-    assert "is there already" in sentences(report, place, was_there)[0]
+    assert "is there already" in sentences(report, place, was_there, "mine")[0]
 
 
 def test_decisions_recorded_eager_and_compiled_are_the_same(run_folder: Path, compiled: Path) -> None:
@@ -119,6 +122,23 @@ def test_graphs_for_other_policies_are_refused_and_made_again(run_folder: Path, 
         open_graphs(run, place)
 
 
+def test_policies_of_a_precision_are_saved_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that starts meanwhile sees all of the new ones or all of the old ones."""
+
+    def fitted(policies: list[Policy], label: object, out: Path, seed: int) -> list[Policy]:
+        (out / f"seed {seed}").mkdir(parents=True)
+        if seed == 2:
+            raise KeyboardInterrupt
+        return policies
+
+    monkeypatch.setattr(flow, "fit_all", fitted)
+    for seed in (1, 2, 3):
+        with pytest.raises(KeyboardInterrupt) if seed == 2 else nullcontext():
+            flow._fitted([], None, tmp_path / "policies", seed)  # type: ignore[arg-type]
+        assert [path.name for path in (tmp_path / "policies").iterdir()] == [f"seed {1 if seed == 2 else seed}"]
+    assert [path.name for path in tmp_path.iterdir()] == ["policies"]
+
+
 @pytest.mark.nightly
 def test_int8_has_policies_of_its_own_and_stands_beside_float32(run_folder: Path, compiled: Path) -> None:
     settings = CompileSettings(run=run_folder, precision="int8", images=IMAGES)
@@ -159,7 +179,7 @@ def test_what_cannot_be_compiled_says_why(run_folder: Path, tmp_path: Path) -> N
 def test_a_run_in_an_installed_package_goes_to_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     installed = tmp_path / "site-packages" / "matched"
-    shutil.copytree(SHIPPED["matched"], installed, ignore=shutil.ignore_patterns("compiled", "outcomes.zarr"))
+    shutil.copytree(SHIPPED["matched"], installed, ignore=shutil.ignore_patterns("compiled", ".lock", "outcomes.zarr"))
     monkeypatch.setitem(SHIPPED, "matched", installed)
     run = RunFolder.open(installed)
     place = writable_place(run, "float32")

@@ -11,10 +11,15 @@ from dynamic import UserError
 from oracle.pipeline import run
 from oracle.runs import Run
 from oracle.settings import RunSettings
+from selector.compiling.flow import compile_for
+from selector.compiling.settings import CompileSettings
 from selector.learning.training import TrainSettings, train
 from selector.scoring.benchmark import BenchmarkSettings, benchmark
 from selector.scoring.opening import observe_split, open_run
 from selector.scoring.results import read_results
+from selector.tuning.settings import TuneSettings
+from selector.tuning.tuning import tune
+from tests.in_use import in_use
 from tests.oracle.conftest import all_bytes
 
 pytestmark = pytest.mark.slow  # three runs
@@ -74,6 +79,21 @@ def test_a_run_that_cannot_be_written_to_is_left_alone(runs: Path, tmp_path: Pat
     for name in ("shipped", "read-only"):
         assert any((tmp_path / name / "observations").rglob("*.safetensors"))
     assert (len(opened.label), len(opened.test)) == (16, 16)
+
+
+@pytest.mark.parametrize("command", ["train", "benchmark", "compile", "tune"])
+def test_a_run_in_use_is_refused(runs: Path, tmp_path: Path, command: str) -> None:
+    run = runs / "matched"
+    before = all_bytes(run)
+    commands = {
+        "train": lambda: train(TrainSettings(run=run)),
+        "benchmark": lambda: benchmark(BenchmarkSettings(runs=(run,), out=tmp_path)),
+        "compile": lambda: compile_for(CompileSettings(run=run, check=False)),
+        "tune": lambda: tune(TuneSettings(out=run)),
+    }
+    with in_use(run), pytest.raises(UserError, match=r"matched is in use by process \d+, which runs since .*: wait"):
+        commands[command]()
+    assert all_bytes(run) == before
 
 
 def test_one_split_for_the_export(runs: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,7 @@ from serving.startup import check_before_start
 @pytest.fixture
 def run(tmp_path: Path, deployment: Deployment) -> Path:
     """A copy of the shipped run with its graphs (which the deployment has made)."""
-    shutil.copytree(SHIPPED["matched"], tmp_path / "run", ignore=shutil.ignore_patterns("compiled"))
+    shutil.copytree(SHIPPED["matched"], tmp_path / "run", ignore=shutil.ignore_patterns("compiled", ".lock"))
     graphs = deployment.network.network.folder  # type: ignore[attr-defined]
     shutil.copytree(graphs, tmp_path / "run" / "compiled" / "float32")
     return tmp_path / "run"
@@ -52,9 +54,68 @@ def test_graphs_that_are_damaged_are_not_served(run: Path, monkeypatch: pytest.M
         open_deployment(ServingSettings(network=str(run), device="cpu", runtime="onnxruntime"))
 
 
+def test_the_static_graph_has_a_command_of_its_own(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    without_torch(monkeypatch, tmp_path)
+    settings = ServingSettings(network=str(run), device="cpu", static=True, runtime="onnxruntime")
+    place = run / "compiled" / "static" / "float32"
+    said = f"run python -m serving.compile {run} --precision float32 --out {place} where PyTorch is installed"
+    with pytest.raises(UserError, match=re.escape(said)):
+        open_deployment(settings)
+
+
 def test_another_precision_names_the_command_that_fits_its_policies(run: Path) -> None:
     with pytest.raises(UserError, match=r"is not compiled in int8: .*python -m selector.compile .*run --precision int8"):
         check_before_start(ServingSettings(network=str(run), device="cpu", precision="int8"))
+
+
+def test_graphs_of_a_precision_wait_for_its_policies(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an interrupted selector.compile leaves them; the float32 policies' thresholds are for other answers."""
+    monkeypatch.setattr("dynamic.compiled.runtimes._cpu_flags", lambda: frozenset({"avx512_vnni"}))
+    settings = ServingSettings(network=str(run), device="cpu", precision="int8")
+    graphs = shutil.copytree(run / "compiled" / "float32", run / "compiled" / "int8")
+    with pytest.raises(UserError, match=r"int8 holds graphs in float32, not int8"):
+        check_before_start(settings)
+    write_record(graphs / "compiled.json", read_record(graphs / "compiled.json") | {"precision": "int8"})
+    with pytest.raises(UserError, match=r"int8 has no policies in int8: python -m selector.compile .*run --precision int8"):
+        check_before_start(settings)
+
+
+def test_graphs_for_images_of_another_size_are_not_served(
+    run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    without_torch(monkeypatch, tmp_path)
+    write_record(run / "run.json", read_record(run / "run.json") | {"resolution": 128})
+    with pytest.raises(UserError, match="was compiled for images of 96 pixels, not 128"):
+        open_deployment(ServingSettings(network=str(run), device="cpu", runtime="onnxruntime"))
+
+
+def test_nothing_is_compiled_for_a_runtime_that_is_missing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(run / "compiled")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="cannot be served compiled: OpenVINO is not installed: pip install"):
+        check_before_start(ServingSettings(network=str(run), device="cpu", runtime="openvino"))
+    assert not (run / "compiled").exists()
+
+
+def test_what_cannot_be_compiled_is_tried_once(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the supervisor; each worker reads the settings again, and opens the run."""
+    shutil.rmtree(run / "compiled")
+    tried = []
+
+    def failing(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        tried.append(command)
+        return subprocess.CompletedProcess(command, 2, stderr="error: b.conv cannot be written as a static graph\n")
+
+    monkeypatch.setattr(compiled_folders.subprocess, "run", failing)
+    monkeypatch.setenv(compiled_folders._FAILED, "")
+    settings = ServingSettings(network=str(run), device="cpu")
+    for _ in range(2):
+        check_before_start(settings)
+        assert "is torch: " + str(run) + " cannot be compiled: b.conv cannot be written" in capsys.readouterr().err
+    assert open_deployment(settings).network.runtime == "torch"
+    assert len(tried) == 1
 
 
 def test_a_run_that_crops_its_images_is_served_by_torch_and_says_so(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

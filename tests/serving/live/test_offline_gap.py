@@ -17,7 +17,7 @@ from serving.settings import ServingSettings
 
 def as_own_run(shipped: Path, folder: Path) -> Path:
     """A shipped run as a user's."""
-    return Path(shutil.copytree(shipped, folder))
+    return Path(shutil.copytree(shipped, folder, ignore=shutil.ignore_patterns("compiled", ".lock")))
 
 
 @pytest.mark.parametrize("name", list(SHIPPED))
