@@ -287,6 +287,48 @@ def _labelled(store: Store, id_: str) -> bool:
         return False
 
 
+def test_no_answer_is_lost_to_a_server_that_takes_no_writes_for_a_while(
+    postgresql: PostgreSQL, heard: list[logging.LogRecord]
+) -> None:
+    """A standby after a failover, a managed server whose disk is full: its refusals are no operational errors."""
+    url = postgresql.new_database()
+    store = Store(url)
+    store.prepare()
+
+    def write(allowed: bool) -> None:
+        engine = sa.create_engine(url, connect_args={"options": "-c default_transaction_read_only=off"})
+        with engine.begin() as connection:
+            setting = (
+                f"ALTER DATABASE {engine.url.database} SET default_transaction_read_only = {'off' if allowed else 'on'}"
+            )
+            connection.exec_driver_sql(setting)
+        engine.dispose()
+        store.engine.dispose()
+
+    write(allowed=False)
+    recorder = Recorder(store, ServingSettings())
+    recorder.add(stored("a"), None)
+    until(lambda: bool(heard))
+    with pytest.raises((DatabaseAway, sa.exc.SQLAlchemyError)):
+        store.labels("n", 10)  # reading alone does not make it well
+    write(allowed=True)
+    until(lambda: _labelled(store, "a"))
+    recorder.close()
+    said = [record.getMessage().partition(":")[0] for record in heard]
+    assert said == ["the database fails, and is tried again", "the database works again"]
+    store.close()
+
+
+def test_a_server_that_is_gone_without_a_word_is_given_up_in_seconds(postgresql: PostgreSQL) -> None:
+    url = postgresql.new_database()
+    for more, expected in (("", "15000"), ("?tcp_user_timeout=500", "500")):
+        store = Store(url + more)
+        with store.engine.connect() as connection:
+            parameters = connection.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
+        assert (parameters["tcp_user_timeout"], parameters["keepalives_idle"]) == (expected, "10")
+        store.close()
+
+
 def test_tables_that_vanish_are_made_again(store: Store) -> None:
     store.add_answers([stored("a")])
     with store.engine.begin() as connection:
@@ -305,6 +347,7 @@ def test_tables_that_vanish_are_made_again(store: Store) -> None:
         ("mysql://user:secret@host/db", "must be of sqlite or postgresql, or none"),
         ("nonsense", "cannot be used"),
         ("sqlite://", "must be a file"),
+        ("postgresql+asyncpg://user:secret@host/db", "names an asynchronous driver: begin it with postgresql://"),
     ],
 )
 def test_a_url_that_cannot_be_used_is_named(url: str, named: str) -> None:
