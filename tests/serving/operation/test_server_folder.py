@@ -115,6 +115,18 @@ def test_ready_means_every_worker_that_accepts_connections(tmp_path: Path, endin
     assert readiness.states() == {}
 
 
+def test_a_clock_that_is_set_makes_nobody_dead_and_an_id_used_again_nobody_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readiness = Readiness(tmp_path)
+    readiness.publish("ready")
+    monkeypatch.setattr("psutil.Process.create_time", lambda process: 1.0)
+    assert readiness.states() == {os.getpid(): "ready"}
+    (tmp_path / "workers" / str(os.getppid())).write_text("ready 1")
+    assert readiness.states() == {os.getpid(): "ready"}
+    readiness.withdraw()
+
+
 def test_a_relative_database_is_in_the_state_folder_never_in_a_bento(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
