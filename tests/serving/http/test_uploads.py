@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -177,5 +178,22 @@ def test_stalled_uploads_give_way_and_steady_ones_do_not(monkeypatch: pytest.Mon
         assert not any(task.done() for task in steady)
         for task in (*steady, *stalled):
             task.cancel()
+
+    asyncio.run(main())
+
+
+def test_an_upload_whose_time_is_just_over_may_be_given_up_too() -> None:
+    """Many that stall together end in the same turn of the event loop in which the next one asks for their place."""
+
+    async def main() -> None:
+        loop, failures = asyncio.get_running_loop(), list[object]()
+        loop.set_exception_handler(lambda _, context: failures.append(context))
+        uploads = Uploads(limit=1, seconds=0.05, grace=0.05, pace=1000)
+        with pytest.raises(Rejection, match="took more than"):
+            async with uploads.reading() as upload:
+                loop.call_at(upload.began + 0.055, upload.give_up)
+                time.sleep(0.06)  # so both are due in the next turn
+                await asyncio.sleep(60)
+        assert failures == []
 
     asyncio.run(main())
