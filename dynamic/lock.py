@@ -76,7 +76,7 @@ def _acquire(lock: SoftFileLease, path: Path, lease: float) -> None:
 
 
 def _here(owner: OwnerRecord) -> bool:
-    """Whether a holder's process id means something here; in a container filelock's host names carry its process ids' space."""
+    """Whether a holder's process id means something here; in containers filelock's host names end in the ids' namespace."""
     name, _, space = owner.hostname.partition("?pidns-")
     if name != socket.gethostname():
         return False

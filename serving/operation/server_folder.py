@@ -92,9 +92,8 @@ def states(folder: Path) -> list[tuple[int, str]]:
 def remove_if_last() -> None:
     """Remove the folder if no other process of the server is left."""
     folder, parent = _enter()
-    if parent is None or not lives(parent):
-        if not any(pid != os.getpid() for pid, _ in states(folder / "workers")):
-            shutil.rmtree(folder, ignore_errors=True)
+    if (parent is None or not lives(parent)) and all(pid == os.getpid() for pid, _ in states(folder / "workers")):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @cache
@@ -129,6 +128,6 @@ def _remove_the_dead() -> None:
     """Folders of servers that were killed, if they are this user's."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with suppress(OSError):
-            if folder.stat().st_uid == os.getuid() and (folder / _OWNER).exists() and _owner(folder) is None:
-                if not states(folder / "workers"):
-                    shutil.rmtree(folder, ignore_errors=True)
+            ours = folder.stat().st_uid == os.getuid() and (folder / _OWNER).exists()
+            if ours and _owner(folder) is None and not states(folder / "workers"):
+                shutil.rmtree(folder, ignore_errors=True)
