@@ -9,7 +9,7 @@ from starlette.datastructures import UploadFile
 
 from serving.errors import Rejection
 from serving.http import forms
-from serving.http.forms import FIELD_BYTES, FormReader
+from serving.http.forms import FIELD_BYTES, Disk, FormReader
 from serving.http.uploads import Uploads
 from serving.operation import logs
 
@@ -109,6 +109,25 @@ def test_a_full_folder_is_no_bug_and_one_line_in_the_log(
             assert (refused.value.status, refused.value.retry_after) == (503, 10)
             assert "secret" not in refused.value.message
     assert len(caplog.records) == 1
+
+
+def test_forms_share_the_disk_until_they_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms, "MEMORY_BYTES", 10)
+    disk = Disk(most=250)
+    whole = part("image", b"x" * 100, "a") + b"--a--\r\n"
+
+    async def main() -> None:
+        with FormReader(BOUNDARY, 1, disk) as first, FormReader(BOUNDARY, 1, disk) as second:
+            await first.read(pieces(whole, 7))
+            await second.read(pieces(whole, 7))
+            assert disk.taken == 200
+            with FormReader(BOUNDARY, 1, disk) as third, pytest.raises(Rejection, match="no room for the upload"):
+                await third.read(pieces(whole, 7))
+            with FormReader(BOUNDARY, 1, disk) as small:
+                await small.read(pieces(part("image", b"x" * 5, "a") + b"--a--\r\n"))  # stays in memory
+        assert disk.taken == 0
+
+    asyncio.run(main())
 
 
 def test_files_are_closed_also_those_of_a_form_that_never_ends() -> None:
