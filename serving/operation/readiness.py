@@ -87,7 +87,9 @@ def _watch(parent: int) -> None:
     while os.getppid() == parent:
         threading.Event().wait(_WATCH)
     event("the supervisor is gone: this worker ends", logging.ERROR)
-    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(2):  # the second one skips the drain: nobody sends requests any more, and the port is wanted
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait(_WATCH)
     threading.Event().wait(_GRACE)
     os._exit(1)
 
