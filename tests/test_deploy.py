@@ -110,8 +110,8 @@ def test_the_pod_probes_pages_that_there_are_and_has_time_to_end() -> None:
     assert pod["enableServiceLinks"] is False
     settings = ServingSettings(**{name.removeprefix(PREFIX).lower(): value for name, value in config.items()})
     uploads = settings.workers * settings.max_uploads * settings.max_body_mib
-    assert pod["volumes"][0]["emptyDir"] == {"sizeLimit": "2Gi"}
-    assert uploads < 2048 - 100, "a pod whose scratch is full is evicted"
+    assert pod["volumes"][0]["emptyDir"] == {"sizeLimit": "5Gi"}
+    assert uploads < 5 * 1024 - 100, "a pod whose scratch is full is evicted"
 
 
 @pytest.mark.parametrize("path", sorted(p for p in DEPLOY.rglob("*") if p.is_file()), ids=lambda p: p.name)

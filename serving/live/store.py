@@ -24,7 +24,7 @@ from serving.operation.logs import LOGGER
 
 T = TypeVar("T")
 
-_THREADS = ThreadPoolExecutor(16, "database")
+_THREADS = ThreadPoolExecutor(8, "database")
 """Of their own: where a database hangs, labels that wait for it must not keep uploads from the loop's few threads."""
 
 
