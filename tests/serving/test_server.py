@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
@@ -234,32 +233,6 @@ def test_the_page_in_a_browser(server: tuple[str, subprocess.Popen[bytes]], scen
         browser.close()
     assert all(url.startswith((server[0], "blob:")) for url in asked)
     assert [p for p in problems if "415" not in p] == []
-
-
-@pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_the_page_asks_for_a_key_where_one_is_needed_and_sends_it(server: tuple[str, subprocess.Popen[bytes]]) -> None:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    refusal = json.dumps({"error": {"code": "unauthorized", "message": "send a key"}})
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page()
-
-        def guard(route: Any) -> None:
-            if route.request.headers.get("x-api-key") == "mine":
-                route.continue_()
-            else:
-                route.fulfill(status=401, content_type="application/json", body=refusal)
-
-        page.route("**/v1/**", guard)
-        page.goto(f"{server[0]}/ui")
-        page.wait_for_selector("#keyed:not([hidden])")
-        assert page.inner_text("#problem") == "send a key"
-        page.fill("#key", "mine")
-        page.locator("#key").blur()
-        page.wait_for_selector("body[data-ready=true]")
-        assert page.inner_text("#problem") == ""
-        browser.close()
 
 
 def test_a_killed_worker_under_load_comes_back_and_acknowledged_feedback_stays(

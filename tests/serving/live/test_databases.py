@@ -13,14 +13,14 @@ import pytest
 import sqlalchemy as sa
 
 from dynamic.errors import UserError
-from serving.live.database import DatabaseAway, check_url
+from serving.live.database import check_url
 from serving.live.migrations import VERSION_TABLE
 from serving.live.recorder import Recorder
 from serving.live.store import LabelFixed, Store
 from serving.live.tables import LABELS, METADATA
 from serving.settings import ServingSettings
 from tests.serving.live.conftest import PostgreSQL
-from tests.serving.live.records import evaluation, kept, stored, until
+from tests.serving.live.records import evaluation, kept, stored
 
 FIRST_VERSION = """
 CREATE TABLE answers (id VARCHAR(64) NOT NULL PRIMARY KEY, created DOUBLE PRECISION NOT NULL, network VARCHAR(200) NOT NULL,
@@ -257,76 +257,6 @@ def test_the_oldest_rows_go_where_there_are_too_many_and_labels_after_their_time
     assert store.add_label("5", "n", 3) is None
     assert store.forget(0.0, labels_before=time.time() + 1) == (0, 4)
     assert store.labels("n", 100) == []
-
-
-def test_a_killed_server_s_answers_wait_and_the_log_says_so_once(
-    postgresql: PostgreSQL, heard: list[logging.LogRecord]
-) -> None:
-    store = Store(postgresql.new_database())
-    recorder = Recorder(store, ServingSettings())
-    recorder.add(stored("before"), None)
-    until(lambda: store.add_label("before", "n", 3) is not None)
-    postgresql.stop()
-    recorder.add(stored("during"), None)
-    for _ in range(3):
-        with pytest.raises((DatabaseAway, sa.exc.SQLAlchemyError)):
-            store.add_label("before", "n", 3)
-        time.sleep(0.6)
-    postgresql.start()
-    until(lambda: _labelled(store, "during"))
-    recorder.close()
-    said = [record.getMessage().partition(":")[0] for record in heard if "database" in record.getMessage()]
-    assert said == ["the database fails, and is tried again", "the database works again"]
-    store.close()
-
-
-def _labelled(store: Store, id_: str) -> bool:
-    try:
-        return store.add_label(id_, "n", 3) is not None
-    except (DatabaseAway, sa.exc.SQLAlchemyError):
-        return False
-
-
-def test_no_answer_is_lost_to_a_server_that_takes_no_writes_for_a_while(
-    postgresql: PostgreSQL, heard: list[logging.LogRecord]
-) -> None:
-    """A standby after a failover, a managed server whose disk is full: its refusals are no operational errors."""
-    url = postgresql.new_database()
-    store = Store(url)
-    store.prepare()
-
-    def write(allowed: bool) -> None:
-        engine = sa.create_engine(url, connect_args={"options": "-c default_transaction_read_only=off"})
-        with engine.begin() as connection:
-            setting = (
-                f"ALTER DATABASE {engine.url.database} SET default_transaction_read_only = {'off' if allowed else 'on'}"
-            )
-            connection.exec_driver_sql(setting)
-        engine.dispose()
-        store.engine.dispose()
-
-    write(allowed=False)
-    recorder = Recorder(store, ServingSettings())
-    recorder.add(stored("a"), None)
-    until(lambda: bool(heard))
-    with pytest.raises((DatabaseAway, sa.exc.SQLAlchemyError)):
-        store.labels("n", 10)  # reading alone does not make it well
-    write(allowed=True)
-    until(lambda: _labelled(store, "a"))
-    recorder.close()
-    said = [record.getMessage().partition(":")[0] for record in heard]
-    assert said == ["the database fails, and is tried again", "the database works again"]
-    store.close()
-
-
-def test_a_server_that_is_gone_without_a_word_is_given_up_in_seconds(postgresql: PostgreSQL) -> None:
-    url = postgresql.new_database()
-    for more, expected in (("", "15000"), ("?tcp_user_timeout=500", "500")):
-        store = Store(url + more)
-        with store.engine.connect() as connection:
-            parameters = connection.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
-        assert (parameters["tcp_user_timeout"], parameters["keepalives_idle"]) == (expected, "10")
-        store.close()
 
 
 def test_tables_that_vanish_are_made_again(store: Store) -> None:

@@ -88,6 +88,7 @@ def test_a_killed_worker_s_files_keep_their_counts_and_not_their_room(
         values.write_value("a", 3.0, 1.0)
         values.close()
     monkeypatch.setattr(metrics, "_SHARED", tmp_path)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     for _ in range(2):
         metrics.bury_the_dead()
     (path,) = tmp_path.iterdir()
