@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -65,7 +66,7 @@ def _acquire(lock: SoftFileLease, path: Path, lease: float) -> None:
         owner = lock.owner
         who = _described(owner, path)
         refusal = UserError(f"{path.parent} is in use {who}: wait until it ends, or choose another folder")
-        if owner is None or owner.hostname == socket.gethostname():
+        if owner is None or _here(owner):
             raise refusal from None
         print(f"{path.parent} is in use {who}; waiting {lease:.0f} s for a sign of life", file=sys.stderr)
         try:
@@ -74,10 +75,18 @@ def _acquire(lock: SoftFileLease, path: Path, lease: float) -> None:
             raise refusal from None
 
 
+def _here(owner: OwnerRecord) -> bool:
+    """Whether a holder's process id means something here; in containers filelock's host names end in the ids' namespace."""
+    name, _, space = owner.hostname.partition("?pidns-")
+    if name != socket.gethostname():
+        return False
+    return not space or space == f"{os.stat('/proc/self/ns/pid').st_ino:x}"
+
+
 def _described(owner: OwnerRecord | None, path: Path) -> str:
     if owner is None:
         return "by another process"
-    if owner.hostname != socket.gethostname():
+    if not _here(owner):
         with contextlib.suppress(OSError):
             return f"by process {owner.pid} on {owner.hostname}, last seen at {_time(path.stat().st_mtime)}"
         return f"by process {owner.pid} on {owner.hostname}"

@@ -15,6 +15,7 @@ from starlette.datastructures import UploadFile
 
 from selector.policies.objectives import OperatingPoint
 from serving.errors import Rejection
+from serving.http.urgency import NORMAL, Urgency
 from serving.ids import new_id
 from serving.inference.batcher import BatchedResult, Batcher
 from serving.inference.budget import open_reserve_for, plan_request
@@ -93,7 +94,9 @@ class Classifier:
                 last_first.push_async_callback(asyncio.to_thread, part.close)
             last_first.push_async_callback(self.batcher.close)
 
-    async def answer(self, uploads: Sequence[Upload], options: Options) -> list[Answer | Rejection]:
+    async def answer(
+        self, uploads: Sequence[Upload], options: Options, urgency: Urgency = NORMAL
+    ) -> list[Answer | Rejection]:
         """Each image's own answer, or why it has none.
 
         Raises:
@@ -107,7 +110,10 @@ class Classifier:
         inputs = await self.preparation.prepare(uploads)
         prepared = time.time_ns()
         good = {position: image for position, image in enumerate(inputs) if isinstance(image, np.ndarray)}
-        results = await self.batcher.submit(list(good.values()), plan) if good else []
+        results: list[BatchedResult | Exception] = []
+        if good:
+            waiting = list(good.values())
+            results = await self.batcher.submit(waiting, plan, priority=urgency.priority, deadline=urgency.deadline)
         answers: list[Answer | Rejection] = [i if isinstance(i, Rejection) else Rejection("internal", "") for i in inputs]
         notes = logs.REQUEST.get()
         first = notes.id if notes else new_id()

@@ -33,6 +33,7 @@ from serving.errors import Rejection
 from serving.http.connections import ConnectionLimits, accept_one_at_a_time, limit_connections, tell_who_may_connect
 from serving.http.front import ANSWER_SECONDS, FrontDoor
 from serving.http.pages import PAGES
+from serving.http.urgency import URGENCY
 from serving.operation import logs, metrics, tracing
 from serving.operation.readiness import Readiness, drain_first, end_with_the_supervisor
 from serving.operation.server_folder import enter, remove_if_last
@@ -193,7 +194,7 @@ class DynamicClassifier:
     ) -> Answer:
         """Classify one picture under the active policy, another one, a budget, or a configuration."""
         options = Options.read(policy=policy, max_gmacs=max_gmacs, top_k=top_k, configuration=configuration, keep=keep)
-        item = (await self.classifier.answer([image], options))[0]
+        item = (await self.classifier.answer([image], options, URGENCY.get()))[0]
         if isinstance(item, Rejection):
             raise item
         return item
@@ -211,7 +212,7 @@ class DynamicClassifier:
     ) -> BatchAnswer:
         """Classify many pictures; each has its own answer or error."""
         options = Options.read(policy=policy, max_gmacs=max_gmacs, top_k=top_k, configuration=configuration, keep=keep)
-        items = await self.classifier.answer(images, options)
+        items = await self.classifier.answer(images, options, URGENCY.get())
         refused = [item for item in items if isinstance(item, Rejection)]
         if refused and len(refused) == len(items):
             raise refused[0]

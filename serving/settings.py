@@ -120,8 +120,8 @@ class ServingSettings(BaseSettings):
     """Size of a request, in MiB; larger ones are refused with 413."""
     max_megapixels: Annotated[float, Field(gt=0, le=170)] = 64.0
     """Pixels of an image as stored, in millions; larger ones are refused with 413 before they are decoded."""
-    upload_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
-    """How long a client may take to send a body; then 408."""
+    upload_seconds: Annotated[float, Field(gt=0, le=3600)] = 120.0
+    """How long a client may take to send a body; then 408. A photo of 12 MiB takes 100 s at 1 Mbit a second."""
     database: str = "sqlite:///runs/serving.db"
     """Where answers, labels and kept images are: a URL of SQLite (sqlite:///FILE) or PostgreSQL
     (postgresql://USER:PASSWORD@HOST/NAME), or none to serve without feedback. See SERVING_STATE_DIRECTORY."""
@@ -164,7 +164,10 @@ class ServingSettings(BaseSettings):
     upload_kib_per_second: Annotated[float, Field(ge=0)] = 16.0
     """What a client must send of a body, on average since the grace; slower ones get 408. 0 for any pace."""
     header_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
-    """How long a connection may be silent, or sending a request's head; then 408, and the connection is closed."""
+    """How long a new connection may be silent, or any send a request's head; then 408, and the connection is closed."""
+    keep_alive_seconds: Annotated[float, Field(gt=0, le=3600)] = 75.0
+    """How long a connection that had an answer may be silent. It must be longer than the load balancer in front keeps its
+    idle connections (most: 60 s), which would else send a request into one that is being closed."""
     max_header_kib: Annotated[float, Field(gt=0, le=1024)] = 32.0
     """Size of a request's head, in KiB; larger ones are refused with 431."""
     max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 1000

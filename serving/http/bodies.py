@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope
 
 from serving.errors import Rejection
-from serving.http.forms import Form, FormReader
+from serving.http.forms import Disk, Form, FormReader
 from serving.http.uploads import Upload, Uploads
 from serving.settings import ServingSettings
 
@@ -35,6 +35,7 @@ class Bodies:
 
     def __init__(self, settings: ServingSettings, check_room: Callable[[], None]) -> None:
         self._settings, self._check_room = settings, check_room
+        self._disk = Disk(settings.max_uploads * settings.max_body_mib * 2**20)
         self._uploads = Uploads(
             limit=settings.max_uploads,
             seconds=settings.upload_seconds,
@@ -101,7 +102,7 @@ class Bodies:
 
     async def _form(self, scope: Scope, receive: Receive, opened: ExitStack, limit: int, files: int) -> Form:
         """The fields of a form."""
-        reader = opened.enter_context(FormReader(Headers(scope=scope).get("content-type", ""), files))
+        reader = opened.enter_context(FormReader(Headers(scope=scope).get("content-type", ""), files, self._disk))
         async with self._uploads.reading() as upload:
             return await reader.read(Request(scope, _limited(scope, receive, limit, upload)).stream())
 

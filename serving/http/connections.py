@@ -32,7 +32,8 @@ class ConnectionLimits:
 
     Attributes:
         head_bytes: of a request's line and headers.
-        head_seconds: of silence, or until a head is complete.
+        head_seconds: of silence before the first request, or until a head is complete.
+        keep_alive_seconds: of silence after an answer.
         unread_seconds: that answers may lie unread.
         end_seconds: that requests may take once the server ends.
         connections: of this process.
@@ -41,6 +42,7 @@ class ConnectionLimits:
 
     head_bytes: int = 32 * 1024
     head_seconds: float = 10.0
+    keep_alive_seconds: float = 75.0
     unread_seconds: float = 30.0
     end_seconds: float = 20.0
     connections: int = 1000
@@ -54,6 +56,7 @@ class ConnectionLimits:
         return cls(
             head_bytes=int(settings.max_header_kib * 1024),
             head_seconds=settings.header_seconds,
+            keep_alive_seconds=settings.keep_alive_seconds,
             unread_seconds=settings.reading_seconds,
             end_seconds=settings.end_seconds,
             connections=max(1, most),
@@ -67,8 +70,10 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.timeout_keep_alive = self.limits.keep_alive_seconds  # type: ignore[assignment]
         self.ws_protocol_class = None  # nothing here speaks WebSocket, and nothing limits it
-        self._tick = min(1.0, self.limits.head_seconds / 4, self.limits.unread_seconds / 4)
+        shortest = min(self.limits.head_seconds, self.limits.keep_alive_seconds, self.limits.unread_seconds)
+        self._tick = min(1.0, shortest / 4)
         self._timer: asyncio.TimerHandle | None = None
         self._idle_since: float | None = None
         self._unread_since: float | None = None
@@ -80,6 +85,12 @@ class LimitedProtocol(HttpToolsProtocol):
     def idle(self) -> bool:
         """Whether no request is under way."""
         return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def _silence(self) -> float:
+        """Seconds that a client may be silent now. Uvicorn's timer for it ends where bytes come that are no request."""
+        kept = self.cycle is not None and self._head is None
+        return self.limits.keep_alive_seconds if kept else self.limits.head_seconds
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, and close another where there are too many."""
@@ -113,6 +124,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """A head begins."""
         super().on_message_begin()
         self._head = self._head_received = 0
+        self._idle_since = self.loop.time()
 
     def on_url(self, url: bytes) -> None:
         """A part of a head."""
@@ -164,7 +176,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._unread_since is not None:
             if now - self._unread_since > self.limits.unread_seconds:
                 self._cut("unread")
-        elif self._idle_since is not None and now - self._idle_since > self.limits.head_seconds:
+        elif self._idle_since is not None and now - self._idle_since > self._silence:
             if self._head is None:
                 self._cut("silent")
             else:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import math
 from collections.abc import AsyncIterable
 from dataclasses import dataclass, field
 from tempfile import SpooledTemporaryFile
@@ -28,18 +30,36 @@ Form = dict[str, list[str | UploadFile]]
 """What a form says, by name."""
 
 
+class Disk:
+    """What forms have on disk together, from when they are read until their answers are sent.
+
+    Args:
+        most: bytes.
+    """
+
+    def __init__(self, most: float = math.inf) -> None:
+        self._most, self.taken = most, 0
+
+    def take(self, size: int) -> None:
+        """Take some bytes. Raises OSError where so many are not left."""
+        if self.taken + size > self._most:
+            raise OSError(errno.ENOSPC, f"uploads that are not answered yet take {self.taken / 2**20:.0f} MiB")
+        self.taken += size
+
+
 class FormReader:
     """Reads one form; closes its files when it is left as a context, also those of a form that never ended.
 
     Args:
         content_type: of the request, with the form's boundary.
         max_files: that the form may have.
+        disk: that it shares with others; one of its own unless given.
 
     Raises:
         Rejection: there is no boundary.
     """
 
-    def __init__(self, content_type: str, max_files: int) -> None:
+    def __init__(self, content_type: str, max_files: int, disk: Disk | None = None) -> None:
         _, options = parse_options_header(content_type)
         boundary = options.get(b"boundary")
         if not boundary:
@@ -58,7 +78,8 @@ class FormReader:
             self._parser = MultipartParser(boundary, callbacks)
         except FormParserError as error:
             raise Rejection("malformed", f"the form cannot be parsed: {str(error)[:200]}") from None
-        self._max_files, self._form, self._ended, self._in_memory = max_files, Form(), False, 0
+        self._max_files, self._form, self._ended = max_files, Form(), False
+        self._disk, self._received, self._on_disk = disk or Disk(), 0, 0
         self._files: list[UploadFile] = []
         self._fields = 0
         self._part = _Part()
@@ -70,6 +91,7 @@ class FormReader:
     def __exit__(self, *error: object) -> None:
         for upload in self._files:
             upload.file.close()
+        self._disk.taken -= self._on_disk
 
     async def read(self, stream: AsyncIterable[bytes]) -> Form:
         """Read the form to its end.
@@ -97,8 +119,11 @@ class FormReader:
 
     async def _write(self, upload: UploadFile, data: bytes) -> None:
         upload.size = (upload.size or 0) + len(data)
-        self._in_memory += len(data)
-        if self._in_memory > MEMORY_BYTES:
+        self._received += len(data)
+        if self._received > MEMORY_BYTES:
+            more = self._received - self._on_disk
+            self._disk.take(more)
+            self._on_disk += more
             await asyncio.to_thread(_write_to_disk, upload.file, data)
         else:
             upload.file.write(data)

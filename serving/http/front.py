@@ -21,6 +21,7 @@ from serving.http.bodies import FILES, Bodies
 from serving.http.clients import Keys, Rate
 from serving.http.security import cors_headers, host_allowed
 from serving.http.sender import CODE, REQUEST_ID, Sender, nothing_more
+from serving.http.urgency import URGENCY, urgency_of
 from serving.ids import new_id
 from serving.operation import metrics, tracing
 from serving.operation.logs import LOGGER, REQUEST, Notes, event
@@ -115,6 +116,8 @@ class FrontDoor:
             raise Rejection("unauthorized", "send a key: X-API-Key: KEY, or Authorization: Bearer KEY")
         if scope["query_string"] and path.startswith("/v1/"):
             raise Rejection("invalid", "the address has a query behind ?: options are form fields (curl -F top_k=1)")
+        if scope["method"] == "POST" and path in FILES:
+            URGENCY.set(urgency_of(headers, time.monotonic(), client.operator))
         if scope["method"] == "POST" and path in self._rates:
             self._rates[path].check(client.name)
 

@@ -13,7 +13,7 @@ HEADERS: Mapping[str, str] = {
 """Of every answer that does not say otherwise: nothing in it is a page, and no page may frame it."""
 
 _METHODS = "GET, HEAD, POST, OPTIONS"
-_ASKED = "Authorization, Content-Type, X-API-Key, X-Request-ID"
+_ASKED = "Authorization, Content-Type, X-API-Key, X-Deadline-Ms, X-Priority, X-Request-ID"
 _SHOWN = "X-Request-ID, Retry-After"
 
 

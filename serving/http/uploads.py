@@ -83,5 +83,6 @@ class Upload:
         return self.received / max(now - self.began, 1e-3)
 
     def give_up(self) -> None:
-        """End it as if its time were over."""
-        self._timeout.reschedule(self._loop.time())
+        """End it as if its time were over; it may just be over."""
+        if not self._timeout.expired():
+            self._timeout.reschedule(self._loop.time())

@@ -120,7 +120,8 @@ class Preparation:
         except MemoryError:
             return no_memory()
         except Exception:
-            logs.LOGGER.exception("a picture could not be prepared")
+            if not (isinstance(upload, UploadFile) and upload.file.closed):  # its client has gone
+                logs.LOGGER.exception("a picture could not be prepared")
             return Rejection("bad_image", "the picture cannot be prepared")
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
 from dynamic.errors import UserError
-from serving.live.migrations import migrate
+from serving.live.migrations import VERSION_TABLE, migrate
 from serving.live.sqlite import prepare_connection, prepare_file
 from serving.operation import metrics
 from serving.operation.logs import LOGGER, event
@@ -26,8 +26,15 @@ NONE = "none"
 _RETRY = 1.0
 """Seconds after which a database that could not be opened is tried again."""
 
-_CONNECT = 5
-"""Seconds that PostgreSQL may take to answer a new connection."""
+_POSTGRESQL = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+"""Seconds (of the last milliseconds) until a server that is gone without a word is given up; otherwise the threads that
+ask it would hang for a quarter of an hour. What a URL says itself comes first."""
 
 
 class DatabaseAway(Exception):  # noqa: N818, whether it is an error its caller decides
@@ -35,10 +42,13 @@ class DatabaseAway(Exception):  # noqa: N818, whether it is an error its caller 
 
 
 def is_away(error: BaseException) -> bool:
-    """Whether an error says that the database fails as a whole, so that trying later helps."""
-    if isinstance(error, DatabaseAway | sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.TimeoutError | OSError):
+    """Whether an error is the database's as a whole and no row's, so that trying later helps.
+
+    A server that takes no writes for a while, or a role that lost its rights, is so too.
+    """
+    if isinstance(error, DatabaseAway | sa.exc.TimeoutError | OSError):
         return True
-    return isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated
+    return isinstance(error, sa.exc.DBAPIError) and not isinstance(error, sa.exc.DataError | sa.exc.IntegrityError)
 
 
 class Database:
@@ -57,7 +67,8 @@ class Database:
     def __init__(self, url: str) -> None:
         self._url = check_url(url)
         self._is_sqlite = self._url.get_backend_name() == "sqlite"
-        arguments = {} if self._is_sqlite else {"connect_timeout": _CONNECT}
+        query = self._url.query
+        arguments = {} if self._is_sqlite else {name: value for name, value in _POSTGRESQL.items() if name not in query}
         self.engine = sa.create_engine(self._url, pool_pre_ping=True, connect_args=arguments)
         if self._is_sqlite:
             sa.event.listen(self.engine, "connect", prepare_connection)
@@ -78,6 +89,8 @@ class Database:
                 prepare_file(Path(str(self._url.database)))
             with self.engine.begin() as connection:
                 migrate(connection)
+                # One that can only be read (a full disk, a standby) would else seem to be back with every read.
+                connection.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = version_num"))
         except (sa.exc.SQLAlchemyError, sqlite3.Error, OSError) as error:
             self.engine.dispose()
             raise UserError(f"SERVING_DATABASE={masked(self._url)} cannot be opened: {first_line(error)}") from error
@@ -100,8 +113,7 @@ class Database:
             with self.engine.begin() as connection:
                 yield connection
         except sa.exc.SQLAlchemyError as error:
-            # A table that is gone is one of these too, and is made again.
-            if is_away(error) or isinstance(error, sa.exc.ProgrammingError):
+            if is_away(error):  # a table that is gone is one of these too, and is made again
                 self._prepared = False
                 self._fails(first_line(error))
             raise
@@ -177,6 +189,8 @@ def check_url(url: str) -> sa.URL:
             parsed = parsed.set(drivername="postgresql+psycopg")
         name = parsed.get_backend_name()
         if name in ("sqlite", "postgresql"):
+            if parsed.get_dialect().is_async:
+                raise UserError(f"SERVING_DATABASE={masked(url)} names an asynchronous driver: begin it with {name}://")
             parsed.get_dialect().import_dbapi()
     except ImportError as error:
         hint = ": pip install 'learned-selector[postgresql]'" if "psycopg" in str(error) else ""

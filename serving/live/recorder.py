@@ -31,7 +31,8 @@ _ENDING = 5.0
 _SINGLY = 3
 """Failures of a transaction after which its rows are tried one by one, whatever the failure says."""
 _PROBES = 20
-"""Rows tried one by one of which not one was stored: then it is the database, not the rows."""
+"""Rows tried one by one, or so many as take longer than ``_ENDING``, of which not one was stored: then it is the
+database, not the rows."""
 
 Row = tuple[StoredAnswer, bytes | None]
 
@@ -138,6 +139,7 @@ class Recorder:
         return self._write_singly(rows)
 
     def _write_singly(self, rows: list[Row]) -> bool:
+        began = time.monotonic()
         stored: list[Row] = []
         refused: list[tuple[Row, Exception]] = []
         unsure: list[tuple[Row, Exception]] = []
@@ -146,7 +148,7 @@ class Recorder:
                 self._store_rows([row])
             except Exception as error:
                 (unsure if is_away(error) else refused).append((row, error))
-                if len(unsure) >= _PROBES and not stored:
+                if not stored and (len(unsure) >= _PROBES or time.monotonic() - began > _ENDING):
                     break
             else:
                 stored.append(row)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -22,6 +23,9 @@ from serving.live.tables import ANSWERS, EVALUATIONS, IMAGES, LABELS, NETWORK_LE
 from serving.operation.logs import LOGGER
 
 T = TypeVar("T")
+
+_THREADS = ThreadPoolExecutor(8, "database")
+"""Of their own: where a database hangs, labels that wait for it must not keep uploads from the loop's few threads."""
 
 
 class LabelFixed(Exception):  # noqa: N818, the client's wish, not an error of ours
@@ -256,7 +260,7 @@ def _labelled(row: Mapping[Any, Any], label: int) -> LabelledAnswer:
 async def in_database(work: Callable[..., T], *arguments: Any) -> T:
     """Run what asks the database in a thread. Raises Rejection (unavailable) where the database fails."""
     try:
-        return await asyncio.to_thread(work, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(_THREADS, work, *arguments)
     except (sa.exc.SQLAlchemyError, DatabaseAway) as error:
         if not is_away(error):  # of those that are, the log has had its line
             LOGGER.exception("the database refused")

@@ -6,7 +6,9 @@ None of them ever raises into the service: what cannot be counted is not counted
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -207,8 +209,18 @@ def ready_processes() -> int:
 
 
 def bury_the_dead() -> None:
-    """Take the gauges of killed processes out of the sums."""
-    for path in _SHARED.glob("gauge_live*_*.db") if _SHARED else ():
+    """Take the gauges of killed processes out of the sums, and give back the room that their other files do not use."""
+    for path in _SHARED.glob("*_*.db") if _SHARED else ():
         pid = int(path.stem.rsplit("_", 1)[1])
-        if not lives(pid):
+        if lives(pid):
+            continue
+        if path.name.startswith("gauge_live"):
             mark_process_dead(pid)
+        else:
+            _shrink(path)
+
+
+def _shrink(path: Path) -> None:
+    """A file of Prometheus' client begins with how many of its bytes are used, itself and four more included."""
+    with suppress(OSError), path.open("r+b") as file:
+        file.truncate(max(8, int.from_bytes(file.read(4), sys.byteorder)))

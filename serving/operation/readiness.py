@@ -17,8 +17,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal
 
-import psutil
-
 from serving.operation import metrics, server_folder
 from serving.operation.logs import event
 
@@ -50,7 +48,7 @@ class Readiness:
         whole = self._file.with_suffix(".new")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            whole.write_text(f"{state} {psutil.Process().create_time():.2f}")
+            whole.write_text(f"{state} {server_folder.birth_of(os.getpid())}")
             os.replace(whole, self._file)
         except OSError as error:
             event(f"this worker cannot tell the others that it is {state}: {error}", logging.ERROR)
@@ -64,17 +62,7 @@ class Readiness:
 
     def states(self) -> dict[int, str]:
         """State by process id of all workers that live; what dead ones said is removed."""
-        found = {}
-        for path in self._folder.glob("[0-9]*"):
-            if not path.name.isdigit():
-                continue
-            with suppress(OSError, ValueError):
-                state, began = path.read_text().split()
-                if server_folder.lives(int(path.name), float(began)):
-                    found[int(path.name)] = state
-                else:
-                    path.unlink()
-        return found
+        return dict(server_folder.states(self._folder))
 
     def all_ready(self) -> bool:
         """Whether this worker and every other that accepts connections would answer a request."""
@@ -99,7 +87,9 @@ def _watch(parent: int) -> None:
     while os.getppid() == parent:
         threading.Event().wait(_WATCH)
     event("the supervisor is gone: this worker ends", logging.ERROR)
-    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(2):  # the second one skips the drain: nobody sends requests any more, and the port is wanted
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait(_WATCH)
     threading.Event().wait(_GRACE)
     os._exit(1)
 

@@ -47,29 +47,53 @@ def supervisor() -> int | None:
     return _enter()[1]
 
 
-def lives(pid: int, began: float | None = None) -> bool:
+def lives(pid: int, birth: str | None = None) -> bool:
     """Whether a process runs: one that was killed is gone, though its parent may not have looked yet.
 
     Args:
         pid: its id.
-        began: when it began, in seconds since 1970, since ids are used again; None where that is unknown.
+        birth: of the process, see :func:`birth_of`, since ids are used again; None where that is unknown.
     """
     try:
-        process = psutil.Process(pid)
-        if began is not None and abs(process.create_time() - began) > 1:
+        if birth is not None and birth_of(pid) != birth:
             return False
-        return process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
     except psutil.Error:
         return False
+
+
+def birth_of(pid: int) -> str:
+    """What tells a process from others that had its id: on Linux ticks since the machine started, which no clock moves.
+
+    Raises:
+        psutil.Error: there is no such process.
+    """
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return f"{psutil.Process(pid).create_time():.2f}"
+
+
+def states(folder: Path) -> list[tuple[int, str]]:
+    """Process ids and states of workers that said theirs in a folder and live; what dead ones said is removed."""
+    found = []
+    for path in folder.glob("[0-9]*"):
+        if not path.name.isdigit():
+            continue
+        with suppress(OSError, ValueError):
+            state, birth = path.read_text().split()
+            if lives(int(path.name), birth):
+                found.append((int(path.name), state))
+            else:
+                path.unlink()
+    return found
 
 
 def remove_if_last() -> None:
     """Remove the folder if no other process of the server is left."""
     folder, parent = _enter()
-    if parent is None or not lives(parent):
-        others = [int(path.name) for path in (folder / "workers").glob("*") if path.name.isdigit()]
-        if not any(pid != os.getpid() and lives(pid) for pid in others):
-            shutil.rmtree(folder, ignore_errors=True)
+    if (parent is None or not lives(parent)) and all(pid == os.getpid() for pid, _ in states(folder / "workers")):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @cache
@@ -80,7 +104,7 @@ def _enter() -> tuple[Path, int | None]:
     _remove_the_dead()
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     (folder / "workers").mkdir()
-    (folder / _OWNER).write_text(f"{os.getpid()} {psutil.Process().create_time():.2f}")
+    (folder / _OWNER).write_text(f"{os.getpid()} {birth_of(os.getpid())}")
     os.environ[_VARIABLE] = str(folder)
     atexit.register(_remove_own, folder, os.getpid())
     return folder, None
@@ -94,8 +118,8 @@ def _remove_own(folder: Path, pid: int) -> None:
 def _owner(folder: Path) -> int | None:
     """Process id of who made a folder, if that process still runs."""
     try:
-        pid, began = (folder / _OWNER).read_text().split()
-        return int(pid) if lives(int(pid), float(began)) else None
+        pid, birth = (folder / _OWNER).read_text().split()
+        return int(pid) if lives(int(pid), birth) else None
     except (OSError, ValueError):
         return None
 
@@ -104,7 +128,6 @@ def _remove_the_dead() -> None:
     """Folders of servers that were killed, if they are this user's."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with suppress(OSError):
-            if folder.stat().st_uid == os.getuid() and (folder / _OWNER).exists() and _owner(folder) is None:
-                workers = [int(path.name) for path in (folder / "workers").glob("*") if path.name.isdigit()]
-                if not any(lives(pid) for pid in workers):
-                    shutil.rmtree(folder, ignore_errors=True)
+            ours = folder.stat().st_uid == os.getuid() and (folder / _OWNER).exists()
+            if ours and _owner(folder) is None and not states(folder / "workers"):
+                shutil.rmtree(folder, ignore_errors=True)

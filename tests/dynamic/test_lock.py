@@ -55,6 +55,19 @@ def test_a_holder_killed_here_is_superseded_at_once(tmp_path, holder):
     assert not (tmp_path / "run" / LOCK).exists()
 
 
+def test_in_a_container_a_holder_beside_it_is_refused_at_once_and_one_in_another_is_not(tmp_path, monkeypatch, capsys):
+    spaces = {"here": f"{os.stat('/proc/self/ns/pid').st_ino:x}", "another": "abc"}
+    for name, space in spaces.items():
+        _elsewhere(tmp_path / name, 1.0)
+        marker = tmp_path / name / LOCK
+        marker.write_text(marker.read_text().replace("another-machine", f"{socket.gethostname()}?pidns-{space}"))
+    with pytest.raises(UserError, match=f"in use by process {os.getpid()}, which runs"), held(tmp_path / "here", lease=1.0):
+        pass
+    assert capsys.readouterr().err == "", "it did not wait for a sign of life"
+    with held(tmp_path / "another", lease=1.0):
+        assert "waiting" in capsys.readouterr().err
+
+
 def test_a_silent_holder_elsewhere_is_waited_for_and_superseded(tmp_path, capsys):
     _elsewhere(tmp_path / "run", 1.0)
     with held(tmp_path / "run", lease=1.0):

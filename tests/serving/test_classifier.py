@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import io
+import time
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 from selector.observation.answers import probabilities_of
 from serving.classifier import Classifier
 from serving.errors import Rejection
+from serving.http.urgency import Urgency
 from serving.inference.decoding import open_picture
 from serving.inference.deployment import Deployment
 from serving.inference.engine import answer
@@ -79,6 +81,19 @@ def test_the_service_names_the_larger_and_stores_it(deployment: Deployment, sett
             assert not isinstance(found, Rejection)
             assert [prediction.index for prediction in found.predictions] == [MORE, LESS]
             assert (await classifier.feedback(found.id, MORE)).right
+        finally:
+            await classifier.close()
+
+    asyncio.run(main())
+
+
+def test_an_image_whose_deadline_is_over_is_refused_not_computed(deployment: Deployment, settings: ServingSettings) -> None:
+    async def main() -> None:
+        classifier = Classifier(settings, deployment, Store(settings.database))
+        try:
+            (late,) = await classifier.answer([open_picture(picture(), 25)], Options(), Urgency(deadline=time.monotonic()))
+            assert isinstance(late, Rejection)
+            assert late.code == "overloaded"
         finally:
             await classifier.close()
 

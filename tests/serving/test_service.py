@@ -65,6 +65,8 @@ def test_a_bento_asks_for_what_a_compiled_run_needs_in_the_projects_own_versions
     root = Path(__file__).parents[2]
     lines = (root / "serving" / "requirements.txt").read_text().splitlines()
     listed = [line for line in lines if not line.startswith("#")]
-    assert set(listed) <= set(tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"])
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert set(listed) <= {*project["dependencies"], *project["optional-dependencies"]["postgresql"]}
+    assert set(project["optional-dependencies"]["postgresql"]) <= set(listed), "several pods need it"
     assert not {"torch", "torchvision", "lightgbm", "pandas"} & {line.partition(">=")[0] for line in listed}
     assert "./serving/requirements.txt" in (root / "bentofile.yaml").read_text()

@@ -23,7 +23,15 @@ from serving.http.connections import (
 from serving.settings import ServingSettings
 from tests.serving.conftest import free_port
 
-LIMITS = ConnectionLimits(head_bytes=4096, head_seconds=0.4, unread_seconds=0.4, end_seconds=0.5, connections=8, pipelined=4)
+LIMITS = ConnectionLimits(
+    head_bytes=4096,
+    head_seconds=0.4,
+    keep_alive_seconds=0.8,
+    unread_seconds=0.4,
+    end_seconds=0.5,
+    connections=8,
+    pipelined=4,
+)
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -151,6 +159,18 @@ def test_a_head_that_does_not_end_is_refused(connect) -> None:
     one.sendall(b"GET / HTTP/1.1\r\n")
     assert code(rest(one)) == (408, "timeout")
     assert time.monotonic() - began < 5
+
+
+def test_a_connection_is_kept_for_the_next_request_longer_than_a_new_one_may_be_silent(connect) -> None:
+    """A load balancer's idle connections: it must be the one who closes them."""
+    one, new = connect(), connect()
+    one.sendall(GET)
+    assert answered(one)
+    assert rest(new) == b""  # closed after head_seconds
+    one.sendall(GET[:5])
+    time.sleep(0.2)
+    one.sendall(GET[5:])
+    assert answered(one)
 
 
 @pytest.mark.parametrize("first", [b"", GET])

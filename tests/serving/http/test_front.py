@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 
 from serving.http.front import FrontDoor
 from serving.http.security import HEADERS
+from serving.http.urgency import URGENCY, Urgency
 from serving.schema import INPUT
 from serving.settings import ServingSettings
 from tests.serving.conftest import free_port
@@ -170,6 +171,26 @@ def test_a_whole_request_reaches_the_app(scenes: Any) -> None:
         assert "'top_k': '3'" in found
         assert "'policy': 'cascade'" in found
         assert http.post("/v1/feedback", data={"id": "x", "label": "1"}, files={"a": b""}).status_code == 422
+
+
+def test_how_urgent_a_request_is_reaches_what_answers_it() -> None:
+    found: list[Urgency] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        found.append(URGENCY.get())
+        await echo(scope, receive, send)
+
+    front = FrontDoor(app, ServingSettings(device="cpu", operator_keys=(OPERATOR,)), check_room=lambda: None)
+    http = TestClient(front)
+    began = time.monotonic()
+    for headers in ({}, {"X-Priority": "low", "X-Deadline-Ms": "50000"}, {"X-Priority": "high", "X-API-Key": OPERATOR}):
+        assert http.post("/v1/classify", files=PICTURE, headers=headers).status_code == 200
+    assert [urgency.priority for urgency in found] == [0, -1, 1]
+    assert found[0] == Urgency()
+    assert began + 50 <= found[1].deadline <= time.monotonic() + 50
+    assert refusal(http.post("/v1/classify", files=PICTURE, headers={"X-Priority": "high"})) == (403, "forbidden")
+    for wrong in ({"X-Priority": "9"}, {"X-Deadline-Ms": "0"}, {"X-Deadline-Ms": "1.5"}, {"X-Deadline-Ms": "9" * 5000}):
+        assert refusal(http.post("/v1/classify_batch", files=PICTURE, headers=wrong)) == (422, "invalid")
 
 
 class Slow:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -8,7 +9,7 @@ from starlette.datastructures import UploadFile
 
 from serving.errors import Rejection
 from serving.http import forms
-from serving.http.forms import FIELD_BYTES, FormReader
+from serving.http.forms import FIELD_BYTES, Disk, FormReader
 from serving.http.uploads import Uploads
 from serving.operation import logs
 
@@ -110,6 +111,25 @@ def test_a_full_folder_is_no_bug_and_one_line_in_the_log(
     assert len(caplog.records) == 1
 
 
+def test_forms_share_the_disk_until_they_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms, "MEMORY_BYTES", 10)
+    disk = Disk(most=250)
+    whole = part("image", b"x" * 100, "a") + b"--a--\r\n"
+
+    async def main() -> None:
+        with FormReader(BOUNDARY, 1, disk) as first, FormReader(BOUNDARY, 1, disk) as second:
+            await first.read(pieces(whole, 7))
+            await second.read(pieces(whole, 7))
+            assert disk.taken == 200
+            with FormReader(BOUNDARY, 1, disk) as third, pytest.raises(Rejection, match="no room for the upload"):
+                await third.read(pieces(whole, 7))
+            with FormReader(BOUNDARY, 1, disk) as small:
+                await small.read(pieces(part("image", b"x" * 5, "a") + b"--a--\r\n"))  # stays in memory
+        assert disk.taken == 0
+
+    asyncio.run(main())
+
+
 def test_files_are_closed_also_those_of_a_form_that_never_ends() -> None:
     async def main() -> None:
         with FormReader(BOUNDARY, 1) as reader:
@@ -177,5 +197,26 @@ def test_stalled_uploads_give_way_and_steady_ones_do_not(monkeypatch: pytest.Mon
         assert not any(task.done() for task in steady)
         for task in (*steady, *stalled):
             task.cancel()
+
+    asyncio.run(main())
+
+
+def test_an_upload_whose_time_is_just_over_may_be_given_up_too() -> None:
+    """Many that stall together end in the same turn of the event loop in which the next one asks for their place."""
+
+    async def main() -> None:
+        loop, failures = asyncio.get_running_loop(), list[object]()
+        loop.set_exception_handler(lambda _, context: failures.append(context))
+        uploads = Uploads(limit=1, seconds=0.05, grace=0.05, pace=1000)
+
+        async def stall() -> None:
+            async with uploads.reading() as upload:
+                loop.call_at(upload.began + 0.055, upload.give_up)
+                time.sleep(0.06)  # so both are due in the next turn
+                await asyncio.sleep(60)
+
+        with pytest.raises(Rejection, match="took more than"):
+            await stall()
+        assert failures == []
 
     asyncio.run(main())

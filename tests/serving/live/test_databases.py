@@ -13,14 +13,14 @@ import pytest
 import sqlalchemy as sa
 
 from dynamic.errors import UserError
-from serving.live.database import DatabaseAway, check_url
+from serving.live.database import check_url
 from serving.live.migrations import VERSION_TABLE
 from serving.live.recorder import Recorder
 from serving.live.store import LabelFixed, Store
 from serving.live.tables import LABELS, METADATA
 from serving.settings import ServingSettings
 from tests.serving.live.conftest import PostgreSQL
-from tests.serving.live.records import evaluation, kept, stored, until
+from tests.serving.live.records import evaluation, kept, stored
 
 FIRST_VERSION = """
 CREATE TABLE answers (id VARCHAR(64) NOT NULL PRIMARY KEY, created DOUBLE PRECISION NOT NULL, network VARCHAR(200) NOT NULL,
@@ -259,34 +259,6 @@ def test_the_oldest_rows_go_where_there_are_too_many_and_labels_after_their_time
     assert store.labels("n", 100) == []
 
 
-def test_a_killed_server_s_answers_wait_and_the_log_says_so_once(
-    postgresql: PostgreSQL, heard: list[logging.LogRecord]
-) -> None:
-    store = Store(postgresql.new_database())
-    recorder = Recorder(store, ServingSettings())
-    recorder.add(stored("before"), None)
-    until(lambda: store.add_label("before", "n", 3) is not None)
-    postgresql.stop()
-    recorder.add(stored("during"), None)
-    for _ in range(3):
-        with pytest.raises((DatabaseAway, sa.exc.SQLAlchemyError)):
-            store.add_label("before", "n", 3)
-        time.sleep(0.6)
-    postgresql.start()
-    until(lambda: _labelled(store, "during"))
-    recorder.close()
-    said = [record.getMessage().partition(":")[0] for record in heard if "database" in record.getMessage()]
-    assert said == ["the database fails, and is tried again", "the database works again"]
-    store.close()
-
-
-def _labelled(store: Store, id_: str) -> bool:
-    try:
-        return store.add_label(id_, "n", 3) is not None
-    except (DatabaseAway, sa.exc.SQLAlchemyError):
-        return False
-
-
 def test_tables_that_vanish_are_made_again(store: Store) -> None:
     store.add_answers([stored("a")])
     with store.engine.begin() as connection:
@@ -305,6 +277,7 @@ def test_tables_that_vanish_are_made_again(store: Store) -> None:
         ("mysql://user:secret@host/db", "must be of sqlite or postgresql, or none"),
         ("nonsense", "cannot be used"),
         ("sqlite://", "must be a file"),
+        ("postgresql+asyncpg://user:secret@host/db", "names an asynchronous driver: begin it with postgresql://"),
     ],
 )
 def test_a_url_that_cannot_be_used_is_named(url: str, named: str) -> None:

@@ -103,6 +103,27 @@ def test_answers_that_a_database_does_not_take_at_the_end_are_counted_and_the_en
     assert [record.facts["answers"] for record in heard] == [5]  # type: ignore[attr-defined]
 
 
+def test_rows_are_not_tried_one_by_one_for_minutes_where_each_waits_for_a_lock(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def locked(answers: list[object], *others: object) -> None:
+        tried.append(len(answers))
+        time.sleep(0.05)
+        raise OSError("locked")
+
+    monkeypatch.setattr(store, "add_answers", locked)
+    monkeypatch.setattr("serving.live.recorder._ENDING", 0.01)
+    monkeypatch.setattr("serving.live.recorder._SINGLY", 0)
+    recorder = Recorder(store, ServingSettings())
+    for number in range(10):
+        recorder.add(stored(f"{number}"), None)
+    recorder.close()
+    assert tried
+    assert len(tried) < 10
+
+
 def test_rows_in_hand_survive_a_death_of_the_recorder(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     failures = iter([RuntimeError("a bug")])
     write = Recorder._write

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from dynamic.errors import UserError
-from serving.live.store import Store
+from serving.live.store import Store, in_database
 from tests.serving.live.records import evaluation, kept, labelled, stored
 
 
@@ -112,3 +114,18 @@ def test_a_database_that_cannot_be_opened_is_named_without_its_password(url: str
     with pytest.raises(UserError) as wrong:
         Store(url).prepare()
     assert "secret" not in str(wrong.value)
+
+
+def test_a_database_that_hangs_takes_no_other_threads() -> None:
+    go_on = threading.Event()
+
+    async def main() -> None:
+        hanging = [asyncio.create_task(in_database(go_on.wait)) for _ in range(40)]
+        try:
+            await asyncio.sleep(0.05)
+            assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), 10) == "free"
+        finally:
+            go_on.set()
+            await asyncio.gather(*hanging)
+
+    asyncio.run(main())

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from prometheus_client.mmap_dict import MmapedDict
 
 from serving.operation import metrics
 from serving.operation.metrics import Metric
@@ -76,3 +77,22 @@ def test_a_worker_starts_on_a_full_disk_without_counting(tmp_path: Path, full: b
     assert ("serving_ready 1.0" in done.stdout) is not full
     assert ("nothing is counted" in done.stderr) is full
     assert list(tmp_path.iterdir()) == [], "the server's folder is gone with it"
+
+
+def test_a_killed_worker_s_files_keep_their_counts_and_not_their_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = 2**22 + 1  # more than any process id
+    for kind in ("counter", "gauge_livesum"):
+        path = tmp_path / f"{kind}_{nobody}.db"
+        path.write_bytes(bytes(2**20))
+        values = MmapedDict(str(path))
+        values.write_value("a", 3.0, 1.0)
+        values.close()
+    monkeypatch.setattr(metrics, "_SHARED", tmp_path)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    for _ in range(2):
+        metrics.bury_the_dead()
+    (path,) = tmp_path.iterdir()
+    assert path.stat().st_size < 100
+    assert [(key, value) for key, value, *_ in MmapedDict.read_all_values_from_file(str(path))] == [("a", 3.0)]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.operation import readiness
 from serving.operation.readiness import Readiness
 from serving.operation.state_folder import in_state_folder
 
@@ -113,6 +114,28 @@ def test_ready_means_every_worker_that_accepts_connections(tmp_path: Path, endin
     assert not readiness.all_ready()
     readiness.withdraw()
     assert readiness.states() == {}
+
+
+def test_a_worker_whose_supervisor_is_gone_does_not_drain_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append(number))
+    monkeypatch.setattr(os, "_exit", sent.append)
+    monkeypatch.setattr(readiness, "_GRACE", 0.0)
+    monkeypatch.setattr(readiness, "_WATCH", 0.0)
+    readiness._watch(os.getppid() + 1)
+    assert sent == [signal.SIGTERM, signal.SIGTERM, 1]
+
+
+def test_a_clock_that_is_set_makes_nobody_dead_and_an_id_used_again_nobody_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readiness = Readiness(tmp_path)
+    readiness.publish("ready")
+    monkeypatch.setattr("psutil.Process.create_time", lambda process: 1.0)
+    assert readiness.states() == {os.getpid(): "ready"}
+    (tmp_path / "workers" / str(os.getppid())).write_text("ready 1")
+    assert readiness.states() == {os.getpid(): "ready"}
+    readiness.withdraw()
 
 
 def test_a_relative_database_is_in_the_state_folder_never_in_a_bento(
