@@ -42,7 +42,7 @@ end
 """
 
 
-def body(files: Sequence[bytes], field: str, **options: str) -> bytes:
+def body(files: Sequence[bytes], field: str, **options: object) -> bytes:
     """A multipart form."""
     head = '--BOUNDARY\r\nContent-Disposition: form-data; name="{}"'
     parts = [

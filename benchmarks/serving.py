@@ -35,7 +35,15 @@ from tqdm import tqdm
 
 from benchmarks.batches import mixed_batches, selector_shares
 from benchmarks.load import PORT, Server, body, drain, load, rates, server
-from benchmarks.serving_accuracy import TestScenes, accuracy, predictions, test_scenes, through_http, unlike_offline
+from benchmarks.serving_accuracy import (
+    TestScenes,
+    accuracy,
+    predictions,
+    test_scenes,
+    through_http,
+    unlike_offline,
+    wishes,
+)
 from benchmarks.serving_tables import tables
 from dynamic.command import run_command
 from dynamic.errors import UserError
@@ -67,7 +75,7 @@ class ServingBenchmarkSettings:
     """Test images whose answers are compared."""
     policies: str = "cascade,correctness,stagewise,head"
     """Comma-separated, or all; each at its efficiency operating point, in float32 by ONNX Runtime, beside default and
-    cheapest."""
+    cheapest. cascade:0.4 is the cascade at no more than 0.4 times the default's multiply-accumulates."""
     elsewhere: str = "default,cascade"
     """The policies in other runtimes and precisions."""
     batch: int = 32
@@ -120,8 +128,8 @@ def comparisons(settings: ServingBenchmarkSettings, policies: Sequence[str]) -> 
         policies: of the run.
     """
     wanted = list(policies) if settings.policies == "all" else _names(settings.policies)
-    main = tuple(p for p in dict.fromkeys(["default", *wanted, "cheapest"]) if p in policies)
-    elsewhere = tuple(p for p in _names(settings.elsewhere) if p in policies)
+    main = tuple(p for p in dict.fromkeys(["default", *wanted, "cheapest"]) if p.partition(":")[0] in policies)
+    elsewhere = tuple(p for p in _names(settings.elsewhere) if p.partition(":")[0] in policies)
     people = settings.static_network or settings.network
 
     def static(network: str, runtime: str, precision: str, name: str) -> Variant:
@@ -161,6 +169,7 @@ class Target:
     variant: Variant
     server: Server
     policy: str
+    asked: dict[str, Any]
 
 
 def loads(
@@ -174,8 +183,8 @@ def loads(
             starts = range(0, min(len(files), 16 * settings.batch) - settings.batch + 1, settings.batch)
             parts = [files[start : start + settings.batch] for start in starts]
             bodies = {
-                "single": [body([data], "image", policy=target.policy) for data in files[:256]],
-                "batch": [body(part, "images", policy=target.policy) for part in parts],
+                "single": [body([data], "image", **target.asked) for data in files[:256]],
+                "batch": [body(part, "images", **target.asked) for part in parts],
             }
             for kind, page in KINDS:
                 with ThreadPoolExecutor(1) as pool:
@@ -208,7 +217,7 @@ def speed_up(rates: Sequence[float], static: Sequence[float]) -> dict[str, float
 
 
 def compare(
-    settings: ServingBenchmarkSettings, variants: Sequence[Variant], scenes: TestScenes, eager: Deployment | None
+    settings: ServingBenchmarkSettings, variants: Sequence[Variant], scenes: TestScenes, eager: Deployment
 ) -> list[dict[str, Any]]:
     """Start the servers, ask them everything, load them in turns; a row for each policy, (a)'s first."""
     with ExitStack() as running:
@@ -217,8 +226,10 @@ def compare(
             _make_graphs(settings, variant)
             started = server(variant.network, settings.workers, port=PORT + place, **variant.settings)
             opened = running.enter_context(started)
-            targets += [Target(variant=variant, server=opened, policy=policy) for policy in variant.policies]
-        answers = [through_http(t.server.address, scenes.files, t.policy, settings.batch) for t in targets]
+            for policy in variant.policies:
+                asked = wishes(policy, eager.macs(eager.default) / 1e9)
+                targets.append(Target(variant=variant, server=opened, policy=policy, asked=asked))
+        answers = [through_http(t.server.address, scenes.files, t.asked, settings.batch) for t in targets]
         measured = loads(settings, scenes.files, targets)
         memory = [target.server.memory() for target in targets]
     baseline = predictions(answers[0]) == scenes.labels
@@ -227,8 +238,9 @@ def compare(
         row: dict[str, Any] = {"server": target.variant.name, "policy": target.policy, "worker_mib": memory[place]}
         row["first"] = target.policy == target.variant.policies[0]
         row |= accuracy(answers[place], scenes, baseline if place else None)
-        if eager is not None and target.variant.name.endswith("float32") and not target.variant.settings.get("static"):
-            row |= unlike_offline(eager, scenes, answers[place], target.policy)
+        plain = target.variant.name.endswith("float32") and not target.variant.settings.get("static")
+        if settings.offline and plain:
+            row |= unlike_offline(eager, scenes, answers[place], target.asked)
         row["load"] = {kind: _median(rounds) for kind, rounds in found.items()}
         row["speed_up"] = {
             kind: speed_up([r["images_per_second"] for r in rounds], [r["images_per_second"] for r in measured[0][kind]])
@@ -274,7 +286,7 @@ def benchmark(settings: ServingBenchmarkSettings) -> dict[str, Any]:
     }
     for name, variants in comparisons(settings, list(eager.policies)):
         try:
-            rows = compare(settings, variants, scenes, eager if settings.offline else None)
+            rows = compare(settings, variants, scenes, eager)
         except UserError as error:  # a precision that this CPU lacks, say: the others are worth having
             print(f"{name} is left out: {error}", file=sys.stderr)
             continue

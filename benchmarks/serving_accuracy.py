@@ -66,18 +66,32 @@ def test_scenes(network: str, count: int) -> TestScenes:
     return TestScenes(files=files, pictures=pictures, labels=scenes.labels)
 
 
-def through_http(address: str, files: Sequence[bytes], policy: str, batch: int) -> list[dict[str, Any]]:
+def wishes(policy: str, default_gmacs: float) -> dict[str, Any]:
+    """What a request asks for.
+
+    Args:
+        policy: its name, at its operating point; or ``NAME:SHARE``, at no more than so many times the default's MACs.
+        default_gmacs: of one image.
+
+    >>> wishes("cascade", 0.05), wishes("cascade:0.4", 0.05)
+    ({'policy': 'cascade'}, {'policy': 'cascade', 'max_gmacs': 0.02})
+    """
+    name, _, share = policy.partition(":")
+    return {"policy": name} | ({"max_gmacs": float(share) * default_gmacs} if share else {})
+
+
+def through_http(address: str, files: Sequence[bytes], asked: dict[str, Any], batch: int) -> list[dict[str, Any]]:
     """The answers to all images, in batches, a few at a time."""
 
     def ask(start: int) -> list[dict[str, Any]]:
         form = [("images", ("scene.png", data)) for data in files[start : start + batch]]
-        response = client.post("/v1/classify_batch", files=form, data={"policy": policy, "top_k": "1"})
+        response = client.post("/v1/classify_batch", files=form, data=asked | {"top_k": "1"})
         response.raise_for_status()
         return [item["answer"] for item in response.json()["results"]]
 
     with httpx.Client(base_url=address, timeout=300) as client, ThreadPoolExecutor(4) as pool:
         starts = range(0, len(files), batch)
-        found = tqdm(pool.map(ask, starts), total=len(starts), desc=f"{policy}, HTTP", unit="request", leave=False)
+        found = tqdm(pool.map(ask, starts), total=len(starts), desc=f"{asked['policy']}, HTTP", unit="request", leave=False)
         return [each for part in found for each in part]
 
 
@@ -111,7 +125,7 @@ def predictions(answers: Sequence[dict[str, Any]]) -> np.ndarray:
 
 
 def unlike_offline(
-    deployment: Deployment, scenes: TestScenes, answers: Sequence[dict[str, Any]], policy: str
+    deployment: Deployment, scenes: TestScenes, answers: Sequence[dict[str, Any]], asked: dict[str, Any]
 ) -> dict[str, Any]:
     """On how many images answers are not those of the eager engine without a server, as ``selector.benchmark`` runs it.
 
@@ -119,17 +133,17 @@ def unlike_offline(
         deployment: of the eager engine.
         scenes: the images.
         answers: of the server, to the same images.
-        policy: that was asked.
+        asked: as :func:`wishes`.
     """
-    plan = plan_request(deployment, policy=policy)[0]
+    plan = plan_request(deployment, **asked)[0]
     columns, predicted, macs = [], [], []
-    starts = tqdm(range(0, len(scenes), _CHUNK), desc=f"{policy}, offline", unit="batch", leave=False)
+    starts = tqdm(range(0, len(scenes), _CHUNK), desc=f"{plan.policy}, offline", unit="batch", leave=False)
     for start in starts:
         images = np.stack([deployment.transform(picture) for picture in scenes.pictures[start : start + _CHUNK]])
         live = LiveImages(
             deployment.network.session(images), images, deployment.portfolio, deployment.default, deployment.costs
         )
-        outcome = run_policy(deployment.policies[policy], live, plan.dial)
+        outcome = run_policy(deployment.policies[plan.policy], live, plan.dial)
         columns += [deployment.portfolio[column].id for column in outcome.columns]
         predicted.append(outcome.predicted)
         macs.append(outcome.macs)
