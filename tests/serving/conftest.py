@@ -86,9 +86,11 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """The service in this process, warmed up."""
     from starlette.testclient import TestClient
 
-    os.environ["SERVING_DATABASE"] = f"sqlite:///{tmp_path_factory.mktemp('client')}/serving.db"
-    os.environ |= {"SERVING_DEVICE": "cpu", "SERVING_WORKERS": "1", "SERVING_MAX_IMAGES": "16"}
-    from serving.service import DynamicClassifier
+    with pytest.MonkeyPatch.context() as environment:  # servers that later tests start have other settings
+        environment.setenv("SERVING_DATABASE", f"sqlite:///{tmp_path_factory.mktemp('client')}/serving.db")
+        for name, value in {"DEVICE": "cpu", "WORKERS": "1", "MAX_IMAGES": "16"}.items():
+            environment.setenv(f"SERVING_{name}", value)
+        from serving.service import DynamicClassifier
 
     with TestClient(DynamicClassifier.to_asgi(), raise_server_exceptions=False) as client:
         wait_until_ready(client)
