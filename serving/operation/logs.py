@@ -36,6 +36,7 @@ def set_up(level: str) -> None:
     LOGGER.handlers[:] = [handler]
     LOGGER.setLevel(level.upper())
     LOGGER.propagate = False
+    LOGGER.disabled = False  # libraries that set up logging for themselves disable all others
 
 
 def event(message: str, level: int = logging.INFO, facts: Mapping[str, Any] | None = None) -> None:

@@ -39,6 +39,13 @@ def encoded(pixels: np.ndarray, kind: str = "PNG", **options: object) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.fixture(autouse=True)
+def audible(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service's log as in a new process: a service in this one, or a library that sets up logging, leaves it mute."""
+    monkeypatch.setattr(LOGGER, "disabled", False)
+    monkeypatch.setattr(LOGGER, "propagate", True)
+
+
 @pytest.fixture
 def heard() -> Iterator[list[logging.LogRecord]]:
     """What the service logs during a test."""

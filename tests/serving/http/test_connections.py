@@ -271,11 +271,11 @@ def test_half_of_the_files_are_left_for_other_things(monkeypatch: pytest.MonkeyP
     [("0.0.0.0", (), 1), ("::", (), 1), ("127.0.0.1", (), 0), ("0.0.0.0", ("a-key-of-16-characters",), 0)],
 )
 def test_a_server_that_strangers_reach_says_so(
-    host: str, keys: tuple[str, ...], told: int, caplog: pytest.LogCaptureFixture
+    host: str, keys: tuple[str, ...], told: int, heard: list[logging.LogRecord]
 ) -> None:
-    with caplog.at_level(logging.WARNING, "serving"):
-        tell_who_may_connect((host, 3000), ServingSettings(device="cpu", api_keys=keys))
-    assert len(caplog.records) == told
+    tell_who_may_connect((host, 3000), ServingSettings(device="cpu", api_keys=keys))
+    # A service that an earlier test left in this process may log too.
+    assert sum("may use every page" in record.getMessage() for record in heard) == told
 
 
 def test_a_server_takes_one_connection_a_tick_and_all_in_the_end() -> None:
