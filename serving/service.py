@@ -22,6 +22,7 @@ from dynamic.errors import UserError
 from dynamic.resources import keep_freed_memory
 from serving import app
 from serving.http.connections import ConnectionLimits, limit_connections
+from serving.http.front import ANSWER_SECONDS
 from serving.operation import logs, tracing
 from serving.operation.server_folder import enter
 from serving.schema import Answer, BatchAnswer, Feedback, FeedbackAnswer, Options
@@ -72,7 +73,12 @@ class _Served(bentoml.Service[object]):
         return JSONResponse(self.schema())
 
 
-@bentoml.service(name="dynamic_classifier", workers=SETTINGS.workers, service_class=_Served)
+@bentoml.service(
+    name="dynamic_classifier",
+    workers=SETTINGS.workers,
+    traffic={"timeout": SETTINGS.upload_seconds + ANSWER_SECONDS + 10},  # of services that depend on this one
+    service_class=_Served,
+)
 class DynamicClassifier:
     """Classifies pictures with a network whose strides, dilations and kernel sizes a policy chooses for each picture."""
 
