@@ -59,7 +59,7 @@ def create_app(settings: ServingSettings, folder: Path | None = None) -> Starlet
             Route("/readyz", _readyz),
             *PAGES,
         ],
-        middleware=[Middleware(FrontDoor, settings=settings, check_room=worker.check_room)],
+        middleware=[Middleware(FrontDoor, settings=settings, check_room=lambda: worker.classifier.check_room())],
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # to an address that the client's own Host names

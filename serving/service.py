@@ -44,12 +44,20 @@ SETTINGS = _settings()
 enter()  # before the workers start: they look for the server's folder in their environment
 
 
-class _ClassifyInput(Options, bentoml.IODescriptor):
+class _Picture(bentoml.IODescriptor):
     image: PIL.Image.Image
 
 
-class _BatchInput(Options, bentoml.IODescriptor):
+class _Pictures(bentoml.IODescriptor):
     images: list[PIL.Image.Image]
+
+
+class ClassifyInput(Options, _Picture):
+    """The fields of /v1/classify, those of the last base first: clients may give the picture without its name."""
+
+
+class BatchInput(Options, _Pictures):
+    """The fields of /v1/classify_batch."""
 
 
 class _Served(bentoml.Service[object]):
@@ -82,8 +90,8 @@ class _Served(bentoml.Service[object]):
 class DynamicClassifier:
     """Classifies pictures with a network whose strides, dilations and kernel sizes a policy chooses for each picture."""
 
-    classify = bentoml.api(route="/v1/classify", input_spec=_ClassifyInput, output_spec=Answer)(app.classify)
-    classify_batch = bentoml.api(route="/v1/classify_batch", input_spec=_BatchInput, output_spec=BatchAnswer)(
+    classify = bentoml.api(route="/v1/classify", input_spec=ClassifyInput, output_spec=Answer)(app.classify)
+    classify_batch = bentoml.api(route="/v1/classify_batch", input_spec=BatchInput, output_spec=BatchAnswer)(
         app.classify_batch
     )
     feedback = bentoml.api(route="/v1/feedback", input_spec=Feedback, output_spec=FeedbackAnswer)(app.feedback)
