@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,9 +22,10 @@ from oracle.evaluation.collect import Collection, store_identity, walk_size
 from oracle.evaluation.doing import done
 from oracle.evaluation.estimates import resampled, share
 from oracle.evaluation.evaluate import WalkSize
-from oracle.evaluation.exact_bounds import Bounds, BoundsJob, Order, greedy_order
+from oracle.evaluation.exact_bounds import BoundsJob, Found, Order, Search, greedy_order, readable_of, runner
 from oracle.evaluation.jobs import Task
 from oracle.outcomes import compare_identity
+from oracle.settings import DTYPES
 
 PILOT = 16
 """Images evaluated in full to learn the order; at most a tenth of all."""
@@ -42,7 +42,7 @@ def run_bounds(collection: Collection) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     _check_identity(folder / "identity.json", store_identity(collection))
     learned = [_learned(collection, space, folder) for space in collection.spaces]
-    _fill(collection, [job for job, _ in learned], folder)
+    _fill(collection, tuple(search for search, _ in learned), folder)
     result: dict[str, Any] = {"images": 0, "spaces": {}}
     frames = []
     for space, (_, pilot) in zip(collection.spaces, learned, strict=True):
@@ -81,32 +81,34 @@ def _file(folder: Path, space: Space, start: int) -> Path:
     return folder / f"{space.name}-{start:07d}.parquet"
 
 
-def _fill(collection: Collection, jobs: Sequence[BoundsJob], folder: Path) -> None:
+def _fill(collection: Collection, searches: tuple[Search, ...], folder: Path) -> None:
     """Find the bounds of regions that are not stored, of all spaces, here or on a Ray cluster, and store them."""
     settings, network, source = collection.settings, collection.network, collection.source
-    tasks = []
-    for job in jobs:
-        missing = [start for start in _starts(collection) if not _file(folder, job.configurations, start).exists()]
-        regions = [np.arange(start, min(start + settings.region, len(source.keys))) for start in missing]
-        tasks.append(Task(settings=settings, network=network, source=source, job=job, regions=regions))
-    total = len(jobs) * len(source.keys)
-    left = sum(len(rows) for task in tasks for rows in task.regions)
-    what = f"bounds of {', '.join(space.name for space in collection.spaces)}"
+
+    def files(start: int) -> list[Path]:
+        return [_file(folder, search.space, start) for search in searches]
+
+    missing = [start for start in _starts(collection) if not all(path.exists() for path in files(start))]
+    regions = [np.arange(start, min(start + settings.region, len(source.keys))) for start in missing]
+    job = BoundsJob(searches=searches, threads=torch.get_num_threads(), dtype=settings.dtype)
+    task = Task(settings=settings, network=network, source=source, job=job, regions=regions)
+    what = f"bounds of {', '.join(search.space.name for search in searches)}"
+    there = len(source.keys) - sum(map(len, regions))
     with (
-        tqdm(total=total, initial=total - left, desc=what, unit="image", file=sys.stderr) as progress,
-        closing(done(tasks, settings, progress)) as regions_done,
+        tqdm(total=len(source.keys), initial=there, desc=what, unit="image", file=sys.stderr) as progress,
+        closing(done([task], settings, progress)) as results,
     ):
-        for position, result in regions_done:
+        for _, result in results:
             for key, reason in result.problems.items():
                 progress.write(f"left out {key}: {reason}", file=sys.stderr)
-            frame = _frame(collection, jobs[position].configurations, result)
-            write_whole(_file(folder, jobs[position].configurations, int(result.rows[0])), frame.to_parquet(index=False))
+            for search, found, path in zip(searches, result.found, files(int(result.rows[0])), strict=True):
+                frame = _frame(collection, search.space, result.rows[result.readable], found)
+                write_whole(path, frame.to_parquet(index=False))
             progress.update(len(result.rows))
 
 
-def _frame(collection: Collection, space: Space, result: Bounds) -> pd.DataFrame:
+def _frame(collection: Collection, space: Space, kept: np.ndarray, found: Found) -> pd.DataFrame:
     """One row a readable image."""
-    kept, found = result.rows[result.readable], result.found
     macs = collection.network.costs.of_space(list(space), collection.source.resolution)
     keys = collection.source.keys[kept]
     frame = pd.DataFrame({"image": keys, "static": found.static, "worst": found.worst, "best": found.best})
@@ -118,33 +120,28 @@ def _frame(collection: Collection, space: Space, result: Bounds) -> pd.DataFrame
     return frame
 
 
-def _learned(collection: Collection, space: Space, folder: Path) -> tuple[BoundsJob, int]:
+def _learned(collection: Collection, space: Space, folder: Path) -> tuple[Search, int]:
     """How a space is searched, from the file of an interrupted run or a pilot in this process, and the MACs that it cost."""
     settings, network, source = collection.settings, collection.network, collection.source
     path = folder / f"{space.name}-order.json"
     stored = json.loads(path.read_text()) if path.exists() else {}
     size = WalkSize(**stored["walk"]) if "walk" in stored else walk_size(collection, collection.union)
-    job = BoundsJob(
-        configurations=space,
-        size=size,
-        threads=torch.get_num_threads(),
-        dtype=settings.dtype,
-        order=Order(stored.get("best", []), stored.get("worst", [])),
-    )
+    search = Search(space=space, size=size, order=Order(stored.get("best", []), stored.get("worst", [])))
     if stored:
-        return job, stored["macs"]
+        return search, stored["macs"]
     macs = network.costs.of_space(list(space), source.resolution)
     images, everything = len(source.keys), list(range(len(space)))
     rows = np.arange(max(1, min(PILOT, images // 10)))
     batch = source.load(rows)
     labels = source.labels[rows[batch.readable]]
-    run = job.runner(network, source, settings.device)(rows, batch)
+    fast = network.for_inference(settings.device, DTYPES[settings.dtype])
+    run = runner(fast, search, torch.get_num_threads())(readable_of(batch, settings.device, settings.dtype), labels)
     correct = run(np.arange(len(labels)), everything) == labels[:, None]
     order = Order(greedy_order(correct, macs), greedy_order(~correct, macs))
     spent = len(labels) * network.costs.shared(list(space), source.resolution)
     kept = {"best": order.best, "worst": order.worst, "macs": spent, "walk": asdict(size)}
     write_whole(path, json.dumps(kept).encode())
-    return replace(job, order=order), spent
+    return replace(search, order=order), spent
 
 
 def _summarise(frame: pd.DataFrame, space: Space, default_macs: int) -> dict[str, Any]:

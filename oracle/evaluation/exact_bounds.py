@@ -13,9 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dynamic.configuration import Configuration, Space
 from dynamic.models import LoadedNetwork
+from dynamic.network import DynamicNetwork
 from oracle.data.sources import Batch, ImageSource
 from oracle.evaluation import bounds
 from oracle.evaluation.evaluate import WalkSize, outcomes_of
@@ -136,77 +138,115 @@ def find_bounds(
 
 
 @dataclass(frozen=True, kw_only=True)
+class Search:
+    """How one space is searched.
+
+    Attributes:
+        space: the configurations.
+        size: what runs at once.
+        order: in which configurations are tried.
+    """
+
+    space: Space
+    size: WalkSize
+    order: Order
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bounds:
     """What came out of a region.
 
     Attributes:
         rows: (images,) of the source.
         readable: (images,) bool.
-        found: of the readable ones.
+        found: by search, of the readable ones.
         problems: what was wrong with the others, by key.
     """
 
     rows: np.ndarray
     readable: np.ndarray
-    found: Found
+    found: list[Found]
     problems: dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BoundsJob:
-    """Exact bounds of regions; see :class:`oracle.evaluation.jobs.Job`.
+    """Exact bounds of regions, whose images are read once for all spaces; see :class:`oracle.evaluation.jobs.Job`.
 
     Attributes:
-        configurations: the space.
-        size, threads, dtype: as in :class:`oracle.evaluation.evaluate.OutcomesJob`.
-        order: in which configurations are tried.
+        searches: one a space.
+        threads, dtype: as in :class:`oracle.evaluation.evaluate.OutcomesJob`.
     """
 
-    configurations: Space
-    size: WalkSize
+    searches: tuple[Search, ...]
     threads: int
     dtype: str
-    order: Order
+
+    @property
+    def configurations(self) -> list[Configuration]:
+        """Of all spaces."""
+        return [configuration for search in self.searches for configuration in search.space]
 
     def opened(
         self, network: LoadedNetwork, source: ImageSource, device: str, cores: int | None = None
     ) -> Callable[[np.ndarray, Batch], Bounds]:
         """See :class:`oracle.evaluation.jobs.Job`."""
-        space, run_on = self.configurations, self.runner(network, source, device, cores)
-        macs = network.costs.of_space(list(space), source.resolution)
-        default = space.ids.index(network.default.id)
+        fast, resolution = network.for_inference(device, DTYPES[self.dtype]), source.resolution
 
-        def cost(columns: Sequence[int]) -> int:
-            return network.costs.shared([space[i] for i in columns], source.resolution)
+        def of_search(search: Search) -> Callable[[Tensor, np.ndarray], Found]:
+            space = search.space
+            run_on = runner(fast, search, self.threads, cores)
+            macs, default = network.costs.of_space(list(space), resolution), space.ids.index(network.default.id)
+
+            def cost(columns: Sequence[int]) -> int:
+                return network.costs.shared([space[i] for i in columns], resolution)
+
+            def found(images: Tensor, labels: np.ndarray) -> Found:
+                return find_bounds(run_on(images, labels), labels, macs, default, search.order, cost)
+
+            return found
+
+        searches = [of_search(search) for search in self.searches]
 
         def compute(rows: np.ndarray, batch: Batch) -> Bounds:
-            labels = source.labels[rows[batch.readable]]
-            found = find_bounds(run_on(rows, batch), labels, macs, default, self.order, cost)
+            images, labels = readable_of(batch, device, self.dtype), source.labels[rows[batch.readable]]
+            found = [search(images, labels) for search in searches]
             return Bounds(rows=rows, readable=batch.readable, found=found, problems=batch.problems)
 
         return compute
 
-    def runner(
-        self, network: LoadedNetwork, source: ImageSource, device: str, cores: int | None = None
-    ) -> Callable[[np.ndarray, Batch], Run]:
-        """A function from a region to one that evaluates some of its readable images under some columns."""
-        dtype, space, size = DTYPES[self.dtype], self.configurations, self.size
-        fast, pool = network.for_inference(device, dtype), threads_of_walks(size.walks, self.threads, cores)
 
-        def of_region(rows: np.ndarray, batch: Batch) -> Run:
-            images = batch.images[torch.from_numpy(batch.readable)].to(device, dtype, memory_format=torch.channels_last)
-            labels = torch.from_numpy(source.labels[rows[batch.readable]]).to(device)
+def readable_of(batch: Batch, device: str, dtype: str) -> Tensor:
+    """The readable images of a batch, as a network takes them."""
+    images = batch.images[torch.from_numpy(batch.readable)]
+    return images.to(device, DTYPES[dtype], memory_format=torch.channels_last)
 
-            def run(chosen: np.ndarray, columns: Sequence[int]) -> np.ndarray:
-                wanted: list[Configuration] = [space[i] for i in columns]
-                index = torch.from_numpy(chosen).to(device)
-                parts = index.tensor_split(max(min(size.walks, len(index)), -(-len(index) // size.images)))
 
-                def evaluated(part: torch.Tensor) -> np.ndarray:
-                    return outcomes_of(fast, images[part], labels[part], wanted, size.rows)[0]
+def runner(
+    network: DynamicNetwork, search: Search, threads: int, cores: int | None = None
+) -> Callable[[Tensor, np.ndarray], Run]:
+    """A function from images and their labels to one that evaluates some of them under some columns.
 
-                return np.concatenate(list(pool.map(evaluated, parts)))
+    Args:
+        network: as :meth:`DynamicNetwork.for_inference` made it.
+        search: names columns, and says what runs at once.
+        threads, cores: see :func:`oracle.evaluation.jobs.threads_of_walks`.
+    """
+    space, size, pool = search.space, search.size, threads_of_walks(search.size.walks, threads, cores)
 
-            return run
+    def of_images(images: Tensor, labels: np.ndarray) -> Run:
+        there = torch.from_numpy(labels).to(images.device)
 
-        return of_region
+        def run(chosen: np.ndarray, columns: Sequence[int]) -> np.ndarray:
+            wanted: list[Configuration] = [space[i] for i in columns]
+            index = torch.from_numpy(chosen).to(images.device)
+            parts = index.tensor_split(max(min(size.walks, len(index)), -(-len(index) // size.images)))
+
+            def evaluated(part: Tensor) -> np.ndarray:
+                return outcomes_of(network, images[part], there[part], wanted, size.rows)[0]
+
+            return np.concatenate(list(pool.map(evaluated, parts)))
+
+        return run
+
+    return of_images
