@@ -8,7 +8,8 @@
 ``rof``: every batch runs under one configuration drawn at random from the space. ``distillation`` (ours): in every step
 the default configuration learns from the labels and teaches the cheapest one and some random ones its probabilities.
 Leaves in OUT: weights.safetensors (what ``oracle.run --weights`` takes), log.jsonl (a line an epoch), checkpoint.pt (a
-training that was interrupted goes on from its last whole epoch, with the same result as without it).
+training that was interrupted goes on from its last whole epoch, with the same result as without it). More GPUs: ``torchrun``
+here, where processes exchange gradients; ``--ray`` for oracle.run, where images know nothing of each other (docs/CLUSTER.md).
 """
 
 from __future__ import annotations

@@ -112,7 +112,8 @@ def test_workers_of_another_kind_are_refused_and_none_is_left(
         pytest.raises(UserError, match=r"no worker of the cluster can do this: .*the run computes on cpu of tomorrow"),
     ):
         workers.events()
-    assert len(told) == 3  # one a machine: the places of the refused are not filled again
+    left_out = [line for line in told if "left out" in line]  # a slow machine is also told what is waited for
+    assert len(left_out) == 3  # one a machine: the places of the refused are not filled again
 
 
 @pytest.mark.nightly
