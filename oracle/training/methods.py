@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -44,6 +45,10 @@ def distillation_step(
     labels: Tensor,
     students: Sequence[Configuration],
     dtype: str = "float32",
+    *,
+    teacher: DynamicNetwork | None = None,
+    label_weight: float = 0.0,
+    temperature: float = 1.0,
 ) -> float:
     """In-place distillation with the sandwich rule (Yu & Huang, Universally Slimmable Networks, ICCV 2019).
 
@@ -55,6 +60,10 @@ def distillation_step(
         parallel, images, labels, dtype: see :func:`random_option_step`.
         network: what ``parallel`` wraps, or the same.
         students: configurations that learn from the default.
+        teacher: the network whose default configuration teaches, in evaluation mode; ``network`` itself unless given.
+        label_weight: share of the labels in what students learn, from 0 to 1.
+        temperature: of the teacher's and the students' probabilities; the loss is multiplied by its square, so that
+            gradients keep their size (Hinton et al., "Distilling the knowledge in a neural network", 2015).
 
     Returns:
         The default's mean cross-entropy.
@@ -63,12 +72,18 @@ def distillation_step(
         logits = _logits(parallel, images, network.default, dtype)
         loss = F.cross_entropy(logits, labels)
         loss.backward()
-    taught = logits.detach().softmax(dim=1)
+    if teacher is not None:
+        with torch.no_grad():
+            logits = _logits(teacher, images, teacher.default, dtype)
+    taught = (logits.detach() / temperature).softmax(dim=1)
     with _statistics_held(network):
         for position, student in enumerate(students):
             with nullcontext() if position + 1 == len(students) else _local(parallel):
                 learned = _logits(parallel, images, student, dtype)
-                (F.cross_entropy(learned, taught) / len(students)).backward()
+                copied = F.cross_entropy(learned / temperature, taught) * temperature**2
+                if label_weight:
+                    copied = (1 - label_weight) * copied + label_weight * F.cross_entropy(learned, labels)
+                (copied / len(students)).backward()
     return float(loss.detach())
 
 
