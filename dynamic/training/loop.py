@@ -35,7 +35,7 @@ class Training(Generic[Batch]):
             says.
         batches: by epoch, counted from 0, what :attr:`step` takes one by one; ``steps`` of them.
         step: computes the loss of a batch, runs its backward pass and returns the loss; gradients were set to zero before.
-        average: weights averaged over steps (:class:`torch.optim.swa_utils.AveragedModel` of ``stored``); updated after each.
+        average: those of ``stored``, averaged over steps; updated after each.
         check: called after every epoch; what it found joins the epoch's log line.
         epochs: passes over the images.
         seed: of torch's generator, which is set anew in every epoch: dropout draws from it.

@@ -28,6 +28,7 @@ from oracle.data.listing import tell
 from oracle.data.training_images import TrainingImages, open_training_images
 from oracle.settings import load_for
 from oracle.training.averaging import Average, averaged, estimate_norms
+from oracle.training.losses import StudentLoss
 from oracle.training.methods import distillation_step, random_option_step
 from oracle.training.processes import Processes, joined
 from oracle.training.progress import accuracies, open_label_images
@@ -109,7 +110,7 @@ def _fine_tune(
         optimizer=optimizer,
         schedule=Schedule(optimizer, _plan(settings, steps)),
         schedule_each="step",
-        average=average and average.weights,
+        average=None if average is None else average.weights,
         batches=partial(_batches, settings, batch, steps, group, configurations, images),
         steps=steps,
         step=partial(_step, settings, parallel, network, average, configurations[0]),
@@ -129,7 +130,12 @@ def _fine_tune(
     if group.leads:
         if average is not None:
             estimate_norms(average.network, images, batch, settings.seed)
-        write_weights(stored_weights(network.original if average is None else average.network.original), out / "weights.safetensors", asdict(settings), identity["start"])
+        write_weights(
+            stored_weights(network.original if average is None else average.network.original),
+            out / "weights.safetensors",
+            asdict(settings),
+            identity["start"],
+        )
     return line | {"configurations": len(configurations), "weights": str(out / "weights.safetensors")}
 
 
@@ -173,8 +179,11 @@ def _step(
         [cheapest, *drawn],
         settings.dtype,
         teacher=average.network if average and settings.teacher == "average" else None,
-        label_weight=settings.label_weight,
-        temperature=settings.temperature,
+        loss=StudentLoss(
+            label_weight=settings.label_weight,
+            deferral_weight=settings.deferral_weight,
+            temperature=settings.temperature,
+        ),
     )
 
 
@@ -197,7 +206,7 @@ def _identity(
     images: TrainingImages,
 ) -> dict[str, Any]:
     """What must agree for a training to go on; weights (before the first step), space and images by their content."""
-    where = ("out", "data_dir", "class_map", "device", "json", "weights", "space", "images", "attributes")
+    where: tuple[str, ...] = ("out", "data_dir", "class_map", "device", "json", "weights", "space", "images", "attributes")
     where += ("epochs", "decay_epochs") if settings.schedule == "stable" else ()  # the schedule says whether they may change
     pictures = ("resolution", "mean", "std", "preprocessing")  # are in the network's identity
     kept = {key: value for key, value in asdict(settings).items() if key not in where + pictures}

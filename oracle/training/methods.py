@@ -5,7 +5,7 @@ Forward passes run in bfloat16 where ``dtype`` says so; losses and backward pass
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
@@ -16,6 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 from dynamic.configuration import Configuration
 from dynamic.network import DynamicNetwork
 from dynamic.training.loop import autocast
+from oracle.training.losses import StudentLoss
+
+DISTILLED = StudentLoss()
+"""Students learn the teacher's probabilities alone."""
 
 
 def random_option_step(
@@ -47,8 +51,7 @@ def distillation_step(
     dtype: str = "float32",
     *,
     teacher: DynamicNetwork | None = None,
-    label_weight: float = 0.0,
-    temperature: float = 1.0,
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor] = DISTILLED,
 ) -> float:
     """In-place distillation with the sandwich rule (Yu & Huang, Universally Slimmable Networks, ICCV 2019).
 
@@ -61,30 +64,25 @@ def distillation_step(
         network: what ``parallel`` wraps, or the same.
         students: configurations that learn from the default.
         teacher: the network whose default configuration teaches, in evaluation mode; ``network`` itself unless given.
-        label_weight: share of the labels in what students learn, from 0 to 1.
-        temperature: of the teacher's and the students' probabilities; the loss is multiplied by its square, so that
-            gradients keep their size (Hinton et al., "Distilling the knowledge in a neural network", 2015).
+        loss: of a student's logits, the teacher's and the labels.
 
     Returns:
         The default's mean cross-entropy.
     """
     with _local(parallel):
         logits = _logits(parallel, images, network.default, dtype)
-        loss = F.cross_entropy(logits, labels)
-        loss.backward()
+        own = F.cross_entropy(logits, labels)
+        own.backward()
     if teacher is not None:
         with torch.no_grad():
             logits = _logits(teacher, images, teacher.default, dtype)
-    taught = (logits.detach() / temperature).softmax(dim=1)
+    taught = logits.detach()
     with _statistics_held(network):
         for position, student in enumerate(students):
             with nullcontext() if position + 1 == len(students) else _local(parallel):
                 learned = _logits(parallel, images, student, dtype)
-                copied = F.cross_entropy(learned / temperature, taught) * temperature**2
-                if label_weight:
-                    copied = (1 - label_weight) * copied + label_weight * F.cross_entropy(learned, labels)
-                (copied / len(students)).backward()
-    return float(loss.detach())
+                (loss(learned, taught, labels) / len(students)).backward()
+    return float(own.detach())
 
 
 def _logits(network: nn.Module, images: Tensor, configuration: Configuration, dtype: str) -> Tensor:

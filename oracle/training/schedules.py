@@ -80,7 +80,8 @@ class Schedule(LambdaLR):
         if [epochs, decay] != [self.plan.epochs, self.plan.decay_epochs]:
             if done > epochs - decay:
                 raise UserError(
-                    f"the learning rate falls already, to zero after --epochs {epochs} --decay-epochs {decay}: go on with these"
+                    f"the learning rate falls already, to zero after --epochs {epochs} --decay-epochs {decay}: "
+                    "go on with these"
                 )
             if done > self.plan.stable_epochs:
                 raise UserError(

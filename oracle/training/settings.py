@@ -37,6 +37,9 @@ class RofSettings(NetworkSettings):
     """Of distillation: random configurations a step, beside the cheapest."""
     label_weight: float = 0.0
     """Of distillation: how much students learn from the labels, from 0 (from the teacher alone) to 1."""
+    deferral_weight: float = 0.0
+    """Of distillation: how much students learn to be sure where they are right and unsure where they are wrong, from 0 to 1:
+    for rungs of a cascade, which defers what its rungs are unsure of."""
     temperature: float = 1.0
     """Of distillation: what logits of teacher and students are divided by in what students learn from the teacher."""
     teacher: Literal["default", "average"] = "default"
@@ -101,8 +104,9 @@ class RofSettings(NetworkSettings):
         if self.seed < 0 or self.drop_after < 0:
             raise UserError("--seed and --drop-after must not be negative")
         self._check_schedule()
-        if not 0 <= self.label_weight <= 1:
-            raise UserError(f"--label-weight must be between 0 and 1, not {self.label_weight}")
+        for field in ("label_weight", "deferral_weight"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise UserError(f"--{field.replace('_', '-')} must be between 0 and 1, not {getattr(self, field)}")
         if not 0 <= self.average < 1:
             raise UserError(f"--average must be at least 0 and less than 1, not {self.average}")
         if self.teacher == "average" and not self.average:
