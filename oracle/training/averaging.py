@@ -47,12 +47,12 @@ def estimate_norms(network: LoadedNetwork, images: TrainingImages, batch: int, s
 
     As :func:`torch.optim.swa_utils.update_bn`, which would also run dropout and knows no configurations.
     """
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d) and module.track_running_stats]
+    norms = [module for module in network.original.modules() if isinstance(module, nn.BatchNorm2d) and module.track_running_stats]
     if not norms:
         return
     order = np.random.default_rng([seed, len(images)]).permutation(len(images))
     rows = [order[start : start + batch] for start in range(0, len(order) - batch + 1, batch)][:NORM_BATCHES]
-    before = [norm.momentum for norm in norms]
+    before = [norm.momentum for norm in norms]  # the network's other modules are in evaluation mode
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the mean over all batches
