@@ -47,7 +47,9 @@ def estimate_norms(network: LoadedNetwork, images: TrainingImages, batch: int, s
 
     As :func:`torch.optim.swa_utils.update_bn`, which would also run dropout and knows no configurations.
     """
-    norms = [module for module in network.original.modules() if isinstance(module, nn.BatchNorm2d) and module.track_running_stats]
+    norms = [
+        module for module in network.original.modules() if isinstance(module, nn.BatchNorm2d) and module.track_running_stats
+    ]
     if not norms:
         return
     order = np.random.default_rng([seed, len(images)]).permutation(len(images))
