@@ -1,5 +1,6 @@
 """What a student of a distillation learns: the teacher's probabilities, the labels, and when it will be deferred.
 
+>>> import torch
 >>> logits, labels = torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1])
 >>> round(float(StudentLoss(label_weight=1)(logits, logits, labels)), 4)         # cross-entropy
 1.1269
