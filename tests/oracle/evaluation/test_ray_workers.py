@@ -18,7 +18,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from dynamic import UserError
-from oracle.evaluation import ray_workers
+from oracle.evaluation import evaluate, ray_workers
 from oracle.evaluation.collect import collect, collect_all, open_collection
 from oracle.evaluation.evaluate import OutcomesJob, WalkSize
 from oracle.evaluation.jobs import Task
@@ -64,6 +64,7 @@ def test_every_kind_of_work_on_ray_is_that_of_one_process(
 ) -> None:
     """Several sets at once, one with statistics of two batches; exact bounds; observations in three blocks."""
     monkeypatch.setattr(observe, "BLOCK", 4)
+    monkeypatch.setattr(evaluate, "free_memory", lambda _: 4 * 2**30)  # what runs at once must not depend on other work
     common: dict[str, Any] = {"space": small_space, "images": 6, "region": 2}
     on_ray: dict[str, Any] = {"ray": "local", "ray_workers": 1}
     with connected(RunSettings(ray="local")):
@@ -139,7 +140,7 @@ def test_an_image_that_ends_every_worker_is_named_and_left_out(tmp_path: Path, c
 def test_machines_and_drivers_die_and_the_bytes_stay_those_of_one_process(
     tmp_path: Path, small_space: str, cluster: Any
 ) -> None:
-    options = ("--space", small_space, "--images", 300, "--region", 2)
+    options = ("--space", small_space, "--images", 300, "--region", 2, "--memory-gib", 1)
     whole = run_command(*options, "--out", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     out = tmp_path / "killed"
@@ -180,7 +181,7 @@ def test_machines_and_drivers_die_and_the_bytes_stay_those_of_one_process(
 @pytest.mark.nightly
 def test_bounds_and_observations_survive_machines_and_drivers_too(tmp_path: Path, small_space: str, cluster: Any) -> None:
     """A machine is killed, then the driver, which goes on in one process, to the same bytes as if it had been alone."""
-    options = ("--space", small_space, "--images", 400, "--region", 2)
+    options = ("--space", small_space, "--images", 400, "--region", 2, "--memory-gib", 1)
     for name in ("whole", "killed"):
         made = run_command(*options, "--out", tmp_path / name)
         assert made.returncode == 0, made.stderr
