@@ -11,7 +11,8 @@ the default configuration learns from the labels and teaches the cheapest one an
 ``--space`` with the default alone is the control: as many passes over the images, for one configuration.
 Leaves in OUT: weights.safetensors (what ``oracle.run --weights`` takes), log.jsonl (a line an epoch), checkpoint.pt (a
 training that was interrupted goes on from its last whole epoch, with the same result as without it). More GPUs:
-``torchrun`` here, where processes exchange gradients; ``--ray`` for oracle.run, whose images are independent (docs/CLUSTER.md).
+``torchrun`` here, where processes exchange gradients; ``--ray`` for oracle.run, whose images are independent
+(docs/CLUSTER.md).
 """
 
 from __future__ import annotations
