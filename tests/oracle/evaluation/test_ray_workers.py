@@ -187,7 +187,7 @@ def test_bounds_and_observations_survive_machines_and_drivers_too(tmp_path: Path
         assert made.returncode == 0, made.stderr
     steps = {
         "bounds": ("oracle.run", (*options, "--bounds-only"), "bounds/small-0*.parquet", 15),
-        "train": ("selector.train", ("--policies", "default"), "observations/*/*.safetensors", 1),
+        "train": ("selector.train", ("--policies", "neighbours"), "observations/*/*.safetensors", 1),
     }
     for module, arguments, files, more in steps.values():
         where = {name: (("--out",) if module == "oracle.run" else ()) + (tmp_path / name,) for name in ("whole", "killed")}
