@@ -68,6 +68,7 @@ class Readiness:
         """Whether this worker and every other that accepts connections would answer a request."""
         if self._state is not None and not self._file.exists():  # whoever cleans temporary folders took it for forgotten
             self.publish(self._state)
+        metrics.take_room()
         others = {pid: state for pid, state in self.states().items() if pid != os.getpid()}
         return self._state == "ready" and set(others.values()) <= {"ready"}
 
