@@ -73,13 +73,11 @@ def fairness(settings: FairnessSettings) -> dict[str, Any]:
                 if part >= 0:  # the first time graphs are opened, and counts for nobody
                     found.append(row)
                 drain(started.address)
-    rows = [
-        {"clients_of_batches": count, "rounds": found} | {key: median(row[key] for row in found) for key in found[0]}
-        for count, found in rounds.items()
-    ]
-    for row in rows:
-        pairs = zip(row["rounds"], rounds[0], strict=True)
-        row["p99_times"] = median(beside["p99_ms"] / alone["p99_ms"] for beside, alone in pairs)
+    rows: list[dict[str, Any]] = []
+    for count, found in rounds.items():
+        medians = {key: median(row[key] for row in found) for key in found[0]}
+        times = [beside["p99_ms"] / alone["p99_ms"] for beside, alone in zip(found, rounds[0], strict=True)]
+        rows.append({"clients_of_batches": count, "rounds": found, "p99_times": median(times)} | medians)
     return {"aim": AIM, "rows": rows}
 
 
@@ -104,7 +102,9 @@ def _beside(
 def main(settings: FairnessSettings) -> None:
     """Run, print the table and, if asked, the JSON line."""
     result = fairness(settings)
-    print(f"{settings.singles} clients of single requests, {settings.workers} processes, medians of {settings.rounds} rounds")
+    print(
+        f"{settings.singles} clients of single requests, {settings.workers} processes, medians of {settings.rounds} rounds"
+    )
     print("clients of batches  single req/s  p50 ms  p99 ms  p99 to alone  batches/s  failed")
     for row in result["rows"]:
         print(

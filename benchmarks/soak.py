@@ -30,6 +30,7 @@ _FIRST = 15.0
 _WATCH = 5.0
 """Seconds between two looks at the memory."""
 
+
 @dataclass(frozen=True, kw_only=True)
 class SoakSettings:
     """How long the soak is, and how many requests it offers."""

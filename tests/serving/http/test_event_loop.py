@@ -58,7 +58,7 @@ def server() -> Iterator[tuple[str, Loop]]:
         if not preparation:
             transform = lambda picture: np.asarray(picture.convert("RGB").resize((32, 32)))  # noqa: E731
             preparation.append(Preparation(transform, settings.max_megapixels, settings.max_decoded_megapixels))
-        given = scope[INPUT] if INPUT in scope else {}
+        given = scope[INPUT]
         files = given.get("images") or [given["image"]]
         try:
             prepared = await preparation[0].prepare(files)

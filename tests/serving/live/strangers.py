@@ -110,21 +110,22 @@ class Prober(threading.Thread):
 
     Attributes:
         failed: when, and what came instead of 200.
-        count: of all probes.
+        seconds: that each probe took.
     """
 
     def __init__(self, address: str, stop: threading.Event) -> None:
         super().__init__(daemon=True)
         self.address, self.stopped = address, stop
         self.failed: list[tuple[float, str]] = []
-        self.count = 0
+        self.seconds: list[float] = []
 
     def run(self) -> None:
         while not self.stopped.wait(0.25):
-            self.count += 1
+            began = time.monotonic()
             try:
-                status = str(httpx.get(f"{self.address}/readyz", timeout=5).status_code)
+                status = str(httpx.get(f"{self.address}/readyz", timeout=30).status_code)
             except httpx.TransportError as error:
                 status = type(error).__name__
+            self.seconds.append(time.monotonic() - began)
             if status != "200":
                 self.failed.append((time.monotonic(), status))
