@@ -9,20 +9,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
-import numpy as np
 import psutil
 import pytest
 import uvicorn
-from starlette.responses import JSONResponse
 
-from serving.errors import Rejection
+from serving.app import create_app
 from serving.http.connections import ConnectionLimits, limit_connections
-from serving.http.front import FrontDoor
-from serving.inference.preparation import Preparation
-from serving.schema import INPUT
 from serving.settings import ServingSettings
 from tests.serving.bad_inputs import picture
-from tests.serving.conftest import free_port
+from tests.serving.conftest import free_port, wait_until_ready
 from tests.serving.strange_pictures import costly, jpeg_of_scans, strange, text_bomb
 
 BLOCKED = 0.2
@@ -48,41 +43,22 @@ class Loop:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[tuple[str, Loop]]:
-    """The front door and what decodes pictures, in the loop that is watched."""
-    settings, watched = ServingSettings(device="cpu"), Loop()
-    preparation: list[Preparation] = []
-
-    async def prepare(scope: Any, receive: Any, send: Any) -> None:
-        watched.thread = threading.get_ident()
-        if not preparation:
-            transform = lambda picture: np.asarray(picture.convert("RGB").resize((32, 32)))  # noqa: E731
-            preparation.append(Preparation(transform, settings.max_megapixels, settings.max_decoded_megapixels))
-        given = scope[INPUT]
-        files = given.get("images") or [given["image"]]
-        try:
-            prepared = await preparation[0].prepare(files)
-            if refused := [each for each in prepared if isinstance(each, Rejection)]:
-                raise refused[0]
-            answer: Any = JSONResponse({})
-        except Rejection as rejection:
-            answer = rejection.response()
-        await answer(scope, receive, send)
-
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Loop]]:
+    """The whole service, in a loop that is watched."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('loop')}/serving.db"
+    settings, watched, port = ServingSettings(database=url, device="cpu", threads=1), Loop(), free_port()
     limit_connections(ConnectionLimits.of(settings))
-    port = free_port()
-    front = FrontDoor(prepare, settings, check_room=lambda: None)
-    running = uvicorn.Server(uvicorn.Config(front, port=port, lifespan="off", log_config=None, loop="asyncio"))
+    running = uvicorn.Server(uvicorn.Config(create_app(settings), port=port, log_config=None, loop="asyncio"))
     with pytest.MonkeyPatch.context() as patch:
         watched.install(patch)
         thread = threading.Thread(target=running.run)
         thread.start()
-        while not running.started:
-            time.sleep(0.01)
+        watched.thread = thread.ident or 0
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
+            wait_until_ready(http)
         yield f"http://127.0.0.1:{port}", watched
         running.should_exit = True
-        thread.join(10)
-    preparation[0].close()
+        thread.join(30)
     limit_connections(ConnectionLimits())
 
 
