@@ -31,6 +31,9 @@ TEXT_BYTES = 4 * 2**20
 TABLE_BYTES = 16 * 1024
 """Of a JPEG's quantisation tables, all together; four of 129 bytes are the most that one needs."""
 
+JUNK_BYTES = 64 * 1024
+"""Between a JPEG's segments before its first scan, all together; Pillow reads them one by one."""
+
 PHOTOSHOP_BYTES = 2 * 2**20
 """Of what Photoshop writes beside a JPEG's pixels, all together."""
 
@@ -129,9 +132,13 @@ def damaged() -> Rejection:
 
 def _jpeg(data: bytes) -> Header:
     """What stands behind the end of a JPEG's first picture does not count: phones put films there."""
-    at, scans, frame, exif, entries, tables, photoshop = 2, 0, None, b"", 0, 0, 0
+    at, scans, frame, exif, entries, tables, photoshop, junk = 2, 0, None, b"", 0, 0, 0, 0
     for _ in range(CHUNKS):
         found = _marker(data, at)
+        if not scans:
+            junk += (len(data) if found is None else found.start()) - at
+            if junk > JUNK_BYTES:
+                raise damaged()
         if found is None or (marker := data[found.start() + 1]) == 0xD9:
             break
         at = found.end()

@@ -102,7 +102,8 @@ def _block() -> bytes:
 def costly() -> dict[str, bytes]:
     """By name; small pictures in files of 31 MiB whose bytes are as slow to look through as any. They are no crime."""
     whole = picture("JPEG", (60, 30))
-    return {f"JPEG of {name}": whole[:-2] + data * (31 * 2**20 // len(data)) for name, data in _FILLING.items()}
+    made = {f"JPEG of {name}": whole[:-2] + data * (31 * 2**20 // len(data)) for name, data in _FILLING.items()}
+    return made | {"JPEG of nothing before its picture": whole[:20] + bytes(31 * 2**20) + whole[20:]}
 
 
 _FILLING = {"stuffed bytes": b"\xff\0", "fill bytes": b"\xff", "restarts": b"\xff\xd0", "nothing": b"\0"}
