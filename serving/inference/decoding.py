@@ -57,7 +57,7 @@ def open_picture(file: bytes | IO[bytes], max_megapixels: float, max_decoded_meg
     if animated:
         raise Rejection("unsupported_media_type", "the picture is animated: send one frame")
     # Read at once: where the decoder does not get on, Pillow hands it all it has read again with every further piece.
-    picture.decodermaxblock = _WHOLE  # type: ignore[attr-defined]
+    picture.decodermaxblock = _WHOLE
     return picture
 
 
