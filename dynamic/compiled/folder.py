@@ -42,6 +42,8 @@ class CompiledNetwork:
         precision: ``float32``, ``bfloat16`` or ``int8``.
         runtime: ``onnxruntime`` or ``openvino``.
         digests: of the weights and statistics that the graphs were made from.
+        makers: by what is asked, the graphs that give it.
+        node_macs: (nodes,) int64 multiply-accumulates of one image between each node and the one before.
     """
 
     def __init__(self, folder: Path, record: CompiledRecord, runtime: str | None, threads: int | None) -> None:
@@ -60,11 +62,9 @@ class CompiledNetwork:
         self._most = max(FEWEST, available_memory() // 4 // max((folder / WEIGHTS).stat().st_size, 1))
         self._threads = threads or cpu_count()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="compiled")
-        # By end; those with the deepest start first, and of one start those that emit first.
-        depth = {node: place for path in record.paths for place, node in enumerate(path)}
-        self.stretches: dict[int, list[GraphRecord]] = {}
-        for graph in sorted(record.graphs, key=lambda g: (-1 if g.start is None else depth[g.start], g.emits), reverse=True):
-            self.stretches.setdefault(graph.end, []).append(graph)
+        self.makers = record.makers
+        self.node_macs = np.array(record.macs, dtype=np.int64)
+        self._on_path: dict[tuple[int, ...], np.ndarray] = {}
 
     @classmethod
     def open(
@@ -116,6 +116,15 @@ class CompiledNetwork:
                 f"{configuration.id} is not among the {len(self._paths)} configurations compiled in {self.folder}"
             )
         return self._paths[configuration]
+
+    def on_path(self, path: tuple[int, ...]) -> np.ndarray:
+        """(nodes,) bool: which nodes lie on a path; kept, since sessions ask the same ones again and again."""
+        found = self._on_path.get(path)
+        if found is None:
+            found = np.zeros(len(self.node_macs), dtype=bool)
+            found[list(path)] = True
+            self._on_path[path] = found
+        return found
 
     def graph(self, file: str) -> Graph:
         """The graph of a file, ready to run. Raises UserError where the folder was made again since it was opened."""
