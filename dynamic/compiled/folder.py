@@ -24,6 +24,9 @@ from dynamic.resources import available_memory, cpu_count
 RECORD = "compiled.json"
 WEIGHTS = "weights.bin"
 
+FEW = 2
+"""Images of a stretch that runs beside others: more fill two cores, and running them one after the other is cheaper."""
+
 FEWEST = 8
 """Graphs that stay open, however little memory there is."""
 
@@ -154,10 +157,24 @@ class CompiledNetwork:
         return self.graph(graph.file)(inputs)
 
     def run_all(self, jobs: Sequence[tuple[GraphRecord, Mapping[str, np.ndarray]]]) -> list[list[np.ndarray]]:
-        """:meth:`run` several stretches side by side: small ones do not keep the cores busy by themselves."""
+        """:meth:`run` several stretches; those of few images side by side, since they do not fill the cores by themselves."""
         if len(jobs) < 2 or self._threads < 2:
             return [self.run(graph, inputs) for graph, inputs in jobs]
-        return list(self._pool.map(lambda job: self.run(*job), jobs))
+        made: dict[int, list[np.ndarray]] = {}
+        few = [place for place, (_, inputs) in enumerate(jobs) if len(next(iter(inputs.values()))) <= FEW]
+        waiting = iter(few if len(few) > 1 else ())
+
+        def take_turns() -> None:
+            for place in waiting:  # each is taken once: the iterator is shared
+                made[place] = self.run(*jobs[place])
+
+        helpers = [self._pool.submit(take_turns) for _ in range(min(self._threads, len(few)) - 1)]
+        try:
+            take_turns()
+        finally:
+            for helper in helpers:
+                helper.result()
+        return [made[place] if place in made else self.run(*job) for place, job in enumerate(jobs)]
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
