@@ -110,15 +110,16 @@ class CompiledNetwork:
 
     def macs(self, configuration: Configuration) -> int:
         """Multiply-accumulates of one image under ``configuration``."""
-        return sum(self.record.macs[node] for node in self.path(configuration))
+        return int(self.node_macs[self.on_path(self.path(configuration))].sum())
 
     def path(self, configuration: Configuration) -> tuple[int, ...]:
         """The nodes of a configuration. Raises UserError where it is not compiled."""
-        if configuration not in self._paths:
+        found = self._paths.get(configuration)
+        if found is None:
             raise UserError(
                 f"{configuration.id} is not among the {len(self._paths)} configurations compiled in {self.folder}"
             )
-        return self._paths[configuration]
+        return found
 
     def on_path(self, path: tuple[int, ...]) -> np.ndarray:
         """(nodes,) bool: which nodes lie on a path; kept, since sessions ask the same ones again and again."""
