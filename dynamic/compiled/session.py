@@ -151,7 +151,8 @@ class _Rows:
     """Values of some rows of a batch, in the order in which they were made."""
 
     def __init__(self, count: int, rows: np.ndarray, made: np.ndarray) -> None:
-        self._where = np.full(count, -1)
+        self._where = np.empty(count, dtype=np.int64)
+        self._where.fill(-1)
         self._where[rows] = np.arange(len(rows))
         self._made = made
 
