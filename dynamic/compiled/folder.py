@@ -158,7 +158,7 @@ class CompiledNetwork:
         return self.graph(graph.file)(inputs)
 
     def run_all(self, jobs: Sequence[tuple[GraphRecord, Mapping[str, np.ndarray]]]) -> list[list[np.ndarray]]:
-        """:meth:`run` several stretches; those of few images side by side, since they do not fill the cores by themselves."""
+        """:meth:`run` several stretches; those of few images side by side, since they do not fill the cores alone."""
         if len(jobs) < 2 or self._threads < 2:
             return [self.run(graph, inputs) for graph, inputs in jobs]
         made: dict[int, list[np.ndarray]] = {}

@@ -106,14 +106,14 @@ class CompiledRecord:
         for graph in self.graphs:
             for output in graph.outputs:
                 if output.kind != "values" and output.node == graph.end:
-                    key = (output.kind, output.node, output.name)
+                    key: Key = (output.kind, output.node, output.name)
                     giving.setdefault(key, []).append(graph)
                     shapes[key] = output.shape
-        made = {}
-        for key, graphs in giving.items():
+        made: dict[Key, Makers] = {}
+        for asked, graphs in giving.items():
             later = sorted((g for g in graphs if g.start is not None), key=lambda g: depth[g.start or 0], reverse=True)
             whole = sorted((g for g in graphs if g.start is None), key=lambda graph: graph.emits)
-            made[key] = Makers(shape=shapes[key], going_on=tuple(later), first=whole[-1], alone=whole[0])
+            made[asked] = Makers(shape=shapes[asked], going_on=tuple(later), first=whole[-1], alone=whole[0])
         return made
 
     @classmethod

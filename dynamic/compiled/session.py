@@ -104,7 +104,7 @@ class CompiledSession:
         makers = self._network.makers[key]
         jobs = []
         for graph in makers.going_on:
-            values = self._held.get(("values", graph.start, graph.inputs[0]))
+            values = None if graph.start is None else self._held.get(("values", graph.start, graph.inputs[0]))
             if values is None or not len(missing):
                 continue
             able = values.has(missing)
