@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import gc
 import itertools
 import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
 # BentoML records a trace of every request, for no one unless an exporter is configured: a quarter of its cost.
@@ -34,10 +33,12 @@ from serving.http.connections import ConnectionLimits, accept_one_at_a_time, lim
 from serving.http.front import ANSWER_SECONDS, FrontDoor
 from serving.http.pages import PAGES
 from serving.http.urgency import URGENCY
+from serving.inference.finding import target_of
 from serving.operation import logs, metrics, tracing
 from serving.operation.readiness import Readiness, drain_first, end_with_the_supervisor
-from serving.operation.server_folder import enter, remove_if_last
-from serving.operation.supervision import failed_parts
+from serving.operation.server_folder import enter, remove_if_last, supervisor
+from serving.operation.supervision import failed_parts, supervised
+from serving.operation.takeover import TakeoverError, Takeovers
 from serving.schema import (
     Answer,
     BatchAnswer,
@@ -51,6 +52,7 @@ from serving.schema import (
 )
 from serving.settings import ServingSettings, read_settings
 from serving.startup import check_before_start
+from serving.takeover import follow_takeovers, hear_hangups, ignore_hangups, keep_from_the_collector, status, take_over
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -67,7 +69,9 @@ def _settings() -> ServingSettings:
 
 
 SETTINGS = _settings()
-enter()  # before the workers start: they look for the server's folder in their environment
+TAKEOVERS = Takeovers(enter())  # before the workers start: they look for the server's folder in their environment
+if supervisor() is None:
+    TAKEOVERS.begin(target_of(SETTINGS))
 
 
 def _rejecting(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T | Response]]:
@@ -100,8 +104,16 @@ class DynamicClassifier:
         self._classifier: Classifier | None = None
         self._failed = False
         self._closing = False
+        self._following: asyncio.Task[None] | None = None
         self._readiness = Readiness()
         self._tried = asyncio.Event()
+
+    @bentoml.on_deployment
+    @staticmethod
+    def deploy() -> None:
+        """In the process that starts the workers, before it does."""
+        logs.set_up(SETTINGS.log_level)
+        hear_hangups(TAKEOVERS, SETTINGS)
 
     @bentoml.on_startup
     async def start(self) -> None:
@@ -110,6 +122,7 @@ class DynamicClassifier:
         accept_one_at_a_time(loop, lambda address: tell_who_may_connect(address, SETTINGS))
         tracing.set_up()
         end_with_the_supervisor()
+        ignore_hangups()
         drain_first(SETTINGS.drain_seconds, self._drain, loop)
         warm_up_first = self._readiness.others_ready()
         if not warm_up_first:
@@ -132,15 +145,17 @@ class DynamicClassifier:
     async def _try_to_load(self) -> None:
         began = time.monotonic()
         try:
-            self._classifier = await Classifier.open(SETTINGS)
+            number, target = TAKEOVERS.agreed(SETTINGS.network)
+            self._classifier = await Classifier.open(SETTINGS.model_copy(update={"network": target}))
         except UserError as error:
             logs.event(f"cannot serve: {error}", logging.ERROR)
         except Exception:
             logs.LOGGER.exception("cannot serve")
         else:
-            # What is loaded now stays: walking it takes the collector a third of a second, again and again.
-            gc.collect()
-            gc.freeze()
+            keep_from_the_collector()
+            following = functools.partial(follow_takeovers, TAKEOVERS, self._classifier, number)
+            part = supervised("takeover", following, ended=lambda: self._closing)
+            self._following = asyncio.create_task(part)
             if not self._closing:
                 self._readiness.publish("ready")
             metrics.STARTS.inc()
@@ -153,6 +168,8 @@ class DynamicClassifier:
         """Answer what was accepted, store what was answered."""
         self._closing = True
         self._loading.cancel()
+        if self._following is not None:
+            self._following.cancel()
         self._readiness.withdraw()
         try:
             if self._classifier is not None:
@@ -180,6 +197,17 @@ class DynamicClassifier:
                 )
             raise Rejection("starting", "the server is not warmed up: try again", retry_after=2)
         return self._classifier
+
+    async def reload(self) -> dict[str, Any]:
+        """Have all workers serve what the settings name now. Raises Rejection where they serve on what they serve."""
+        try:
+            return await asyncio.to_thread(take_over, TAKEOVERS, SETTINGS)
+        except TakeoverError as error:
+            raise Rejection("conflict", f"no other run is taken over: {error}") from None
+
+    def run_status(self) -> dict[str, Any]:
+        """Which run each worker serves, JSON-ready."""
+        return status(TAKEOVERS, SETTINGS)
 
     @bentoml.api(route="/v1/classify", input_spec=ClassifyInput)
     @_rejecting

@@ -58,6 +58,14 @@ async def _network(request: Request) -> Response:
         return rejection.response()
 
 
+async def _reload(request: Request) -> Response:
+    service = bentoml.get_current_service()
+    try:
+        return JSONResponse(await service.reload() if request.method == "POST" else service.run_status())
+    except Rejection as rejection:
+        return rejection.response()
+
+
 PAGES = Starlette(
     routes=[
         Route("/", _home),
@@ -66,5 +74,6 @@ PAGES = Starlette(
         Route("/docs.json", _docs),
         Route("/v1/gap", _gap),
         Route("/v1/network", _network),
+        Route("/admin/reload", _reload, methods=["GET", "POST"]),
     ]
 )
