@@ -104,6 +104,7 @@ class Classifier:
     def take_over(self, running: Running) -> None:
         """Answer requests that begin from now on with another deployment; those under way finish on the earlier one."""
         retired, self._running, self._live = self._running, running, None
+        running.watch.publish()
         if retired.deployment.key != running.deployment.key:
             self._earlier = [key for key in self._earlier if key != running.deployment.key][-_EARLIER:]
             self._earlier.append(retired.deployment.key)
@@ -170,6 +171,7 @@ class Classifier:
                     expected=None if point is None else point.macs / 1e9,
                     queued=result.queued_ms / 1000,
                 )
+                running.watch.see(result.result, plan)
                 if running.shadow is not None:
                     running.shadow.offer(ids[position], good[position], result.result, plan)
                 kept = self._record(deployment, ids[position], uploads[position], result.result, plan, options.keep)
@@ -244,6 +246,8 @@ class Classifier:
             if self._live is None or now - self._live[0] > _GAP_SECONDS:
                 live = await in_database(live_gap, self.deployment, self.store)
                 publish(live)
+                warns = await asyncio.to_thread(metrics.warns_out_of_range)
+                live["range"] = self._running.watch.report() | {"out_of_range": warns}
                 self._live = now, live
         return {"network": self.deployment.name, "offline": offline_gap(self.deployment), "live": self._live[1]}
 

@@ -22,6 +22,7 @@ from serving.inference.engine import answer
 from serving.inference.opening import open_deployment
 from serving.inference.preparation import Preparation
 from serving.live.evaluator import Evaluator
+from serving.live.out_of_range import ALPHA, RangeWatch
 from serving.live.shadow import shadow_of
 from serving.live.store import Store
 from serving.operation import metrics
@@ -52,6 +53,7 @@ class Running:
         self.description: dict[str, Any] = describe(deployment, settings)
         self._evaluator = Evaluator(deployment, store, settings, lambda: not self.batcher.busy)
         self.shadow = shadow_of(settings, deployment, store, lambda: not self.batcher.busy)
+        self.watch = RangeWatch(deployment, alpha=ALPHA / settings.workers)
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()

@@ -76,7 +76,7 @@ def _allocate(folder: Path | None) -> bool:
     """Take the disk space of this process's files now: a page that cannot be had later would kill the process."""
     if folder is None or not hasattr(os, "posix_fallocate"):
         return True
-    kinds = ("counter", "histogram", "gauge_sum", "gauge_livesum", "gauge_livemin", "gauge_mostrecent")
+    kinds = ("counter", "histogram", "gauge_sum", "gauge_livesum", "gauge_livemin", "gauge_livemax", "gauge_mostrecent")
     try:
         for kind in kinds:
             with (folder / f"{kind}_{os.getpid()}.db").open("ab") as file:
@@ -165,6 +165,11 @@ LIVE_GAP = _gauge(
     "policy",
     over_processes="mostrecent",
 )
+OUT_OF_RANGE = _gauge(
+    "serving_out_of_range",
+    "1 where a process finds live images unlike those that its policy was measured on",
+    over_processes="livemax",
+)
 SHADOW_IMAGES = _counter(
     "serving_shadow_images",
     "Images for the shadow policy: answered (not_recorded: while the database was away), failed, or shed for want of time",
@@ -231,10 +236,10 @@ def exposition() -> bytes:
     return generate_latest(registry)
 
 
-def ready_processes() -> int:
-    """How many of the server's processes are warmed up."""
-    lines = [line for line in exposition().decode().splitlines() if line.startswith("serving_ready ")]
-    return int(sum(float(line.split()[1]) for line in lines))
+def warns_out_of_range() -> bool:
+    """Whether any of the server's processes finds live images unlike those that its policy was measured on."""
+    lines = [line for line in exposition().decode().splitlines() if line.startswith("serving_out_of_range ")]
+    return any(float(line.split()[1]) for line in lines)
 
 
 def bury_the_dead() -> None:
