@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -33,7 +33,7 @@ from serving.live.store import Store, in_database
 from serving.live.tidying import Tidying
 from serving.operation import logs, metrics
 from serving.running import Running
-from serving.schema import Answer, Expected, FeedbackAnswer, Options, Prediction
+from serving.schema import Answer, Expected, Feedback, FeedbackAnswer, Options, Prediction
 from serving.settings import ServingSettings
 
 _GAP_SECONDS = 2.0
@@ -50,11 +50,19 @@ class Classifier:
         settings: of the service.
         deployment: what answers, opened; or at work already.
         store: the database.
+        give_up: called where it can answer no more, see :attr:`Batcher.failed`.
     """
 
-    def __init__(self, settings: ServingSettings, deployment: Deployment | Running, store: Store) -> None:
-        self.settings, self.store = settings, store
-        self._running = deployment if isinstance(deployment, Running) else Running(settings, deployment, store)
+    def __init__(
+        self,
+        settings: ServingSettings,
+        deployment: Deployment | Running,
+        store: Store,
+        give_up: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.settings, self.store, self._give_up = settings, store, give_up
+        at_work = isinstance(deployment, Running)
+        self._running = deployment if at_work else Running(settings, deployment, store, give_up)
         self._earlier: list[str] = []
         self._retiring: set[asyncio.Task[None]] = set()
         self._recorder = Recorder(store, settings)
@@ -63,11 +71,11 @@ class Classifier:
         self._counting = asyncio.Lock()
 
     @classmethod
-    async def open(cls, settings: ServingSettings) -> Self:
+    async def open(cls, settings: ServingSettings, give_up: Callable[[], None] = lambda: None) -> Self:
         """Load, connect and warm up. Raises UserError where the settings name what is not there."""
         store = await asyncio.to_thread(open_store, settings.database_url)
         try:
-            return cls(settings, await Running.start(settings, store), store)
+            return cls(settings, await Running.start(settings, store, give_up), store, give_up)
         except BaseException:
             store.close()
             raise
@@ -93,7 +101,7 @@ class Classifier:
         Raises:
             UserError: it is not there, is damaged, or has other classes; what answers goes on.
         """
-        running = await Running.start(settings, self.store)
+        running = await Running.start(settings, self.store, self._give_up)
         if running.deployment.classes != self.deployment.classes:
             await running.close()
             old, new = len(self.deployment.classes), len(running.deployment.classes)
@@ -126,18 +134,24 @@ class Classifier:
             last_first.push_async_callback(self.retired)
 
     async def answer(
-        self, uploads: Sequence[Upload], options: Options, urgency: Urgency = NORMAL
+        self, uploads: Sequence[Upload], options: Options, urgency: Urgency = NORMAL, notes: logs.Notes | None = None
     ) -> list[Answer | Rejection]:
         """Each image's own answer, or why it has none.
+
+        Args:
+            uploads: the images.
+            options: how to classify them.
+            urgency: how they wait.
+            notes: of the request: its id names the answers, and what became of it is added. Of one without, made anew.
 
         Raises:
             Rejection: options that cannot be had, or a full queue: none is answered.
         """
         with self._running.used() as running:
-            return await self._answers(running, uploads, options, urgency)
+            return await self._answers(running, uploads, options, urgency, notes or logs.Notes(new_id()))
 
     async def _answers(
-        self, running: Running, uploads: Sequence[Upload], options: Options, urgency: Urgency
+        self, running: Running, uploads: Sequence[Upload], options: Options, urgency: Urgency, notes: logs.Notes
     ) -> list[Answer | Rejection]:
         deployment = running.deployment
         if options.configuration is not None and deployment.reserve is not None:
@@ -153,9 +167,7 @@ class Classifier:
             waiting = list(good.values())
             results = await running.batcher.submit(waiting, plan, priority=urgency.priority, deadline=urgency.deadline)
         answers: list[Answer | Rejection] = [i if isinstance(i, Rejection) else Rejection("internal", "") for i in inputs]
-        notes = logs.REQUEST.get()
-        first = notes.id if notes else new_id()
-        ids = [first if len(uploads) == 1 else f"{first}-{position}" for position in range(len(uploads))]
+        ids = [notes.id if len(uploads) == 1 else f"{notes.id}-{position}" for position in range(len(uploads))]
         for position, result in zip(good, results, strict=True):
             if isinstance(result, Rejection):
                 answers[position] = result
@@ -176,9 +188,8 @@ class Classifier:
                     running.shadow.offer(ids[position], good[position], result.result, plan)
                 kept = self._record(deployment, ids[position], uploads[position], result.result, plan, options.keep)
                 answers[position] = self._answer(deployment, ids[position], result, plan, point, options.top_k, kept)
-        if notes is not None:
-            notes.moments += [("prepare", began, prepared), *_moments(results, prepared)]
-            notes.facts |= {"images": len(uploads), "policy": plan.policy, "refused": len(uploads) - len(good)}
+        notes.moments += [("prepare", began, prepared), *_moments(results, prepared)]
+        notes.facts |= {"images": len(uploads), "policy": plan.policy, "refused": len(uploads) - len(good)}
         return answers
 
     def _record(
@@ -231,9 +242,9 @@ class Classifier:
             kept_seconds=self.settings.keep_seconds if kept else None,
         )
 
-    async def feedback(self, id_: str, label: str | int) -> FeedbackAnswer:
+    async def feedback(self, given: Feedback) -> FeedbackAnswer:
         """Store the true class of an earlier answer; see :func:`serving.live.feedback.take_label`."""
-        return await take_label(self.deployment, self.store, id_, label, self.settings, self._earlier)
+        return await take_label(self.deployment, self.store, given, self.settings, self._earlier)
 
     async def gap(self) -> dict[str, Any]:
         """The gap to the oracle, offline and live, JSON-ready; the live one computed anew every few seconds at most.

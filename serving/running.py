@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -36,9 +36,12 @@ class Running:
         settings: of the service.
         deployment: what answers.
         store: the database.
+        give_up: called where it can answer no more, see :attr:`Batcher.failed`.
     """
 
-    def __init__(self, settings: ServingSettings, deployment: Deployment, store: Store) -> None:
+    def __init__(
+        self, settings: ServingSettings, deployment: Deployment, store: Store, give_up: Callable[[], None] = lambda: None
+    ) -> None:
         self.deployment = deployment
         self.batcher = Batcher(
             functools.partial(answer, deployment),
@@ -48,6 +51,7 @@ class Running:
             share=settings.batch_share,
             observe=_observe_batch,
             watch=metrics.QUEUE.set,
+            give_up=give_up,
         )
         self.preparation = Preparation(deployment.transform, settings.max_megapixels, settings.max_decoded_megapixels)
         self.description: dict[str, Any] = describe(deployment, settings)
@@ -59,12 +63,14 @@ class Running:
         self._unused.set()
 
     @classmethod
-    async def start(cls, settings: ServingSettings, store: Store) -> Running:
+    async def start(
+        cls, settings: ServingSettings, store: Store, give_up: Callable[[], None] = lambda: None
+    ) -> Running:
         """Open what the settings name, and warm it up. Raises UserError where it is not there or does not fit them."""
         deployment = await asyncio.to_thread(open_deployment, settings)
         # Counting the MACs of every configuration for the first time takes seconds where there are hundreds.
         await asyncio.to_thread(lambda: [deployment.macs(c) for c in deployment.configurations])
-        running = cls(settings, deployment, store)
+        running = cls(settings, deployment, store, give_up)
         try:
             await running._warm_up()
         except BaseException:
