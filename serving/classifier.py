@@ -61,8 +61,9 @@ class Classifier:
         give_up: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings, self.store, self._give_up = settings, store, give_up
-        at_work = isinstance(deployment, Running)
-        self._running = deployment if at_work else Running(settings, deployment, store, give_up)
+        self._running = (
+            deployment if isinstance(deployment, Running) else Running(settings, deployment, store, give_up)
+        )
         self._earlier: list[str] = []
         self._retiring: set[asyncio.Task[None]] = set()
         self._recorder = Recorder(store, settings)
@@ -192,9 +193,7 @@ class Classifier:
         notes.facts |= {"images": len(uploads), "policy": plan.policy, "refused": len(uploads) - len(good)}
         return answers
 
-    def _record(
-        self, deployment: Deployment, id_: str, upload: Upload, result: ImageResult, plan: Plan, keep: bool
-    ) -> bool:
+    def _record(self, deployment: Deployment, id_: str, upload: Upload, result: ImageResult, plan: Plan, keep: bool) -> bool:
         """Record an answer; true where its picture is kept."""
         stored = StoredAnswer(
             id=id_,

@@ -63,9 +63,7 @@ class Running:
         self._unused.set()
 
     @classmethod
-    async def start(
-        cls, settings: ServingSettings, store: Store, give_up: Callable[[], None] = lambda: None
-    ) -> Running:
+    async def start(cls, settings: ServingSettings, store: Store, give_up: Callable[[], None] = lambda: None) -> Running:
         """Open what the settings name, and warm it up. Raises UserError where it is not there or does not fit them."""
         deployment = await asyncio.to_thread(open_deployment, settings)
         # Counting the MACs of every configuration for the first time takes seconds where there are hundreds.

@@ -96,7 +96,7 @@ async def follow_takeovers(takeovers: Takeovers, classifier: Classifier, number:
 
 
 def keep_from_the_collector() -> None:
-    """Free what nobody holds, and keep the collector from walking what stays: that takes it a third of a second each time."""
+    """Free what nobody holds; the collector walks no more what stays, which would take it a third of a second each time."""
     gc.unfreeze()
     gc.collect()
     gc.freeze()
@@ -121,7 +121,7 @@ def hear_hangups(takeovers: Takeovers, settings: ServingSettings) -> None:
 
 
 def ignore_hangups() -> None:
-    """In a worker: a terminal that is closed tells all processes, and the first one asks the others for what is to be done."""
+    """In a worker: a closed terminal tells all processes, and the first one asks the others for what is to be done."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 

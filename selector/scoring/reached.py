@@ -16,7 +16,7 @@ from dynamic.errors import UserError
 from dynamic.integrity import read_record
 from oracle.run_folder import RunFolder
 from selector.observation.images import RecordedImages
-from selector.observation.observations import Observations, rounded
+from selector.observation.observations import Observations
 from selector.policies import digest_of_policies
 from selector.policies.base import Policy
 from selector.policies.objectives import OBJECTIVES
@@ -89,7 +89,7 @@ class Reached:
         """The cell of an image."""
         level = int(np.searchsorted(self.costs, macs, side="right"))
         before = sum(len(cut) + 1 for cut in self.confidences[:level])
-        return before + int(np.searchsorted(self.confidences[level], rounded(np.float32(confidence)), side="right"))
+        return before + int(np.searchsorted(self.confidences[level], np.float16(confidence), side="right"))
 
     @property
     def levels(self) -> np.ndarray:

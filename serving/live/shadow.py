@@ -62,9 +62,7 @@ class Shadow:
         idle: whether the service has nothing else to do.
     """
 
-    def __init__(
-        self, deployment: Deployment, plan: Plan, share: float, store: Store, idle: Callable[[], bool]
-    ) -> None:
+    def __init__(self, deployment: Deployment, plan: Plan, share: float, store: Store, idle: Callable[[], bool]) -> None:
         self._deployment, self.plan, self._share = deployment, plan, share
         self._store, self._idle = store, idle
         self._waiting: queue.Queue[_Waiting] = queue.Queue(_WAITING)

@@ -139,7 +139,9 @@ RESTARTS = _counter("serving_restarts", "Deaths of a part of a process, after ea
 TAKEOVERS = _counter(
     "serving_takeovers", "New runs that a process took over, refused, or dropped because another refused", "outcome"
 )
-RUN = _gauge("serving_run", "Processes that serve a run, by its name and weights", "run", "weights", over_processes="livesum")
+RUN = _gauge(
+    "serving_run", "Processes that serve a run, by its name and weights", "run", "weights", over_processes="livesum"
+)
 DATABASE_UP = _gauge("serving_database_up", "Whether every process can use the database", over_processes="livemin")
 KEPT_IMAGES = _counter("serving_kept_images", "Images kept for evaluation")
 UNRECORDED_ANSWERS = _counter(
