@@ -61,9 +61,7 @@ class Classifier:
         give_up: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings, self.store, self._give_up = settings, store, give_up
-        self._running = (
-            deployment if isinstance(deployment, Running) else Running(settings, deployment, store, give_up)
-        )
+        self._running = deployment if isinstance(deployment, Running) else Running(settings, deployment, store, give_up)
         self._earlier: list[str] = []
         self._retiring: set[asyncio.Task[None]] = set()
         self._recorder = Recorder(store, settings)

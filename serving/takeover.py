@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -39,7 +40,11 @@ def take_over(takeovers: Takeovers, settings: ServingSettings) -> dict[str, Any]
     """
     began = time.monotonic()
     try:
-        said = takeovers.take_over(target_of(settings))
+        target, served = target_of(settings), takeovers.agreed("")[1]
+        if Path(served).is_absolute() and not Path(target).is_absolute():
+            # Workers would take it for a network's name, and load PyTorch to find out that there is none.
+            raise TakeoverError(f"SERVING_NETWORK={settings.network} leads to no folder")
+        said = takeovers.take_over(target)
     except TakeoverError as error:
         event(f"no other run is taken over: {error}", logging.ERROR)
         raise

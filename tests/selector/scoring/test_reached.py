@@ -27,7 +27,9 @@ def test_cells_are_what_a_slow_count_finds() -> None:
     found = [0] * len(reached.counts)
     for level, value in enumerate((10.0, 25.5, 60.25)):
         for sure in confidence[macs == value]:
-            found[int(np.flatnonzero(reached.levels == level)[0]) + sum(cut <= sure for cut in reached.confidences[level])] += 1
+            found[
+                int(np.flatnonzero(reached.levels == level)[0]) + sum(cut <= sure for cut in reached.confidences[level])
+            ] += 1
     assert found == list(reached.counts)
     assert sum(reached.counts) == 1500
     assert min(reached.counts) >= 50
@@ -67,6 +69,8 @@ def test_counts_of_other_policies_are_refused(tmp_path: Path) -> None:
     write_record(run.reached, record_of([reached], "another digest"))
     with pytest.raises(UserError, match="fitted again"):
         read_reached(run)
-    write_record(run.reached, {"policies_digest": digest_of_policies(run.policies), "reached": [asdict(reached) | {"counts": [1]}]})
+    write_record(
+        run.reached, {"policies_digest": digest_of_policies(run.policies), "reached": [asdict(reached) | {"counts": [1]}]}
+    )
     with pytest.raises(UserError, match="another version's"):
         read_reached(run)
