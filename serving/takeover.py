@@ -21,7 +21,7 @@ from circus.sighandler import SysHandler
 
 from serving.classifier import Classifier
 from serving.inference.deployment import Deployment
-from serving.inference.finding import target_of
+from serving.inference.finding import folder_of, target_of
 from serving.operation import metrics
 from serving.operation.logs import event
 from serving.operation.takeover import TakeoverError, Takeovers, follow
@@ -40,11 +40,10 @@ def take_over(takeovers: Takeovers, settings: ServingSettings) -> dict[str, Any]
     """
     began = time.monotonic()
     try:
-        target, served = target_of(settings), takeovers.agreed("")[1]
-        if Path(served).is_absolute() and not Path(target).is_absolute():
+        if folder_of(settings) is None and Path(takeovers.agreed("")[1]).is_absolute():
             # Workers would take it for a network's name, and load PyTorch to find out that there is none.
             raise TakeoverError(f"SERVING_NETWORK={settings.network} leads to no folder")
-        said = takeovers.take_over(target)
+        said = takeovers.take_over(target_of(settings))
     except TakeoverError as error:
         event(f"no other run is taken over: {error}", logging.ERROR)
         raise

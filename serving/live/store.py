@@ -216,7 +216,7 @@ class Store:
         return [_labelled(row, row["label"]) for row in rows]
 
     def shadowed(self, network: str, most: int, labelled: bool) -> list[Shadowed]:
-        """The latest images of a network that were answered twice; of labelled ones only those, and those with their label."""
+        """The latest images of a network that were answered twice; if ``labelled``, only those whose label came, with it."""
         known = LABELS if labelled else ANSWERS
         columns = [
             known.c.policy,
