@@ -92,10 +92,6 @@ class Worker:
             raise Rejection("starting", "the server is not warmed up: try again", retry_after=2)
         return self._classifier
 
-    def check_room(self) -> None:
-        """Raise Rejection where no more pictures fit in."""
-        self.classifier.check_room()
-
     async def take_over(self) -> dict[str, Any]:
         """Have all workers of the server serve what the settings name now.
 
