@@ -22,11 +22,8 @@ from dynamic.errors import UserError
 from dynamic.resources import keep_freed_memory
 from serving import app
 from serving.http.connections import ConnectionLimits, limit_connections
-<<<<<<< HEAD
-from serving.inference.finding import target_of
-=======
 from serving.http.front import ANSWER_SECONDS
->>>>>>> main
+from serving.inference.finding import target_of
 from serving.operation import logs, tracing
 from serving.operation.server_folder import enter, supervisor
 from serving.operation.takeover import Takeovers
