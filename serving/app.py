@@ -15,12 +15,13 @@ from pathlib import Path
 
 from pydantic import BaseModel
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from serving.errors import Rejection
+from serving.errors import Rejection, rejection_for
 from serving.http.asked import asked_of
 from serving.http.front import FrontDoor
 from serving.http.pages import PAGES
@@ -61,11 +62,18 @@ def create_app(settings: ServingSettings, folder: Path | None = None) -> Starlet
             *PAGES,
         ],
         middleware=[Middleware(FrontDoor, settings=settings, check_room=lambda: worker.classifier.check_room())],
+        exception_handlers={HTTPException: _refuse},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # to an address that the client's own Host names
     app.state.worker = worker
     return app
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    """No such page, or not by this method: in the one shape, which the front door gives it."""
+    assert isinstance(error, HTTPException)
+    raise rejection_for(error.status_code, error.headers)
 
 
 async def classify(request: Request) -> Response:
