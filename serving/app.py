@@ -55,6 +55,7 @@ def create_app(settings: ServingSettings, folder: Path | None = None) -> Starlet
             Route("/v1/feedback", feedback, methods=["POST"]),
             Route("/v1/gap", _gap),
             Route("/v1/network", _network),
+            Route("/admin/reload", _reload, methods=["GET", "POST"]),
             Route("/livez", _livez),
             Route("/healthz", _livez),
             Route("/readyz", _readyz),
@@ -107,6 +108,11 @@ async def _gap(request: Request) -> Response:
 
 async def _network(request: Request) -> Response:
     return JSONResponse(_worker(request).classifier.describe())
+
+
+async def _reload(request: Request) -> Response:
+    worker = _worker(request)
+    return JSONResponse(await worker.take_over() if request.method == "POST" else worker.served())
 
 
 async def _livez(request: Request) -> Response:

@@ -14,7 +14,7 @@ CODES: Mapping[str, tuple[int, str]] = {
     "not_found": (404, "no such page, or no answered request of that id"),
     "method_not_allowed": (405, "the page knows other methods"),
     "timeout": (408, "the head or body took too long to arrive"),
-    "conflict": (409, "the label of an answer, changed too often or too late"),
+    "conflict": (409, "the label of an answer, changed too often or too late; or a run that is not taken over"),
     "too_large": (413, "the body, the number of images, or the pixels of one"),
     "unsupported_media_type": (415, "neither form data, nor a JPEG, PNG or WebP picture with 8 bits of grey or RGB"),
     "bad_image": (422, "a picture that cannot be decoded, or is too small"),
