@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -50,6 +51,10 @@ _KEPT = (
     "recalibrate recalibrate_regime keep_default resize crop seed dtype"
 ).split()
 """Settings that a run remembers."""
+
+
+Evaluate = Callable[["Collection", Space, OutcomesStore, Statistics | None], None]
+"""Writes what is pending in a store."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +129,12 @@ def make_spaces(names: str, network: LoadedNetwork, resolution: int | None = Non
     return spaces
 
 
-def collect(collection: Collection) -> xr.Dataset:
+def collect(collection: Collection, evaluate: Evaluate | None = None) -> xr.Dataset:
     """The outcomes: what is on disk already, and what is missing evaluated into it.
+
+    Args:
+        collection: what to evaluate.
+        evaluate: fills the store where something is missing; unless given, by running the network.
 
     Raises:
         UserError: the folder holds another run, or a finished one that was damaged; or a copy of the file of a network of
@@ -163,7 +172,7 @@ def collect(collection: Collection) -> xr.Dataset:
     run.keep_attributes(union)
     run.write_record(record)
     if pending:
-        _evaluate(collection, union, store, statistics)
+        (evaluate or _evaluate)(collection, union, store, statistics)
     (settings.out / "settings.json").unlink(missing_ok=True)  # of an earlier version, whose place run.json takes
     outcomes = load_outcomes(run.outcomes_store)  # before the seal, which must not vouch for what cannot be read
     run.seal()

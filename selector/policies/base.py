@@ -12,7 +12,7 @@ from __future__ import annotations
 import gzip
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -25,8 +25,8 @@ from dynamic.errors import UserError
 from dynamic.files import write_whole
 from dynamic.integrity import digest_of_file, read_record, write_record
 from oracle.run_record import Digests
-from selector.observation.images import Group, Images
-from selector.observation.observations import Observations
+from selector.observation.images import Group, Images, RecordedImages
+from selector.observation.observations import Observations, in_parts
 from selector.policies.asking import ANSWER, Asks
 from selector.policies.objectives import Objective, OperatingPoint, best
 
@@ -161,16 +161,33 @@ class Policy(ABC):
         Raises:
             UserError: not fitted, or fitted on another portfolio.
         """
-        if not hasattr(self, "portfolio_"):
-            raise UserError(f"{self.name} is not fitted: call fit first")
-        ids = tuple(c.id for c in images.portfolio)
-        if ids != self.portfolio_:
-            raise UserError(f"{self.name} was fitted on another portfolio ({len(self.portfolio_)} configurations)")
+        self._require(images)
         if not len(images):
             return np.empty(0, dtype=np.int64)
         if dial is None and self.dials:
             dial = self.dials[0]
         return self._checked(self._decide(images, 0.0 if dial is None else dial), len(images))
+
+    def decide_each(
+        self, images: RecordedImages, dials: Sequence[float | None]
+    ) -> Iterator[tuple[np.ndarray, RecordedImages]]:
+        """:meth:`decide` at each dial, each with a fork of the images that is charged for it.
+
+        Args:
+            images: nothing has been asked of them.
+            dials: see :meth:`decide`.
+        """
+        for dial in dials:
+            forked = images.fork()
+            yield self.decide(forked, dial), forked
+
+    def _require(self, images: Images) -> None:
+        """Raise UserError where the policy cannot decide on the images' portfolio."""
+        if not hasattr(self, "portfolio_"):
+            raise UserError(f"{self.name} is not fitted: call fit first")
+        ids = tuple(c.id for c in images.portfolio)
+        if ids != self.portfolio_:
+            raise UserError(f"{self.name} was fitted on another portfolio ({len(self.portfolio_)} configurations)")
 
     def _checked(self, columns: np.ndarray, count: int) -> np.ndarray:
         """Positions in the portfolio, one an image; raises UserError where they are something else."""
@@ -291,6 +308,11 @@ def gather(images: Images, groups: Sequence[str]) -> np.ndarray:
             found = images.features(cast(Group, group))
             parts.append(found.reshape(len(found), -1))
     return np.concatenate(parts, axis=1)
+
+
+def gather_recorded(observed: Observations, groups: Sequence[str]) -> np.ndarray:
+    """:func:`gather` of all observed images, some at a time: nothing but what it returns is ever whole."""
+    return np.concatenate([gather(RecordedImages(part), groups) for part in in_parts(observed)])
 
 
 TOP = 3
