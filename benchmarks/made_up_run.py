@@ -1,9 +1,9 @@
 """A run of any size that no network was run for: made-up outcomes and observations, in the formats of real ones.
 
-An image has a difficulty, a preferred scale, and a class that it is mostly mistaken for; a configuration has a skill and a scale
-of its own, which follow from its multiply-accumulates. So configurations are right on much the same images, their errors
-agree, and which of them is right can be foreseen in part. Features are random directions of difficulty and scale amid noise.
-Everything follows from the seed.
+An image has a difficulty, a preferred scale, and a class that it is mostly mistaken for; a configuration has a skill and a
+scale of its own, which follow from its multiply-accumulates. So configurations are right on much the same images, their
+errors agree, and which of them is right can be foreseen in part. Features are random directions of difficulty and scale amid
+noise. Everything follows from the seed.
 
     python -m benchmarks.made_up_run --images 5000 --out runs/made-up       # then any command on runs/made-up/run
 
