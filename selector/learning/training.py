@@ -87,6 +87,7 @@ def _train(settings: TrainSettings, run: Run) -> list[Policy]:
         raise UserError(f"{run.folder} ran one configuration: there is nothing to choose")
     observed = observe_run(run, source, outcomes, configurations, run.observations, device=settings.device)
     label = observed.split("label")
+    del outcomes, observed  # fitting takes long, and needs the memory
     if len(label) < SMALLEST:
         raise UserError(f"{len(label)} label images are too few to learn from: run oracle.run with more --images")
     if len(configurations) > settings.portfolio:
