@@ -25,21 +25,20 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from dynamic.command import run_command
-from dynamic.configuration import Configuration, Space
+from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 from dynamic.integrity import write_arrays
 from dynamic.models import load
-from dynamic.norms import Statistics
-from dynamic.session import Prefix
 from oracle.data.sources import ImageSource
-from oracle.evaluation.collect import Collection, collect, make_spaces, open_collection
+from oracle.evaluation.collect import collect, make_spaces, open_collection
 from oracle.outcomes import OutcomesStore
 from oracle.runs import Run
 from oracle.settings import RunSettings
 from selector.learning.observing import observed_configurations
-from selector.observation.earlier import Earlier, block_file
+from selector.observation.earlier import block_file
+from selector.observation.looking import halved, look_at_batch, stage_names
 from selector.observation.observations import Observations
-from selector.observation.observe import BLOCK, halved, look_at_batch, observe
+from selector.observation.observe import BLOCK, observe
 
 PAPER = "stride,dilation,size"
 """The three spaces of the paper, together 1,609 configurations of a ResNet-50."""
@@ -182,7 +181,7 @@ def main(settings: MadeUpSettings) -> None:
     union, source = collection.union, collection.source
     macs = network.costs.of_space(union, source.resolution)
     world = World.of(source.labels, macs, list(union).index(network.default), settings.classes, settings.seed)
-    collect(collection, _Evaluated(world))
+    collect(collection, lambda _, store: _evaluate(world, store))
     _observe(Run.open(collection.settings.out), source, world, settings, list(union))
 
 
@@ -208,15 +207,9 @@ def _write_images(folder: Path, settings: MadeUpSettings) -> None:
         place.write_bytes(b"P6 1 1 255\n" + position.to_bytes(3, "big"))
 
 
-@dataclass(frozen=True)
-class _Evaluated:
-    """Fills a store with a world's outcomes."""
-
-    world: World
-
-    def __call__(self, collection: Collection, union: Space, store: OutcomesStore, statistics: Statistics | None) -> None:
-        for rows in tqdm(store.pending(), desc="outcomes", unit="region", file=sys.stderr):
-            store.write(rows, *self.world.outcomes(rows), np.ones(len(rows), bool))
+def _evaluate(world: World, store: OutcomesStore) -> None:
+    for rows in tqdm(store.pending(), desc="outcomes", unit="region", file=sys.stderr):
+        store.write(rows, *world.outcomes(rows), np.ones(len(rows), bool))
 
 
 def _observe(
@@ -229,12 +222,9 @@ def _observe(
     predicted, p_true = (outcomes[name].values[:, columns] for name in ("predicted", "p_true"))
     del outcomes
 
-    def fill(
-        run: Run, source: ImageSource, portfolio: Sequence[Configuration], distinct: Mapping[Prefix, str],
-        missing: Sequence[int], earlier: Earlier, out: Path, device: str,
-    ) -> None:  # fmt: skip
-        network, side = run.fast_network(device), source.resolution
-        shapes = look_at_batch(network, torch.zeros(1, 3, side, side), portfolio, distinct, 16)
+    def fill(missing: Sequence[int], out: Path) -> None:
+        distinct, side = stage_names(run.network, portfolio)[1], source.resolution
+        shapes = look_at_batch(run.fast_network(), torch.zeros(1, 3, side, side), portfolio, distinct, 16)
         names = ("image", "stem", "grid", "behind", *distinct.values())
         behind = shapes["prefix"].shape[1] - shapes["stem"].shape[1]
         widths = {name: behind if name == "behind" else int(np.prod(shapes[name].shape[1:])) for name in names}
