@@ -102,7 +102,7 @@ def run_steps(settings: BenchmarkSettings) -> list[dict[str, Any]]:
     rows = [measured("make the run", ["benchmarks.made_up_run", *sizes], out)]
     asked, observed = run_settings(out, settings.model), str(settings.observed)
     evaluated = [f"--{name.replace('_', '-')}={getattr(asked, name)}" for name in ASKED]
-    steps = {
+    steps: dict[str, list[object]] = {
         "labels, summary, figures": ["oracle.run", *evaluated],
         "portfolio": ["selector.portfolio", run, "--size", observed, "--out", out / "portfolio.json"],
         "train": ["selector.train", run, "--portfolio", observed, f"--policies={settings.policies}", "--device=cpu"],
