@@ -20,10 +20,12 @@ from selector.observation.stored import Blocks, StoredArray, read_blocks
 from selector.policies import LEARNED, answers, cascade
 from selector.policies.answers import fit_temperatures, tempered
 from selector.policies.base import Policy, gather, gather_recorded
-from selector.policies.boosting import boosted, boosted_each
+from selector.policies.boosting import Ranker, boosted, boosted_each
 from selector.policies.cascade import Averaging, Cascade
+from selector.policies.forest import Forest
 from selector.policies.head import _channel_statistics
 from selector.policies.running import run_policy, run_recorded
+from selector.policies.stagewise import Stagewise
 from selector.scoring.resampling import draw_resamples
 
 Pair = tuple[Observations, Observations]
@@ -219,3 +221,50 @@ def test_resamples_are_those_of_one_draw(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("selector.scoring.resampling._BLOCK", 900)
     expected = np.random.default_rng(3).multinomial(200, np.full(200, 1 / 200), size=50)
     assert np.array_equal(draw_resamples(200, 3, 50), expected)
+
+
+def test_forks_learn_what_each_price_and_branch_alone_would(kept: Pair) -> None:
+    stored, held = kept
+    policy = Stagewise(rounds=5).fit(stored)
+    half = np.random.default_rng(policy.seed).permutation(len(held)) % 2
+    images = RecordedImages(held)
+    relative = held.costs.whole / held.costs.default
+    texts: dict[str, str] = {}
+
+    def learn(node: Any, rewards: np.ndarray, name: str) -> np.ndarray:
+        if not node.branches:
+            return np.asarray(rewards[:, node.column])
+        below = np.stack([learn(b, rewards, f"{name}_{i}") for i, b in enumerate(node.branches)], axis=1)
+        if len(node.branches) == 1:
+            return np.asarray(below[:, 0])
+        features = images.stage(node.layer, node.column, np.arange(len(images)))
+        crossed = np.empty_like(below)
+        for branch in range(len(node.branches)):
+            for part in (0, 1):
+                model = boosted(features[half != part], below[half != part, branch], policy.rounds, policy.seed)
+                crossed[half == part, branch] = Forest((model,)).raw(features[half == part])[:, 0]
+            texts[f"m{name}_{branch}"] = boosted(features, below[:, branch], policy.rounds, policy.seed)
+        return np.asarray(below[np.arange(len(below)), crossed.argmax(axis=1)])
+
+    for number, price in enumerate(policy.prices):
+        learn(policy.tree_, held.correct - price * relative, str(number))
+    assert policy._state().texts == texts
+
+
+def test_the_ranker_learns_from_every_image_with_every_column(kept: Pair) -> None:
+    stored, held = kept
+    features, (images, columns) = gather(RecordedImages(held), Ranker().groups), held.correct.shape
+    every = np.tile(np.arange(columns, dtype=np.float32), images)[:, None]
+    relevance = np.where(held.correct, 2 + (held.quality > 1.8), 0) + (held.quality > 0.3)
+    model = boosted(
+        np.concatenate([np.repeat(features, columns, axis=0), every], axis=1),
+        relevance.ravel().astype(int),
+        10,
+        0,
+        objective="lambdarank",
+        group=np.full(images, columns),
+        categories=[features.shape[1]],
+        lambdarank_truncation_level=columns,
+        feature_fraction=0.5,
+    )
+    assert Ranker(rounds=10).fit(stored)._state().texts == {"model": model}
