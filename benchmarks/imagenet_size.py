@@ -2,6 +2,7 @@
 
     python -m benchmarks.imagenet_size                  # 50,000 images, 1,609 configurations, 1,000 classes
     python -m benchmarks.imagenet_size --images 5000    # a tenth of them
+    python -m benchmarks.imagenet_size --also 5000 15000 --table docs/imagenet-size.md
 
 Makes a run with made-up outcomes and observations in the real formats (:mod:`benchmarks.made_up_run`), then runs the real
 commands on it, each in a process of its own: labels, summary and figures (``oracle.run`` on a run that is evaluated),
@@ -19,14 +20,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.made_up_run import MadeUpSettings, run_settings
 from dynamic.command import run_command
 from dynamic.errors import UserError
-from oracle.reporting.text import aligned
+from dynamic.files import write_whole
+from dynamic.resources import cpu_count
+from oracle.reporting.text import aligned, markdown_table
 
 MADE = ("images", "configurations", "classes", "observed", "model", "seed", "out")
 """Options of benchmarks.made_up_run."""
@@ -43,6 +46,10 @@ class BenchmarkSettings(MadeUpSettings):
 
     policies: str = ""
     """Learned policies; all unless given."""
+    also: tuple[int, ...] = ()
+    """Smaller numbers of images that are measured first, to show growth."""
+    table: Path | None = None
+    """Also write the tables to this file, as Markdown."""
     keep: bool = False
     """Leave the folder that everything was made in; else it is deleted."""
     json: bool = False
@@ -79,19 +86,37 @@ def disk_of(folder: Path) -> int:
 
 
 def main(settings: BenchmarkSettings) -> None:
-    """Make the run, run every step, print the table."""
+    """For each size make the run and run every step; print the table."""
     if settings.out.exists():
         raise UserError(f"{settings.out} is there already: delete it or choose another --out")
-    try:
-        rows = run_steps(settings)
-    finally:
-        if not settings.keep:
-            shutil.rmtree(settings.out, ignore_errors=True)
-    print(f"{settings.images} images, {settings.configurations} configurations, {settings.classes} classes\n")
-    print(aligned(HEADER, [_cells(row) for row in rows]))
+    results = []
+    for images in (*settings.also, settings.images):
+        sized = replace(settings, images=images, out=settings.out / str(images))
+        try:
+            rows = run_steps(sized)
+        finally:
+            if not settings.keep:  # one size at a time on the disk
+                shutil.rmtree(settings.out, ignore_errors=True)
+        sizes = {name: getattr(sized, name) for name in ("images", "configurations", "classes", "observed", "model")}
+        results.append(sizes | {"steps": rows})
+        print(f"\n{_title(sized)}\n\n{aligned(HEADER, [_cells(row) for row in rows])}", flush=True)
+        if settings.table is not None:
+            write_whole(settings.table, _page(settings, results).encode())
     if settings.json:
-        sizes = {name: getattr(settings, name) for name in ("images", "configurations", "classes", "observed", "model")}
-        print(json.dumps(sizes | {"steps": rows}))
+        print(json.dumps({"sizes": results}))
+
+
+def _title(settings: BenchmarkSettings) -> str:
+    return f"{settings.images:,} images, {settings.configurations:,} configurations, {settings.classes:,} classes"
+
+
+def _page(settings: BenchmarkSettings, results: Sequence[dict[str, Any]]) -> str:
+    """The tables as Markdown."""
+    parts = [f"# ImageNet's size without ImageNet\n\nMade by `python -m benchmarks.imagenet_size` on {cpu_count()} cores.\n"]
+    for result in results:
+        title = _title(replace(settings, images=result["images"]))
+        parts.append(f"## {title}\n\n{markdown_table(HEADER, [_cells(row) for row in result['steps']])}\n")
+    return "\n".join(parts)
 
 
 def run_steps(settings: BenchmarkSettings) -> list[dict[str, Any]]:
