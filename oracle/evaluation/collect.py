@@ -40,10 +40,6 @@ _KEPT = (
 """Settings that a run remembers."""
 
 
-Evaluate = Callable[["Collection", OutcomesStore], None]
-"""Writes what is pending in a store."""
-
-
 @dataclass(frozen=True)
 class Collection:
     """Everything that one set of outcomes needs, opened and checked but not yet run.
@@ -116,22 +112,23 @@ def make_spaces(names: str, network: LoadedNetwork, resolution: int | None = Non
     return spaces
 
 
-def collect(collection: Collection, evaluate: Evaluate | None = None) -> xr.Dataset:
+def collect(collection: Collection) -> xr.Dataset:
     """The outcomes: what is on disk already, and what is missing evaluated into it.
-
-    Args:
-        collection: what to evaluate.
-        evaluate: fills the store where something is missing; unless given, by running the network.
 
     Raises:
         UserError: the folder holds another run, or a finished one that was damaged; or a copy of the file of a network of
             one's own would not make it again.
     """
-    return collect_all([collection], evaluate)[0]
+    return collect_all([collection])[0]
 
 
-def collect_all(collections: Sequence[Collection], evaluate: Evaluate | None = None) -> list[xr.Dataset]:
-    """:func:`collect` of several at once, with the options of the first for Ray; in one process one after the other."""
+def collect_all(
+    collections: Sequence[Collection], evaluate: Callable[[OutcomesStore], None] | None = None
+) -> list[xr.Dataset]:
+    """:func:`collect` of several at once, with the options of the first for Ray; in one process one after the other.
+
+    ``evaluate`` writes what is pending in a store; unless given, by running the network.
+    """
     opened = [_Opened.of(collection) for collection in collections]
     unfinished = [one for one in opened if not one.finished]
     wanting = [one for one in unfinished if one.wants_statistics]
@@ -145,7 +142,7 @@ def collect_all(collections: Sequence[Collection], evaluate: Evaluate | None = N
         _evaluate(pending)
     elif evaluate is not None:
         for one in pending:
-            evaluate(one.collection, one.store)
+            evaluate(one.store)
     return [one.outcomes() for one in opened]
 
 

@@ -15,9 +15,9 @@ from dynamic.errors import UserError
 from oracle.evaluation.bounds import cost_order, greedy_portfolio, hull, single_best
 from selector.learning.fitting import folds
 from selector.observation.observations import Observations
-from selector.policies.base import gather_recorded
 from selector.policies.boosting import boosted_each
 from selector.policies.forest import Forest
+from selector.policies.gathering import gather_recorded
 
 LARGEST = 32
 """Configurations that policies choose among, at most."""

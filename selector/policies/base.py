@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from safetensors.numpy import load_file, save
@@ -25,9 +25,9 @@ from dynamic.errors import UserError
 from dynamic.files import write_whole
 from dynamic.integrity import digest_of_file, read_record, write_record
 from oracle.run_record import Digests
-from selector.observation.images import Group, Images, RecordedImages
-from selector.observation.observations import Observations, in_parts
-from selector.policies.asking import ANSWER, Asks
+from selector.observation.images import Images, RecordedImages
+from selector.observation.observations import Observations
+from selector.policies.asking import Asks
 from selector.policies.objectives import Objective, OperatingPoint, best
 
 POLICY = "policy.json"
@@ -292,45 +292,6 @@ class Policy(ABC):
         except Exception as error:  # safetensors, LightGBM, zlib and torch each raise their own
             raise UserError(f"{folder} holds no whole {cls.name} policy ({error}): fit it again") from error
         return policy
-
-
-def gather(images: Images, groups: Sequence[str]) -> np.ndarray:
-    """(N, features) float32 of several groups side by side; each is charged.
-
-    ``answer:COLUMN`` or ``answer:default`` is what that configuration answers: see :func:`answer_features`.
-    """
-    parts = []
-    for group in groups:
-        if group.startswith(ANSWER):
-            column = group.removeprefix(ANSWER)
-            parts.append(answer_features(images.look(images.default if column == "default" else int(column))))
-        else:
-            found = images.features(cast(Group, group))
-            parts.append(found.reshape(len(found), -1))
-    return np.concatenate(parts, axis=1)
-
-
-def gather_recorded(observed: Observations, groups: Sequence[str]) -> np.ndarray:
-    """:func:`gather` of all observed images, some at a time: nothing but what it returns is ever whole."""
-    return np.concatenate([gather(RecordedImages(part), groups) for part in in_parts(observed)])
-
-
-TOP = 3
-
-
-def answer_features(probabilities: np.ndarray) -> np.ndarray:
-    """(N, classes) probabilities as features: the largest three, their margin, the entropy, the class, all logarithms.
-
-    The logarithms are left out for more than 64 classes.
-    """
-    ordered = np.sort(probabilities, axis=1)[:, ::-1]
-    logs = np.log(np.clip(probabilities, 1e-6, 1))
-    entropy = -(probabilities * logs).sum(axis=1)
-    margin = ordered[:, 0] - ordered[:, min(1, ordered.shape[1] - 1)]
-    parts = [ordered[:, :TOP], margin[:, None], entropy[:, None], probabilities.argmax(axis=1)[:, None]]
-    if probabilities.shape[1] <= 64:
-        parts.append(logs)
-    return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 def load_facts(folder: Path) -> Mapping[str, Any]:

@@ -6,7 +6,8 @@ import numpy as np
 
 from selector.observation.images import Images
 from selector.observation.observations import Observations, in_parts
-from selector.policies.base import State, gather_recorded
+from selector.policies.base import State
+from selector.policies.gathering import gather_recorded
 from selector.policies.scoring import ScoringPolicy
 
 EVALUATED = 1024

@@ -10,7 +10,8 @@ import numpy as np
 from selector.observation.images import Images, RecordedImages
 from selector.observation.observations import Observations
 from selector.policies.asking import Asks
-from selector.policies.base import Policy, State, gather, gather_recorded
+from selector.policies.base import Policy, State
+from selector.policies.gathering import gather, gather_recorded
 
 PRICES = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 1.0)
 """The dial: how much score the MACs of one default run are worth; accuracy as a fraction, where scores are that."""
@@ -25,7 +26,7 @@ class ScoringPolicy(Policy):
 
     Args:
         groups: which features it asks for; see :mod:`selector.observation.features` and
-            :func:`selector.policies.base.gather`.
+            :func:`selector.policies.gathering.gather`.
         seed: of whatever is drawn while fitting.
     """
 

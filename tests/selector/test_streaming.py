@@ -19,10 +19,11 @@ from selector.observation.observations import Observations
 from selector.observation.stored import Blocks, StoredArray, read_blocks
 from selector.policies import LEARNED, answers, cascade
 from selector.policies.answers import fit_temperatures, tempered
-from selector.policies.base import Policy, gather, gather_recorded
+from selector.policies.base import Policy
 from selector.policies.boosting import Ranker, boosted, boosted_each
 from selector.policies.cascade import Averaging, Cascade
 from selector.policies.forest import Forest
+from selector.policies.gathering import gather, gather_recorded
 from selector.policies.head import _channel_statistics
 from selector.policies.running import run_policy, run_recorded
 from selector.policies.stagewise import Stagewise
