@@ -16,7 +16,6 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from zlib import crc32
 
@@ -31,7 +30,7 @@ from dynamic.errors import UserError
 from dynamic.integrity import write_arrays
 from dynamic.models import load
 from oracle.data.sources import ImageSource
-from oracle.evaluation.collect import collect_all, make_spaces, open_collection
+from oracle.evaluation.collect import Opened, make_spaces, open_collection
 from oracle.outcomes import OutcomesStore
 from oracle.runs import Run
 from oracle.settings import RunSettings
@@ -182,7 +181,10 @@ def main(settings: MadeUpSettings) -> None:
     union, source = collection.union, collection.source
     macs = network.costs.of_space(union, source.resolution)
     world = World.of(source.labels, macs, list(union).index(network.default), settings.classes, settings.seed)
-    collect_all([collection], partial(_evaluate, world))
+    opened = Opened.of(collection)
+    opened.describe()
+    _evaluate(world, opened.store)
+    opened.outcomes()  # read and vouched for, as after an evaluation
     _observe(Run.open(collection.settings.out), source, world, settings, list(union))
 
 

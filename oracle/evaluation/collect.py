@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -122,14 +122,9 @@ def collect(collection: Collection) -> xr.Dataset:
     return collect_all([collection])[0]
 
 
-def collect_all(
-    collections: Sequence[Collection], evaluate: Callable[[OutcomesStore], None] | None = None
-) -> list[xr.Dataset]:
-    """:func:`collect` of several at once, with the options of the first for Ray; in one process one after the other.
-
-    ``evaluate`` writes what is pending in a store; unless given, by running the network.
-    """
-    opened = [_Opened.of(collection) for collection in collections]
+def collect_all(collections: Sequence[Collection]) -> list[xr.Dataset]:
+    """:func:`collect` of several at once, with the options of the first for Ray; in one process one after the other."""
+    opened = [Opened.of(collection) for collection in collections]
     unfinished = [one for one in opened if not one.finished]
     wanting = [one for one in unfinished if one.wants_statistics]
     for one, statistics in zip(wanting, estimated([one.asked for one in wanting]), strict=True):
@@ -138,15 +133,12 @@ def collect_all(
     for one in unfinished:
         one.describe()
     pending = [one for one in unfinished if one.store.pending()]
-    if pending and evaluate is None:
+    if pending:
         _evaluate(pending)
-    elif evaluate is not None:
-        for one in pending:
-            evaluate(one.store)
     return [one.outcomes() for one in opened]
 
 
-class _Opened:
+class Opened:
     """A run whose folder is open: its store, what it said of itself before, its statistics."""
 
     def __init__(self, collection: Collection, store: OutcomesStore, before: RunRecord | None) -> None:
@@ -159,7 +151,7 @@ class _Opened:
             self.statistics = Statistics.load(file)
 
     @classmethod
-    def of(cls, collection: Collection) -> _Opened:
+    def of(cls, collection: Collection) -> Opened:
         network, run = collection.network, collection.run
         code, file = CodeName.parse(network.info.name), network.info.file
         if code is not None and file is not None and not run.outcomes_store.exists():
@@ -229,7 +221,7 @@ class _Opened:
         return outcomes
 
 
-def _evaluate(runs: Sequence[_Opened]) -> None:
+def _evaluate(runs: Sequence[Opened]) -> None:
     """Evaluate what is missing, here or on a Ray cluster, and store it."""
     tasks, first = [one.task() for one in runs], runs[0].collection
     what = f"{len(first.union)} configurations" if len(runs) == 1 else f"{len(runs)} sets"
