@@ -30,7 +30,7 @@ from dynamic.errors import UserError
 from dynamic.integrity import write_arrays
 from dynamic.models import load
 from oracle.data.sources import ImageSource
-from oracle.evaluation.collect import Opened, make_spaces, open_collection
+from oracle.evaluation.collect import _Opened, make_spaces, open_collection
 from oracle.outcomes import OutcomesStore
 from oracle.runs import Run
 from oracle.settings import RunSettings
@@ -181,7 +181,7 @@ def main(settings: MadeUpSettings) -> None:
     union, source = collection.union, collection.source
     macs = network.costs.of_space(union, source.resolution)
     world = World.of(source.labels, macs, list(union).index(network.default), settings.classes, settings.seed)
-    opened = Opened.of(collection)
+    opened = _Opened.of(collection)
     opened.describe()
     _evaluate(world, opened.store)
     opened.outcomes()  # read and vouched for, as after an evaluation

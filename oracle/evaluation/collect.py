@@ -124,7 +124,7 @@ def collect(collection: Collection) -> xr.Dataset:
 
 def collect_all(collections: Sequence[Collection]) -> list[xr.Dataset]:
     """:func:`collect` of several at once, with the options of the first for Ray; in one process one after the other."""
-    opened = [Opened.of(collection) for collection in collections]
+    opened = [_Opened.of(collection) for collection in collections]
     unfinished = [one for one in opened if not one.finished]
     wanting = [one for one in unfinished if one.wants_statistics]
     for one, statistics in zip(wanting, estimated([one.asked for one in wanting]), strict=True):
@@ -138,7 +138,7 @@ def collect_all(collections: Sequence[Collection]) -> list[xr.Dataset]:
     return [one.outcomes() for one in opened]
 
 
-class Opened:
+class _Opened:
     """A run whose folder is open: its store, what it said of itself before, its statistics."""
 
     def __init__(self, collection: Collection, store: OutcomesStore, before: RunRecord | None) -> None:
@@ -151,7 +151,7 @@ class Opened:
             self.statistics = Statistics.load(file)
 
     @classmethod
-    def of(cls, collection: Collection) -> Opened:
+    def of(cls, collection: Collection) -> _Opened:
         network, run = collection.network, collection.run
         code, file = CodeName.parse(network.info.name), network.info.file
         if code is not None and file is not None and not run.outcomes_store.exists():
@@ -221,7 +221,7 @@ class Opened:
         return outcomes
 
 
-def _evaluate(runs: Sequence[Opened]) -> None:
+def _evaluate(runs: Sequence[_Opened]) -> None:
     """Evaluate what is missing, here or on a Ray cluster, and store it."""
     tasks, first = [one.task() for one in runs], runs[0].collection
     what = f"{len(first.union)} configurations" if len(runs) == 1 else f"{len(runs)} sets"
