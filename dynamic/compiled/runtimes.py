@@ -120,7 +120,8 @@ class _OnnxRuntime:
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.log_severity_level = 3
         session = self._library.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        return lambda inputs: session.run(None, dict(inputs))
+        outputs = [output.name for output in session.get_outputs()]
+        return lambda inputs: session.run(outputs, inputs)
 
 
 class _OpenVino:
