@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from oracle.settings import DTYPES
 from selector.observation.costs import Costs
 from selector.policies import digest_of_policies, load_policies
 from selector.policies.constant import Cheapest, Default, constants
+from selector.scoring.results import read_results
 from serving.inference.deployment import Deployment
 from serving.inference.eager import EagerNetwork
 from serving.inference.reserve import OpenedReserve
@@ -43,7 +45,7 @@ def open_run(settings: ServingSettings, folder: Path) -> Deployment:
         configurations=run.configurations,
         portfolio=portfolio,
         costs=Costs(run.network, portfolio, run.record.resolution),
-        **results_of(run),
+        **results_of(partial(read_results, run)),
     )
 
 
