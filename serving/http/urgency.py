@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass
 
 from serving.errors import Rejection
@@ -31,9 +30,6 @@ class Urgency:
 
 
 NORMAL = Urgency()
-
-URGENCY: ContextVar[Urgency] = ContextVar("urgency", default=NORMAL)
-"""Of the request at hand; set by the front door."""
 
 
 def urgency_of(headers: Mapping[str, str], now: float, operator: bool = False) -> Urgency:
