@@ -186,7 +186,8 @@ def test_int8_has_policies_of_its_own_and_stands_beside_float32(run_folder: Path
     for shown in gap["policies"]:
         if shown["policy"] != "oracle":
             row = rows[shown["policy"], shown["objective"]]
-            assert (shown["dial"], shown["accuracy"]) == (row["dial"], row["accuracy"])
+            assert shown["accuracy"] == row["accuracy"]
+            assert shown["objective"] is None or shown["dial"] == row["dial"]
             assert shown["gmacs"] == pytest.approx(row["gmacs"])
     # Without what float32 decided the eager network says the same again, and another seed is fitted anew.
     (compiled / "decided.safetensors").unlink()
