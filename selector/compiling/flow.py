@@ -17,7 +17,7 @@ from dynamic.integrity import read_record, write_record
 from dynamic.lock import held
 from oracle.data.sources import ImageSource
 from oracle.runs import Run
-from selector.compiling.graphs import compile_run, refuse_uncompilable
+from selector.compiling.graphs import compile_run, images_of, refuse_uncompilable
 from selector.compiling.judging import judged
 from selector.compiling.opening import open_graphs, open_policies, policies_folder
 from selector.compiling.places import places, writable_place
@@ -55,7 +55,7 @@ def compile_for(settings: CompileSettings) -> tuple[Path, dict[str, Any], bool]:
 def _made(settings: CompileSettings, run: Run, policies: list[Policy], place: Path) -> dict[str, Any]:
     """Graphs, policies of their precision and the report, which is returned."""
     began = time.monotonic()
-    source = run.images(settings.data_dir) if settings.check else None
+    source = images_of(run, settings.data_dir) if settings.check else None
     network = _graphs(settings, run, place, source)
     report: dict[str, Any] = {
         "run": run.name,
