@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from serving.errors import Rejection
-from serving.http.asked import Asked
+from serving.http.asked import asked_of
 from serving.http.front import FrontDoor
 from serving.http.pages import PAGES
 from serving.operation import metrics
@@ -59,7 +59,7 @@ def create_app(settings: ServingSettings, folder: Path | None = None) -> Starlet
             Route("/readyz", _readyz),
             *PAGES,
         ],
-        middleware=[Middleware(FrontDoor, settings=settings, check_room=worker.check_room)],
+        middleware=[Middleware(FrontDoor, settings=settings, check_room=lambda: worker.classifier.check_room())],
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # to an address that the client's own Host names
@@ -88,7 +88,7 @@ async def classify_batch(request: Request) -> Response:
 
 async def feedback(request: Request) -> Response:
     """Store the true class of an earlier answer; it is on disk when this returns."""
-    given = Asked.of(request).body.feedback
+    given = asked_of(request).feedback
     assert given is not None, "the front door refuses it"
     return _json(await _worker(request).classifier.feedback(given))
 
@@ -118,8 +118,8 @@ def _worker(request: Request) -> Worker:
 
 
 async def _answers(request: Request) -> list[Answer | Rejection]:
-    asked = Asked.of(request)
-    return await _worker(request).classifier.answer(asked.body.pictures, asked.body.options, asked.urgency, asked.notes)
+    asked = asked_of(request)
+    return await _worker(request).classifier.answer(asked.pictures, asked.options, asked.urgency, asked.notes)
 
 
 def _item(found: Answer | Rejection) -> Item:

@@ -22,6 +22,7 @@ from dynamic.errors import UserError
 from dynamic.resources import keep_freed_memory
 from serving import app
 from serving.http.connections import ConnectionLimits, limit_connections
+from serving.http.front import ANSWER_SECONDS
 from serving.operation import logs, tracing
 from serving.operation.server_folder import enter
 from serving.schema import Answer, BatchAnswer, Feedback, FeedbackAnswer, Options
@@ -43,12 +44,20 @@ SETTINGS = _settings()
 enter()  # before the workers start: they look for the server's folder in their environment
 
 
-class _ClassifyInput(Options, bentoml.IODescriptor):
+class _Picture(bentoml.IODescriptor):
     image: PIL.Image.Image
 
 
-class _BatchInput(Options, bentoml.IODescriptor):
+class _Pictures(bentoml.IODescriptor):
     images: list[PIL.Image.Image]
+
+
+class ClassifyInput(Options, _Picture):
+    """The fields of /v1/classify, those of the last base first: clients may give the picture without its name."""
+
+
+class BatchInput(Options, _Pictures):
+    """The fields of /v1/classify_batch."""
 
 
 class _Served(bentoml.Service[object]):
@@ -72,12 +81,17 @@ class _Served(bentoml.Service[object]):
         return JSONResponse(self.schema())
 
 
-@bentoml.service(name="dynamic_classifier", workers=SETTINGS.workers, service_class=_Served)
+@bentoml.service(
+    name="dynamic_classifier",
+    workers=SETTINGS.workers,
+    traffic={"timeout": SETTINGS.upload_seconds + ANSWER_SECONDS + 10},  # of services that depend on this one
+    service_class=_Served,
+)
 class DynamicClassifier:
     """Classifies pictures with a network whose strides, dilations and kernel sizes a policy chooses for each picture."""
 
-    classify = bentoml.api(route="/v1/classify", input_spec=_ClassifyInput, output_spec=Answer)(app.classify)
-    classify_batch = bentoml.api(route="/v1/classify_batch", input_spec=_BatchInput, output_spec=BatchAnswer)(
+    classify = bentoml.api(route="/v1/classify", input_spec=ClassifyInput, output_spec=Answer)(app.classify)
+    classify_batch = bentoml.api(route="/v1/classify_batch", input_spec=BatchInput, output_spec=BatchAnswer)(
         app.classify_batch
     )
     feedback = bentoml.api(route="/v1/feedback", input_spec=Feedback, output_spec=FeedbackAnswer)(app.feedback)

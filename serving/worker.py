@@ -86,10 +86,6 @@ class Worker:
             raise Rejection("starting", "the server is not warmed up: try again", retry_after=2)
         return self._classifier
 
-    def check_room(self) -> None:
-        """Raise Rejection where no more pictures fit in."""
-        self.classifier.check_room()
-
     def _enter_process(self, loop: asyncio.AbstractEventLoop) -> None:
         accept_one_at_a_time(loop, lambda address: tell_who_may_connect(address, self.settings))
         tracing.set_up()

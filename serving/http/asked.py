@@ -12,46 +12,31 @@ from serving.http.urgency import NORMAL, Urgency
 from serving.operation.logs import Notes
 from serving.schema import Feedback, Options
 
-_KEY = "serving.asked"
+ASKED = "serving.asked"
+"""Key of an ASGI scope."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Body:
-    """What a body says; fields that its page does not have are empty.
+@dataclass(kw_only=True)
+class Asked:
+    """A request; what its page does not take is empty.
 
     Attributes:
+        notes: its id, and what its log line and its trace will say.
+        urgency: how its pictures wait.
         pictures: files, open until the answer is sent.
         options: how to classify them.
         feedback: the label of an earlier answer.
     """
 
+    notes: Notes
+    urgency: Urgency = NORMAL
     pictures: Sequence[UploadFile] = ()
     options: Options = field(default_factory=Options)
     feedback: Feedback | None = None
 
 
-@dataclass(kw_only=True)
-class Asked:
-    """A request.
-
-    Attributes:
-        notes: its id, and what its log line and its trace will say.
-        urgency: how its images wait.
-        body: what it sent.
-    """
-
-    notes: Notes
-    urgency: Urgency = NORMAL
-    body: Body = field(default_factory=Body)
-
-    @classmethod
-    def of(cls, request: Request) -> Asked:
-        """What the front door has read of a request."""
-        found = request.scope[_KEY]
-        assert isinstance(found, cls)
-        return found
-
-    @property
-    def as_scope(self) -> dict[str, Asked]:
-        """What the request's ASGI scope gets, for :meth:`of`."""
-        return {_KEY: self}
+def asked_of(request: Request) -> Asked:
+    """What the front door has read of a request."""
+    asked = request.scope[ASKED]
+    assert isinstance(asked, Asked)
+    return asked

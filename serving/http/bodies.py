@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope
 
 from serving.errors import Rejection
-from serving.http.asked import Body
+from serving.http.asked import Asked
 from serving.http.forms import Disk, Form, FormReader
 from serving.http.uploads import Upload, Uploads
 from serving.schema import Feedback, Options, read
@@ -45,15 +45,24 @@ class Bodies:
             pace=settings.upload_kib_per_second * 1024,
         )
 
-    def reader(self, scope: Scope) -> Callable[[Scope, Receive, ExitStack], Awaitable[Body]] | None:
-        """What reads the body of a request; None where it has none that anybody wants."""
-        if scope["method"] != "POST":
-            return None
-        if scope["path"] in FILES:
-            return self._read_images
-        return self._read_feedback if scope["path"] == "/v1/feedback" else None
+    async def read(self, asked: Asked, scope: Scope, receive: Receive, opened: ExitStack) -> None:
+        """Read what a request sends, if its page takes anything.
 
-    async def _read_images(self, scope: Scope, receive: Receive, opened: ExitStack) -> Body:
+        Args:
+            asked: gets what was read.
+            scope: of the request.
+            receive: brings the body.
+            opened: closes the files.
+
+        Raises:
+            Rejection: of a body that is not as it should be, or not within the limits.
+        """
+        if scope["method"] == "POST" and scope["path"] in FILES:
+            asked.pictures, asked.options = await self._read_images(scope, receive, opened)
+        elif scope["method"] == "POST" and scope["path"] == "/v1/feedback":
+            asked.feedback = await self._read_feedback(scope, receive, opened)
+
+    async def _read_images(self, scope: Scope, receive: Receive, opened: ExitStack) -> tuple[list[UploadFile], Options]:
         media = _media_type(scope)
         if media != "multipart/form-data":
             raise Rejection(
@@ -76,9 +85,9 @@ class Bodies:
             raise Rejection("invalid", f"{name}: field required: send a picture as a file (curl -F {name}=@cat.jpg)")
         if scope["path"] == "/v1/classify" and len(pictures) > 1:
             raise Rejection("invalid", f"{len(pictures)} pictures: send one, or many as images to /v1/classify_batch")
-        return Body(pictures=pictures, options=read(Options, fields))
+        return pictures, read(Options, fields)
 
-    async def _read_feedback(self, scope: Scope, receive: Receive, opened: ExitStack) -> Body:
+    async def _read_feedback(self, scope: Scope, receive: Receive, opened: ExitStack) -> Feedback:
         media = _media_type(scope)
         if media == "multipart/form-data":
             fields = _single(await self._form(scope, receive, opened, _FEEDBACK_BYTES, 1))
@@ -98,7 +107,7 @@ class Bodies:
         for name in Feedback.model_fields:
             if fields.get(name) is None:
                 raise Rejection("invalid", f'{name}: field required: send {{"id": "...", "label": "..."}}')
-        return Body(feedback=read(Feedback, fields))
+        return read(Feedback, fields)
 
     async def _form(self, scope: Scope, receive: Receive, opened: ExitStack, limit: int, files: int) -> Form:
         """The fields of a form."""

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.errors import Rejection, rejection_for
-from serving.http.asked import Asked
+from serving.http.asked import ASKED, Asked
 from serving.http.bodies import FILES, Bodies
 from serving.http.clients import Keys, Rate
 from serving.http.security import cors_headers, host_allowed
@@ -64,7 +64,7 @@ class FrontDoor:
             return
         began = time.perf_counter()
         asked = Asked(notes=Notes(new_id()))
-        scope.update(asked.as_scope)
+        scope[ASKED] = asked
         headers = Headers(scope=scope)
         origins = cors_headers(headers.get("origin"), self._settings.cors_origins)
         sender = Sender(scope, send, {"X-Request-ID": asked.notes.id, **origins})
@@ -74,9 +74,7 @@ class FrontDoor:
                 return
             self._admit(scope, headers, asked)
             with ExitStack() as opened:
-                reader = self._bodies.reader(scope)
-                if reader is not None:
-                    asked.body = await reader(scope, receive, opened)
+                await self._bodies.read(asked, scope, receive, opened)
                 await self._answer(scope, receive, sender)
         except Rejection as rejection:
             await sender.reject(rejection)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from dynamic.errors import UserError
 from serving import worker
 from serving.app import create_app
 from serving.errors import Rejection
+from serving.http.bodies import FILES
+from serving.http.openapi import document
 from serving.inference.deployment import Deployment
+from serving.schema import Options
 from serving.settings import ServingSettings
 from serving.worker import Worker
 from tests.serving.bad_inputs import picture
@@ -70,6 +75,17 @@ def test_no_answer_names_the_host_that_a_client_made_up(client: TestClient) -> N
     assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")
     assert "evil" not in str(response.headers) + response.text
     assert metric(client, "serving_worker_starts_total") >= 1
+
+
+def test_pages_and_the_document_name_the_same_addresses_and_options(client: TestClient) -> None:
+    app = create_app(ServingSettings(device="cpu"))
+    paths = document()["paths"]
+    assert set(paths) == {route.path for route in app.routes if isinstance(route, Route)}
+    for path, field in FILES.items():
+        schema = paths[path]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+        assert set(schema["properties"]) == {field, *Options.model_fields}
+    sent = set(re.findall(r'form\.append\("(\w+)"', client.get("/ui").text))
+    assert {"image", "policy", "keep"} <= sent <= {"image", *Options.model_fields}
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import uvicorn
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from serving.http.asked import Asked
+from serving.http.asked import asked_of
 from serving.http.front import FrontDoor
 from serving.http.security import HEADERS
 from serving.http.urgency import Urgency
@@ -37,7 +37,7 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
     if scope["path"] == "/memory":
         raise MemoryError
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": Asked.of(Request(scope)).body.options.model_dump_json().encode()})
+    await send({"type": "http.response.body", "body": asked_of(Request(scope)).options.model_dump_json().encode()})
 
 
 @contextmanager
@@ -168,7 +168,7 @@ def test_how_urgent_a_request_is_reaches_what_answers_it() -> None:
     found: list[Urgency] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        found.append(Asked.of(Request(scope)).urgency)
+        found.append(asked_of(Request(scope)).urgency)
         await echo(scope, receive, send)
 
     front = FrontDoor(app, ServingSettings(device="cpu", operator_keys=(OPERATOR,)), check_room=lambda: None)
