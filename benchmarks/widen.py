@@ -132,8 +132,8 @@ def make_run(weights: str, stored: Path, folder: Path, resolution: int) -> None:
         digest = statistics.digest
     shutil.copytree(source.outcomes_store, run.outcomes_store)
     preprocessing = replace(source.record.preprocessing, resize=resolution, crop=resolution)
-    record = replace(source.record, settings=settings, network=network, statistics=digest, files={})
-    run.write_record(replace(record, resolution=resolution, preprocessing=preprocessing))
+    same_otherwise = replace(source.record, settings=settings, network=network, statistics=digest, files={})
+    run.write_record(replace(same_otherwise, resolution=resolution, preprocessing=preprocessing))
     run.seal()
     if same:
         copy_policies(source, run, full)
