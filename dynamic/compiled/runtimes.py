@@ -142,9 +142,10 @@ class _OnnxGraph:
 
     def __init__(self, session: Any, tensors: Sequence[Any]) -> None:
         self._session, self._tensors = session, tensors
+        self._outputs = [output.name for output in session.get_outputs()]
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        made: list[np.ndarray] = self._session.run(None, dict(inputs))
+        made: list[np.ndarray] = self._session.run(self._outputs, inputs)
         return made
 
 

@@ -54,13 +54,14 @@ class Images(ABC):
     default: int
     costs: Costs
 
-    def __init__(self) -> None:
-        self._charged = np.zeros(len(self.keys))
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._charged = np.zeros(count)
         self._given: dict[Group, np.ndarray] = {}
-        self._ran = np.zeros((len(self.keys), len(self.costs.macs)), dtype=bool)
+        self._ran = np.zeros((count, len(self.costs.macs)), dtype=bool)
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return self._count
 
     @property
     def charged(self) -> np.ndarray:
@@ -132,7 +133,7 @@ class RecordedImages(Images):
         self._seen = observations
         self.keys, self.portfolio, self.default = observations.keys, observations.portfolio, observations.default
         self.costs = observations.costs
-        super().__init__()
+        super().__init__(len(self.keys))
 
     def _features(self, group: Group) -> np.ndarray:
         return {"image": self._seen.image, "stem": self._seen.stem, "prefix": self._seen.prefix, "map": self._seen.grid}[
@@ -173,11 +174,18 @@ class LiveImages(Images):
         rows: np.ndarray | None = None,
     ) -> None:
         self._rows = np.arange(len(images)) if rows is None else rows
-        self.keys = np.array([f"live/{row}" for row in range(len(self._rows))]) if keys is None else keys
+        self._keys = keys
         self.portfolio, self.costs = tuple(portfolio), costs
         self.default = self.portfolio.index(default)
         self.session, self._images = session, images
-        super().__init__()
+        super().__init__(len(self._rows))
+
+    @property
+    def keys(self) -> np.ndarray:  # type: ignore[override]
+        """(N,) names of the images; made when they are asked for, since few policies do."""
+        if self._keys is None:
+            self._keys = np.array([f"live/{row}" for row in range(len(self))])
+        return self._keys
 
     def _features(self, group: Group) -> np.ndarray:
         default, first = self.portfolio[self.default], min(1, self.costs.layers - 1)

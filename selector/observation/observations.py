@@ -119,4 +119,4 @@ def _locked(values: np.ndarray) -> np.ndarray:
 
 def rounded(values: np.ndarray) -> np.ndarray:
     """What is left of features in half precision, float32: observed and live ones are rounded alike."""
-    return np.clip(values, -65504, 65504).astype(np.float16).astype(np.float32)
+    return np.minimum(np.maximum(values, -65504), 65504).astype(np.float16).astype(np.float32)

@@ -29,7 +29,7 @@ def tempered(probabilities: np.ndarray, temperature: float | np.ndarray) -> np.n
     >>> print(tempered(np.array([0.8, 0.2]), 2.0).round(2))
     [0.67 0.33]
     """
-    powered = np.clip(probabilities, 1e-6, 1) ** (1 / np.asarray(temperature))
+    powered = np.minimum(np.maximum(probabilities, 1e-6), 1) ** (1 / np.asarray(temperature))
     return np.asarray(powered / powered.sum(axis=-1, keepdims=True), dtype=np.float32)
 
 
@@ -48,7 +48,9 @@ def consensus(together: np.ndarray, answers: np.ndarray, looked: np.ndarray) -> 
     [7]
     """
     chosen = together.argmax(axis=1)
-    agreeing = (answers.argmax(axis=2) == chosen[:, None]) & ~np.isclose(answers, answers[:, :, :1]).all(axis=2)
+    first = answers[:, :, :1]
+    same = (np.abs(answers - first) <= 1e-8 + 1e-5 * np.abs(first)).all(axis=2)  # np.isclose, which takes ten times as long
+    agreeing = (answers.argmax(axis=2) == chosen[:, None]) & ~same
     sure = np.take_along_axis(answers, chosen[:, None, None], axis=2)[:, :, 0]
     place = (sure + agreeing).argmax(axis=1)
     columns = np.broadcast_to(looked, agreeing.shape)

@@ -163,8 +163,7 @@ class Policy(ABC):
         """
         if not hasattr(self, "portfolio_"):
             raise UserError(f"{self.name} is not fitted: call fit first")
-        ids = tuple(c.id for c in images.portfolio)
-        if ids != self.portfolio_:
+        if [c.id for c in images.portfolio] != list(self.portfolio_):
             raise UserError(f"{self.name} was fitted on another portfolio ({len(self.portfolio_)} configurations)")
         if not len(images):
             return np.empty(0, dtype=np.int64)
@@ -174,8 +173,8 @@ class Policy(ABC):
 
     def _checked(self, columns: np.ndarray, count: int) -> np.ndarray:
         """Positions in the portfolio, one an image; raises UserError where they are something else."""
-        fits = isinstance(columns, np.ndarray) and columns.shape == (count,) and np.issubdtype(columns.dtype, np.integer)
-        if not fits or (columns < 0).any() or (columns >= len(self.portfolio_)).any():
+        fits = isinstance(columns, np.ndarray) and columns.shape == (count,) and columns.dtype.kind in "iu"
+        if not fits or columns.min() < 0 or columns.max() >= len(self.portfolio_):
             raise UserError(
                 f"{self.name} must give for {count} images an array of as many whole numbers from 0 to "
                 f"{len(self.portfolio_) - 1}, positions in the portfolio"

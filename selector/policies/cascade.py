@@ -122,19 +122,20 @@ class Cascade(Policy):
 
     def _decide(self, images: Images, dial: float) -> np.ndarray:
         step = self._step(dial)
-        chosen = np.zeros(len(images), dtype=np.int64)
-        rows = np.arange(len(images))
-        answers: list[np.ndarray] = []
+        columns, last = np.array(step.columns), len(step.columns) - 1
+        chosen = np.full(len(images), columns[0])  # who stays on the first rung has nothing to agree about
+        rows, answers = np.arange(len(images)), np.empty(0, dtype=np.float32)
         for rung, column in enumerate(step.columns):
-            if not len(rows):
+            made = tempered(images.look(column, rows), self.temperatures_[column])[:, None]
+            answers = np.concatenate([answers, made], axis=1) if rung else made
+            together = _blended(answers)
+            going = together.max(axis=1) < step.thresholds[rung] if rung < last else np.zeros(len(rows), dtype=bool)
+            if rung and not going.all():
+                stays = ~going
+                chosen[rows[stays]] = consensus(together[stays], answers[stays], columns[: rung + 1])
+            if not going.any():
                 break
-            answers.append(tempered(images.look(column, rows), self.temperatures_[column]))
-            stacked = np.stack(answers, axis=1)
-            together = _blended(stacked)
-            chosen[rows] = consensus(together, stacked, np.array(step.columns[: rung + 1]))
-            if rung + 1 < len(step.columns):
-                going = together.max(axis=1) < step.thresholds[rung]
-                rows, answers = rows[going], [answer[going] for answer in answers]
+            rows, answers = rows[going], answers[going]
         return chosen
 
     def _step(self, dial: float) -> _Step:
