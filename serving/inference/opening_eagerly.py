@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from oracle.settings import DTYPES
 from selector.observation.costs import Costs
 from selector.policies import digest_of_policies, load_policies
 from selector.policies.constant import Cheapest, Default, constants
-from selector.scoring.results import read_results
 from serving.inference.deployment import Deployment
 from serving.inference.eager import EagerNetwork
 from serving.inference.reserve import OpenedReserve
@@ -45,7 +43,7 @@ def open_run(settings: ServingSettings, folder: Path) -> Deployment:
         configurations=run.configurations,
         portfolio=portfolio,
         costs=Costs(run.network, portfolio, run.record.resolution),
-        **results_of(partial(read_results, run)),
+        **results_of(run),
     )
 
 

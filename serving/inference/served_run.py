@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from dynamic.errors import UserError
 from oracle.run_folder import RunFolder
 from selector.policies.base import Policy
+from selector.scoring.reached import Reached, read_reached
+from selector.scoring.results import read_results
 from serving.inference.deployment import Deployment
 from serving.inference.finding import check_policy
 from serving.inference.plans import Plan, active_plan
@@ -45,9 +48,12 @@ def active_of(settings: ServingSettings, policies: Mapping[str, Policy]) -> tupl
     return active_plan(policies, settings.policy, settings.objective)
 
 
-def results_of(read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What was measured of the policies, as ``read`` gives it; or None, and why not."""
+def results_of(run: RunFolder) -> dict[str, Any]:
+    """What was measured of the policies; or None, and why not."""
+    reached: Mapping[tuple[str, float | None], Reached] = {}
+    with suppress(UserError):
+        reached = read_reached(run)
     try:
-        return {"results": read(), "why_no_results": None}
+        return {"results": read_results(run), "why_no_results": None, "reached": reached}
     except UserError as error:
-        return {"results": None, "why_no_results": str(error)}
+        return {"results": None, "why_no_results": str(error), "reached": reached}
