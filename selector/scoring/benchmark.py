@@ -113,7 +113,7 @@ def benchmark_run(settings: BenchmarkSettings, opened: OpenedRun) -> dict[str, A
         static_milliseconds = stopwatch.static_milliseconds()
     curves = dial_curves(policies, test)
     result = {
-        "run": facts_of(opened),
+        "run": facts_of(opened.run, policies, label, test),
         "policies": ranking.rows,
         "static": static_points(test),
         "static_network_milliseconds": static_milliseconds,
