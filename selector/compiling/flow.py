@@ -34,6 +34,7 @@ from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
 from selector.policies import digest_of_policies, load_policies
 from selector.policies.base import Policy
+from selector.policies.objectives import TERMS
 from selector.policies.running import run_policy
 from selector.scoring.ranking import refuse_overlap
 
@@ -233,7 +234,8 @@ def _fitted(policies: Sequence[Policy], label: Observations, folder: Path, seed:
     making, before = folder.with_name("policies.new"), folder.with_name("policies.before")
     for left in (making, before):  # of a start that was interrupted
         shutil.rmtree(left, ignore_errors=True)
-    fitted = fit_all([policy.fresh() for policy in policies], label, making, seed)
+    terms = policies[0].terms_ or TERMS
+    fitted = fit_all([policy.fresh() for policy in policies], label, making, seed, terms)
     if folder.is_dir():
         os.replace(folder, before)
     os.replace(making, folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +158,7 @@ def stopwatch_for(opened: OpenedRun) -> Stopwatch:
 def facts_of(opened: OpenedRun) -> dict[str, Any]:
     """What the run is, JSON-ready."""
     settings, test = opened.run.settings, opened.test
+    terms = opened.policies[0].terms_
     return {
         "name": opened.run.name,
         "model": settings.model,
@@ -169,6 +170,7 @@ def facts_of(opened: OpenedRun) -> dict[str, Any]:
         "label_images": len(opened.label),
         "test_images": len(test),
         "fitted_on": opened.policies[0].labels_,
+        "terms": None if terms is None else asdict(terms),
         "configurations": [c.id for c in test.portfolio],
         "default": test.portfolio[test.default].id,
         "default_gmacs": test.costs.default / 1e9,
