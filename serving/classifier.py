@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -35,7 +35,7 @@ from serving.live.records import StoredAnswer
 from serving.live.store import Store, in_database
 from serving.live.tidying import Tidying
 from serving.operation import logs, metrics
-from serving.schema import Answer, Expected, FeedbackAnswer, Options, Prediction
+from serving.schema import Answer, Expected, Feedback, FeedbackAnswer, Options, Prediction
 from serving.settings import ServingSettings
 
 _GAP_SECONDS = 2.0
@@ -49,9 +49,16 @@ class Classifier:
         settings: of the service.
         deployment: what answers.
         store: the database.
+        give_up: called where it can answer no more, see :attr:`Batcher.failed`.
     """
 
-    def __init__(self, settings: ServingSettings, deployment: Deployment, store: Store) -> None:
+    def __init__(
+        self,
+        settings: ServingSettings,
+        deployment: Deployment,
+        store: Store,
+        give_up: Callable[[], None] = lambda: None,
+    ) -> None:
         self.settings, self.deployment, self.store = settings, deployment, store
         self.batcher = Batcher(
             functools.partial(answer, deployment),
@@ -61,6 +68,7 @@ class Classifier:
             share=settings.batch_share,
             observe=_observe_batch,
             watch=metrics.QUEUE.set,
+            give_up=give_up,
         )
         self.preparation = Preparation(deployment.transform, settings.max_megapixels, settings.max_decoded_megapixels)
         self._description = describe(deployment, settings)
@@ -71,13 +79,13 @@ class Classifier:
         self._counting = asyncio.Lock()
 
     @classmethod
-    async def open(cls, settings: ServingSettings) -> Self:
+    async def open(cls, settings: ServingSettings, give_up: Callable[[], None] = lambda: None) -> Self:
         """Load, connect and warm up. Raises UserError where the settings name what is not there."""
         deployment = await asyncio.to_thread(open_deployment, settings)
         store = await asyncio.to_thread(open_store, settings.database_url)
         # Counting the MACs of every configuration for the first time takes seconds where there are hundreds.
         await asyncio.to_thread(lambda: [deployment.macs(c) for c in deployment.configurations])
-        classifier = cls(settings, deployment, store)
+        classifier = cls(settings, deployment, store, give_up)
         try:
             await classifier._warm_up()
         except BaseException:
@@ -95,9 +103,15 @@ class Classifier:
             last_first.push_async_callback(self.batcher.close)
 
     async def answer(
-        self, uploads: Sequence[Upload], options: Options, urgency: Urgency = NORMAL
+        self, uploads: Sequence[Upload], options: Options, urgency: Urgency = NORMAL, notes: logs.Notes | None = None
     ) -> list[Answer | Rejection]:
         """Each image's own answer, or why it has none.
+
+        Args:
+            uploads: the images.
+            options: how to classify them.
+            urgency: how they wait.
+            notes: of the request: its id names the answers, and what became of it is added. Of one without, made anew.
 
         Raises:
             Rejection: options that cannot be had, or a full queue: none is answered.
@@ -115,9 +129,8 @@ class Classifier:
             waiting = list(good.values())
             results = await self.batcher.submit(waiting, plan, priority=urgency.priority, deadline=urgency.deadline)
         answers: list[Answer | Rejection] = [i if isinstance(i, Rejection) else Rejection("internal", "") for i in inputs]
-        notes = logs.REQUEST.get()
-        first = notes.id if notes else new_id()
-        ids = [first if len(uploads) == 1 else f"{first}-{position}" for position in range(len(uploads))]
+        notes = notes or logs.Notes(new_id())
+        ids = [notes.id if len(uploads) == 1 else f"{notes.id}-{position}" for position in range(len(uploads))]
         for position, result in zip(good, results, strict=True):
             if isinstance(result, Rejection):
                 answers[position] = result
@@ -135,9 +148,8 @@ class Classifier:
                 )
                 kept = self._record(ids[position], uploads[position], result.result, plan, options.keep)
                 answers[position] = self._answer(ids[position], result, plan, point, options.top_k, kept)
-        if notes is not None:
-            notes.moments += [("prepare", began, prepared), *_moments(results, prepared)]
-            notes.facts |= {"images": len(uploads), "policy": plan.policy, "refused": len(uploads) - len(good)}
+        notes.moments += [("prepare", began, prepared), *_moments(results, prepared)]
+        notes.facts |= {"images": len(uploads), "policy": plan.policy, "refused": len(uploads) - len(good)}
         return answers
 
     def _record(self, id_: str, upload: Upload, result: ImageResult, plan: Plan, keep: bool) -> bool:
@@ -181,9 +193,9 @@ class Classifier:
             kept_seconds=self.settings.keep_seconds if kept else None,
         )
 
-    async def feedback(self, id_: str, label: str | int) -> FeedbackAnswer:
+    async def feedback(self, given: Feedback) -> FeedbackAnswer:
         """Store the true class of an earlier answer; see :func:`serving.live.feedback.take_label`."""
-        return await take_label(self.deployment, self.store, id_, label, self.settings)
+        return await take_label(self.deployment, self.store, given, self.settings)
 
     async def gap(self) -> dict[str, Any]:
         """The gap to the oracle, offline and live, JSON-ready; the live one computed anew every few seconds at most.

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
-import bentoml
-import PIL.Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.requests import Request
 
 from dynamic.attributes.registry import attributes
 from serving.errors import Rejection
-
-INPUT = "serving.input"
-"""Key of an ASGI scope: the fields that :mod:`serving.http.front` has read from the body."""
 
 
 class _Model(BaseModel):
@@ -34,21 +28,6 @@ class Options(_Model, extra="forbid"):
     """Id of the configuration to run, without a policy."""
     keep: bool = False
     """Keep the image until it was evaluated under every configuration or its time is over."""
-
-    @classmethod
-    def read(cls, **fields: Any) -> Self:
-        """Validate. Raises Rejection naming the first field that is wrong, and what would be right."""
-        try:
-            return cls.model_validate({name: value for name, value in fields.items() if value is not None})
-        except ValidationError as error:
-            raise rejection_of(error) from None
-
-
-def rejection_of(error: ValidationError) -> Rejection:
-    """The refusal of a validation error, naming the first field that is wrong."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    name = ".".join(map(str, first["loc"])) or "body"
-    return Rejection("invalid", f"{name[:80]}: {first['msg'][0].lower()}{first['msg'][1:]}")
 
 
 class Prediction(_Model):
@@ -183,38 +162,18 @@ class FeedbackAnswer(_Model):
     """Whether the answer had been this class."""
 
 
-class _FromFront(bentoml.IODescriptor):
-    """Takes the fields that the front door has read; BentoML would fetch a URL where it finds text in a file's field."""
-
-    @classmethod
-    async def from_http_request(cls, request: Request, serde: Any) -> Self:
-        return cls.model_construct(**request.scope[INPUT])
+Model = TypeVar("Model", bound=BaseModel)
 
 
-class ClassifyInput(_FromFront):
-    """The fields of /v1/classify."""
+def read(model: type[Model], fields: Mapping[str, Any]) -> Model:
+    """Validate what a request says; None is as good as nothing.
 
-    image: PIL.Image.Image
-    policy: str | None = None
-    max_gmacs: float | None = None
-    top_k: int = 5
-    configuration: str | None = None
-    keep: bool = False
-
-
-class BatchInput(_FromFront):
-    """The fields of /v1/classify_batch."""
-
-    images: list[PIL.Image.Image]
-    policy: str | None = None
-    max_gmacs: float | None = None
-    top_k: int = 5
-    configuration: str | None = None
-    keep: bool = False
-
-
-class FeedbackInput(_FromFront):
-    """The fields of /v1/feedback."""
-
-    id: str
-    label: str
+    Raises:
+        Rejection: naming the first field that is wrong, and what would be right.
+    """
+    try:
+        return model.model_validate({name: value for name, value in fields.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        name = ".".join(map(str, first["loc"])) or "body"
+        raise Rejection("invalid", f"{name[:80]}: {first['msg'][0].lower()}{first['msg'][1:]}") from None

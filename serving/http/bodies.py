@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
+from pydantic import BaseModel
 from starlette.datastructures import Headers, UploadFile
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope
 
 from serving.errors import Rejection
+from serving.http.asked import Asked
 from serving.http.forms import Disk, Form, FormReader
 from serving.http.uploads import Upload, Uploads
+from serving.schema import Feedback, Options, read
 from serving.settings import ServingSettings
 
 FILES = {"/v1/classify": "image", "/v1/classify_batch": "images"}
 """The field with pictures, by page."""
 
-_OPTIONS = ("policy", "max_gmacs", "top_k", "configuration", "keep")
 _FEEDBACK_BYTES = 64 * 1024
 
 Fields = dict[str, Any]
@@ -43,15 +45,24 @@ class Bodies:
             pace=settings.upload_kib_per_second * 1024,
         )
 
-    def reader(self, scope: Scope) -> Callable[[Scope, Receive, ExitStack], Awaitable[Fields]] | None:
-        """What reads the body of a request; None where it has none that anybody wants."""
-        if scope["method"] != "POST":
-            return None
-        if scope["path"] in FILES:
-            return self._read_images
-        return self._read_feedback if scope["path"] == "/v1/feedback" else None
+    async def read(self, asked: Asked, scope: Scope, receive: Receive, opened: ExitStack) -> None:
+        """Read what a request sends, if its page takes anything.
 
-    async def _read_images(self, scope: Scope, receive: Receive, opened: ExitStack) -> Fields:
+        Args:
+            asked: gets what was read.
+            scope: of the request.
+            receive: brings the body.
+            opened: closes the files.
+
+        Raises:
+            Rejection: of a body that is not as it should be, or not within the limits.
+        """
+        if scope["method"] == "POST" and scope["path"] in FILES:
+            asked.pictures, asked.options = await self._read_images(scope, receive, opened)
+        elif scope["method"] == "POST" and scope["path"] == "/v1/feedback":
+            asked.feedback = await self._read_feedback(scope, receive, opened)
+
+    async def _read_images(self, scope: Scope, receive: Receive, opened: ExitStack) -> tuple[list[UploadFile], Options]:
         media = _media_type(scope)
         if media != "multipart/form-data":
             raise Rejection(
@@ -63,22 +74,20 @@ class Bodies:
         limit = int(self._settings.max_body_mib * 2**20)
         form = await self._form(scope, receive, opened, limit, self._settings.max_images)
         files, fields = form.pop(name, []), _single(form)
-        _known(fields, _OPTIONS, name)
+        _known(fields, Options, name)
         _refuse_files(fields)
-        text = next((f for f in files if not isinstance(f, UploadFile)), None)
-        if text is not None:
+        pictures = [file for file in files if isinstance(file, UploadFile)]
+        if len(pictures) < len(files):
             raise Rejection(
                 "unsupported_media_type", f"{name} must be a file (curl -F {name}=@cat.jpg), not text; URLs are not fetched"
             )
-        if not files:
+        if not pictures:
             raise Rejection("invalid", f"{name}: field required: send a picture as a file (curl -F {name}=@cat.jpg)")
-        if scope["path"] == "/v1/classify":
-            if len(files) > 1:
-                raise Rejection("invalid", f"{len(files)} pictures: send one, or many as images to /v1/classify_batch")
-            return {name: files[0], **fields}
-        return {name: files, **fields}
+        if scope["path"] == "/v1/classify" and len(pictures) > 1:
+            raise Rejection("invalid", f"{len(pictures)} pictures: send one, or many as images to /v1/classify_batch")
+        return pictures, read(Options, fields)
 
-    async def _read_feedback(self, scope: Scope, receive: Receive, opened: ExitStack) -> Fields:
+    async def _read_feedback(self, scope: Scope, receive: Receive, opened: ExitStack) -> Feedback:
         media = _media_type(scope)
         if media == "multipart/form-data":
             fields = _single(await self._form(scope, receive, opened, _FEEDBACK_BYTES, 1))
@@ -94,11 +103,11 @@ class Bodies:
                 raise Rejection("invalid", 'body: send an object, {"id": "...", "label": "..."}')
         else:
             raise Rejection("unsupported_media_type", f"send application/json, not {media[:80] or 'a body without type'}")
-        _known(fields, ("id", "label"))
-        for name in ("id", "label"):
+        _known(fields, Feedback)
+        for name in Feedback.model_fields:
             if fields.get(name) is None:
                 raise Rejection("invalid", f'{name}: field required: send {{"id": "...", "label": "..."}}')
-        return fields
+        return read(Feedback, fields)
 
     async def _form(self, scope: Scope, receive: Receive, opened: ExitStack, limit: int, files: int) -> Form:
         """The fields of a form."""
@@ -150,10 +159,11 @@ def _value(text: str | UploadFile) -> Any:
     return text
 
 
-def _known(fields: Fields, names: tuple[str, ...], *more: str) -> None:
-    unknown = [name for name in fields if name not in names]
+def _known(fields: Fields, model: type[BaseModel], *more: str) -> None:
+    unknown = [name for name in fields if name not in model.model_fields]
     if unknown:
-        raise Rejection("invalid", f"unknown field {unknown[0][:80]!r}: known are {', '.join((*more, *names))}")
+        names = ", ".join((*more, *model.model_fields))
+        raise Rejection("invalid", f"unknown field {unknown[0][:80]!r}: known are {names}")
 
 
 def _refuse_files(fields: Fields) -> None:

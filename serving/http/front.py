@@ -1,7 +1,7 @@
-"""The front door: every request passes here before BentoML sees it.
+"""The front door: every request passes here first.
 
-Asks who comes and whether they may, has the body read (BentoML would fetch URLs that it finds in a file's field), gives
-every error the one shape, every request an id and a line in the log, and gives up what nobody waits for any more.
+Asks who comes and whether they may, has the body read, gives every error the one shape, every request an id and a line in
+the log, and gives up what nobody waits for any more.
 """
 
 from __future__ import annotations
@@ -11,21 +11,20 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-import bentoml
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.errors import Rejection, rejection_for
+from serving.http.asked import ASKED, Asked
 from serving.http.bodies import FILES, Bodies
 from serving.http.clients import Keys, Rate
 from serving.http.security import cors_headers, host_allowed
-from serving.http.sender import CODE, REQUEST_ID, Sender, nothing_more
-from serving.http.urgency import URGENCY, urgency_of
+from serving.http.sender import Sender, nothing_more
+from serving.http.urgency import urgency_of
 from serving.ids import new_id
 from serving.operation import metrics, tracing
-from serving.operation.logs import LOGGER, REQUEST, Notes, event
-from serving.schema import INPUT
+from serving.operation.logs import LOGGER, Notes, event
 from serving.settings import ServingSettings
 
 ANSWER_SECONDS = 90
@@ -46,17 +45,17 @@ class FrontDoor:
     Args:
         app: what follows.
         settings: of the service.
-        check_room: raises Rejection where no more pictures fit in; unless given, the running service's.
+        check_room: raises Rejection where no more pictures fit in.
     """
 
-    def __init__(self, app: ASGIApp, settings: ServingSettings, check_room: Callable[[], None] | None = None) -> None:
+    def __init__(self, app: ASGIApp, settings: ServingSettings, check_room: Callable[[], None]) -> None:
         self._app, self._settings = app, settings
         self._keys = Keys(settings.api_keys, settings.operator_keys)
         self._private = set(settings.private_paths)
         self._rates = {path: Rate(settings.requests_per_minute) for path in FILES}
         self._rates["/v1/classify_batch"] = self._rates["/v1/classify"]
         self._rates["/v1/feedback"] = Rate(settings.feedback_per_minute)
-        self._bodies = Bodies(settings, check_room or _check_room)
+        self._bodies = Bodies(settings, check_room)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -64,41 +63,36 @@ class FrontDoor:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        notes = Notes(new_id())
-        REQUEST.set(notes)
-        scope[REQUEST_ID], scope[CODE] = notes.id, None
+        asked = Asked(notes=Notes(new_id()))
+        scope[ASKED] = asked
         headers = Headers(scope=scope)
         origins = cors_headers(headers.get("origin"), self._settings.cors_origins)
-        sender = Sender(scope, send, origins)
+        sender = Sender(scope, send, {"X-Request-ID": asked.notes.id, **origins})
         try:
             if _is_preflight(scope, headers) and "access-control-allow-origin" in origins:
                 await sender.answer_preflight()
                 return
-            self._admit(scope, headers, notes)
+            self._admit(scope, headers, asked)
             with ExitStack() as opened:
-                reader = self._bodies.reader(scope)
-                if reader is not None:
-                    scope[INPUT] = await reader(scope, receive, opened)
+                await self._bodies.read(asked, scope, receive, opened)
                 await self._answer(scope, receive, sender)
         except Rejection as rejection:
             await sender.reject(rejection)
         except ClientDisconnect:
-            # Nobody is left to read it, but BentoML's timeout waits for an answer, and so would the end of the server.
-            await sender.reject(Rejection("malformed", "the connection was closed"))
-            sender.status = 499
+            sender.code, sender.status = "malformed", 499  # nobody is left to read an answer
         except TimeoutError:
             message = f"the answer took more than {ANSWER_SECONDS} s: try again"
             await sender.reject(Rejection("overloaded", message, retry_after=10))
         except MemoryError:
-            LOGGER.exception("no memory", extra={"facts": {"id": scope[REQUEST_ID]}})
+            LOGGER.exception("no memory", extra={"facts": {"id": asked.notes.id}})
             await sender.reject(Rejection("overloaded", "the server has no memory left: try again", retry_after=10))
         except Exception:
-            LOGGER.exception("unexpected", extra={"facts": {"id": scope[REQUEST_ID]}})
+            LOGGER.exception("unexpected", extra={"facts": {"id": asked.notes.id}})
             await sender.reject(rejection_for(500))
         finally:
-            self._note(scope, notes, sender.status, time.perf_counter() - began)
+            self._note(scope, asked.notes, sender, time.perf_counter() - began)
 
-    def _admit(self, scope: Scope, headers: Headers, notes: Notes) -> None:
+    def _admit(self, scope: Scope, headers: Headers, asked: Asked) -> None:
         """Raise Rejection where this client may not ask this, or not now."""
         path = scope["path"]
         if path in _PROBES:
@@ -107,7 +101,7 @@ class FrontDoor:
             raise Rejection("forbidden", "this server does not answer for the host that the request names")
         address = (scope.get("client") or ("",))[0]
         client = self._keys.client(headers, address)
-        notes.facts["client"] = client.name
+        asked.notes.facts["client"] = client.name
         if (path in self._private or path.startswith(_OPERATORS)) and not client.operator:
             if client.known:
                 raise Rejection("forbidden", "this page is for operators")
@@ -117,7 +111,7 @@ class FrontDoor:
         if scope["query_string"] and path.startswith("/v1/"):
             raise Rejection("invalid", "the address has a query behind ?: options are form fields (curl -F top_k=1)")
         if scope["method"] == "POST" and path in FILES:
-            URGENCY.set(urgency_of(headers, time.monotonic(), client.operator))
+            asked.urgency = urgency_of(headers, time.monotonic(), client.operator)
         if scope["method"] == "POST" and path in self._rates:
             self._rates[path].check(client.name)
 
@@ -150,26 +144,22 @@ class FrontDoor:
             sender.complete = True
             watch.cancel()
 
-    def _note(self, scope: Scope, notes: Notes, status: int, seconds: float) -> None:
+    def _note(self, scope: Scope, notes: Notes, sender: Sender, seconds: float) -> None:
         page = scope["path"] if scope["path"] in _PAGES else "other"
-        metrics.REQUESTS.labels(page, status).inc()
-        if scope[CODE]:
-            metrics.REJECTIONS.labels(scope[CODE]).inc()
+        metrics.REQUESTS.labels(page, sender.status).inc()
+        if sender.code:
+            metrics.REJECTIONS.labels(sender.code).inc()
         if page in _QUIET:
             return
         metrics.LATENCY.labels(page).observe(seconds)
-        facts = {"id": notes.id, "method": scope["method"], "path": scope["path"][:200], "status": status}
+        facts = {"id": notes.id, "method": scope["method"], "path": scope["path"][:200], "status": sender.status}
         facts |= {"ms": round(1000 * seconds, 2)} | notes.facts
-        if scope[CODE]:
-            facts["code"] = scope[CODE]
+        if sender.code:
+            facts["code"] = sender.code
         if theirs := Headers(scope=scope).get("x-request-id"):
             facts["client_id"] = theirs[:100]
         event("request", facts=facts)
         tracing.record(f"{scope['method']} {page}", notes, facts, seconds, Headers(scope=scope))
-
-
-def _check_room() -> None:
-    bentoml.get_current_service().classifier.check_room()
 
 
 def _is_preflight(scope: Scope, headers: Headers) -> bool:

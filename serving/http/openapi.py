@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from serving.errors import CODES
-from serving.http.urgency import LONGEST_MS, PRIORITIES
+from serving.http.urgency import PARAMETERS
 from serving.schema import Answer, BatchAnswer, Failure, Feedback, FeedbackAnswer, Options
 
 _REF = "#/components/schemas/{model}"
@@ -18,20 +18,6 @@ _ANY = ("malformed", "timeout", "head_too_large", "overloaded")
 """Answers that any request may get: it is no HTTP, its head is too slow or too large, there are too many connections."""
 _WHO = (*_ANY, "unauthorized", "forbidden")
 _BODY = (*_WHO, "rate_limited", "too_large", "unsupported_media_type", "bad_image", "invalid", "starting")
-_URGENCY: list[dict[str, Any]] = [
-    {
-        "name": "X-Priority",
-        "in": "header",
-        "schema": {"enum": list(PRIORITIES), "default": "normal"},
-        "description": "How its images wait: those of higher ones go first; high is for operators",
-    },
-    {
-        "name": "X-Deadline-Ms",
-        "in": "header",
-        "schema": {"type": "integer", "minimum": 1, "maximum": LONGEST_MS},
-        "description": "Milliseconds from now after which nobody wants the answer: images that still wait get `overloaded`",
-    },
-]
 _OPTIONAL_KEY: list[dict[str, list[str]]] = [{}, {"key": []}, {"bearer": []}]
 _TEXT: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
 _JSON: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
@@ -51,13 +37,13 @@ def document() -> dict[str, Any]:
             "count one multiply-add as 1; GMACs are 10^9 of them.",
         },
         "paths": {
-            "/v1/classify": _post("Classify one picture", _form({"image": picture}), Answer, _BODY, _URGENCY),
+            "/v1/classify": _post("Classify one picture", _form({"image": picture}), Answer, _BODY, PARAMETERS),
             "/v1/classify_batch": _post(
                 "Classify many pictures; a bad one has an error in its place. If all are bad, the request is",
                 _form({"images": {"type": "array", "items": picture, "minItems": 1}}),
                 BatchAnswer,
                 _BODY,
-                _URGENCY,
+                PARAMETERS,
             ),
             "/v1/feedback": _post(
                 "Store the true class of an earlier answer",

@@ -1,18 +1,15 @@
-"""What is read with GET: the gap, the network, metrics, the OpenAPI document, and the page."""
+"""Pages that are the same whatever is served: metrics, the OpenAPI document, and the page to try it."""
 
 from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
 
-import bentoml
-from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from serving.errors import Rejection
 from serving.http.openapi import document
 from serving.operation import metrics
 
@@ -44,27 +41,4 @@ async def _docs(request: Request) -> Response:
     return JSONResponse(document())
 
 
-async def _gap(request: Request) -> Response:
-    try:
-        return JSONResponse(await bentoml.get_current_service().classifier.gap())
-    except Rejection as rejection:
-        return rejection.response()
-
-
-async def _network(request: Request) -> Response:
-    try:
-        return JSONResponse(bentoml.get_current_service().classifier.describe())
-    except Rejection as rejection:
-        return rejection.response()
-
-
-PAGES = Starlette(
-    routes=[
-        Route("/", _home),
-        Route("/ui", _ui),
-        Route("/metrics", _metrics),
-        Route("/docs.json", _docs),
-        Route("/v1/gap", _gap),
-        Route("/v1/network", _network),
-    ]
-)
+PAGES = (Route("/", _home), Route("/ui", _ui), Route("/metrics", _metrics), Route("/docs.json", _docs))

@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import json
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Receive, Scope, Send
 
 from serving.errors import Rejection, rejection_for
 from serving.http.security import HEADERS, preflight_headers
 
-REQUEST_ID = "serving.id"
-"""Key of an ASGI scope: the request's id."""
-
-CODE = "serving.code"
-"""Key of an ASGI scope: why the request was refused."""
-
 
 class Sender:
-    """Sends a response on; an error that is not in our shape is put into it, and every answer gets its headers."""
+    """Sends a response on; an error that is not in our shape is put into it, and every answer gets its headers.
+
+    Args:
+        scope: of the request.
+        send: what sends.
+        more: headers.
+
+    Attributes:
+        complete: whether all was sent.
+        status: of the answer.
+        code: why the request was refused; None where it was not.
+    """
 
     def __init__(self, scope: Scope, send: Send, more: dict[str, str]) -> None:
         self._scope, self._send, self._more = scope, send, more
@@ -28,15 +33,13 @@ class Sender:
         self._begun = False
         self.complete = False
         self.status = 500
+        self.code: str | None = None
 
     async def __call__(self, message: Message) -> None:
         """Send a message of the answer on, or hold it back where it is an error's."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            if self.status in (307, 308) and "://" in Headers(raw=message["headers"]).get("location", ""):
-                self.status = message["status"] = 404  # of a slash too many; it would name the client's own Host
             headers = MutableHeaders(scope=message)
-            headers["X-Request-ID"] = self._scope[REQUEST_ID]
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)
             headers.update(self._more)
@@ -57,16 +60,13 @@ class Sender:
         code, rejection = _code_of(self._body), None
         if code is None:
             rejection = rejection_for(self.status)
-            if self.status == 503 and self._scope["path"] == "/readyz":
-                rejection = Rejection("starting", "not warmed up yet", retry_after=1)
             code, self._body = rejection.code, json.dumps(rejection.body).encode()
-        self._scope[CODE] = code
+        self.code = code
         headers = MutableHeaders(scope=start)
         if rejection is not None and rejection.retry_after is not None:
             headers["Retry-After"] = str(rejection.retry_after)
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        del headers["location"]
         headers["Content-Type"], headers["Content-Length"] = "application/json", str(len(self._body))
         self._begun = self.complete = True
         await self._send(start)

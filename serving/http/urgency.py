@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from serving.errors import Rejection
 
@@ -15,6 +15,22 @@ PRIORITIES = {"low": -1, "normal": 0, "high": 1}
 
 LONGEST_MS = 90_000
 """Of X-Deadline-Ms: no answer takes longer."""
+
+PARAMETERS: Sequence[dict[str, Any]] = (
+    {
+        "name": "X-Priority",
+        "in": "header",
+        "schema": {"enum": list(PRIORITIES), "default": "normal"},
+        "description": "How its images wait: those of higher ones go first; high is for operators",
+    },
+    {
+        "name": "X-Deadline-Ms",
+        "in": "header",
+        "schema": {"type": "integer", "minimum": 1, "maximum": LONGEST_MS},
+        "description": "Milliseconds from now after which nobody wants the answer: images that still wait get `overloaded`",
+    },
+)
+"""The headers that :func:`urgency_of` reads, for the OpenAPI document."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +47,6 @@ class Urgency:
 
 
 NORMAL = Urgency()
-
-URGENCY: ContextVar[Urgency] = ContextVar("urgency", default=NORMAL)
-"""Of the request at hand; set by the front door."""
 
 
 def urgency_of(headers: Mapping[str, str], now: float, operator: bool = False) -> Urgency:

@@ -64,6 +64,7 @@ class Batcher:
         share: images of one request in a batch, at most, while smaller requests come; see :class:`FairQueue`.
         observe: called with the number of images and the seconds of every batch.
         watch: called with the number of images that wait, whenever it changes.
+        give_up: called where it died too often and answers no more.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Batcher:
         share: int = 16,
         observe: Callable[[int, float], None] = lambda images, seconds: None,
         watch: Callable[[int], None] = lambda waiting: None,
+        give_up: Callable[[], None] = lambda: None,
     ) -> None:
         self._run, self._max_batch, self._max_wait, self._max_queue = run, max_batch, max_wait, max_queue
         self._observe, self._watch = observe, watch
@@ -85,7 +87,7 @@ class Batcher:
         self._closing = False
         self._seconds_an_image = 0.01
         self._pool = ThreadPoolExecutor(1, "model")
-        serving = supervised("batcher", self._serve, ended=lambda: self._closing)
+        serving = supervised("batcher", self._serve, ended=lambda: self._closing, give_up=give_up)
         self._task = asyncio.get_running_loop().create_task(serving)
         self._task.add_done_callback(self._refuse_waiting)
 
@@ -93,6 +95,11 @@ class Batcher:
     def depth(self) -> int:
         """How many images wait."""
         return len(self._waiting)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it died too often, and answers no more."""
+        return self._task.done() and not self._closing
 
     @property
     def busy(self) -> bool:

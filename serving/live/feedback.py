@@ -7,13 +7,11 @@ import re
 import time
 from collections.abc import Sequence
 
-from pydantic import ValidationError
-
 from serving.errors import Rejection
 from serving.inference.deployment import Deployment
 from serving.live.store import LabelFixed, Store, in_database
 from serving.operation import metrics
-from serving.schema import Feedback, FeedbackAnswer, rejection_of
+from serving.schema import Feedback, FeedbackAnswer
 from serving.settings import ServingSettings
 
 _RETRIES = 5
@@ -22,26 +20,19 @@ _RECENT = 30.0
 _ID = re.compile(r"[0-9a-f]{20,40}(-\d{1,4})?")
 
 
-async def take_label(
-    deployment: Deployment, store: Store, id_: str, label: str | int, settings: ServingSettings
-) -> FeedbackAnswer:
+async def take_label(deployment: Deployment, store: Store, given: Feedback, settings: ServingSettings) -> FeedbackAnswer:
     """Store the true class of an earlier answer; it is on disk when this returns.
 
     Args:
         deployment: that answered.
         store: the database.
-        id_: of the answer.
-        label: name of the class, or its index.
+        given: the answer's id, and its true class.
         settings: how long labels may come, and how often they may be changed.
 
     Raises:
         Rejection: no such answer, or not recorded yet; no such class; a label changed too often or too late; the database
             cannot be reached, or there is none.
     """
-    try:
-        given = Feedback(id=id_, label=label)
-    except ValidationError as error:
-        raise rejection_of(error) from None
     index = class_index(deployment.classes, given.label)
     labelled = None
     for _ in range(_RETRIES if _ID.fullmatch(given.id) else 0):

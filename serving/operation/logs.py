@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,10 +56,6 @@ class Notes:
     id: str
     facts: dict[str, Any] = field(default_factory=dict)
     moments: list[tuple[str, int, int]] = field(default_factory=list)
-
-
-REQUEST: ContextVar[Notes | None] = ContextVar("request", default=None)
-"""Set by the front door."""
 
 
 _SELDOM = 10.0

@@ -33,23 +33,24 @@ class Readiness:
     """What this worker says of itself, and what the workers of this server say together.
 
     Args:
-        folder: where they say it; unless given, the server's.
+        folder: of the server, where they say it; unless given, it is alone.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = (folder or server_folder.enter()) / "workers"
-        self._file = self._folder / str(os.getpid())
+        self._folder = folder and folder / "workers"
         self._state: State | None = None
 
     def publish(self, state: State) -> None:
         """Say what this worker is now; on a full disk only this worker knows, and the log says so."""
         self._state = state
         metrics.READY.set(float(state == "ready"))
-        whole = self._file.with_suffix(".new")
+        if self._folder is None:
+            return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            whole = self._folder / f"{os.getpid()}.new"
             whole.write_text(f"{state} {server_folder.birth_of(os.getpid())}")
-            os.replace(whole, self._file)
+            os.replace(whole, self._folder / str(os.getpid()))
         except OSError as error:
             event(f"this worker cannot tell the others that it is {state}: {error}", logging.ERROR)
 
@@ -57,19 +58,21 @@ class Readiness:
         """Say that this worker accepts no connections."""
         self._state = None
         metrics.READY.set(0)
-        with suppress(OSError):
-            self._file.unlink(missing_ok=True)
+        if self._folder is not None:
+            with suppress(OSError):
+                (self._folder / str(os.getpid())).unlink(missing_ok=True)
 
     def states(self) -> dict[int, str]:
         """State by process id of all workers that live; what dead ones said is removed."""
-        return dict(server_folder.states(self._folder))
+        return {} if self._folder is None else dict(server_folder.states(self._folder))
 
     def all_ready(self) -> bool:
         """Whether this worker and every other that accepts connections would answer a request."""
-        if self._state is not None and not self._file.exists():  # whoever cleans temporary folders took it for forgotten
+        states = self.states()
+        if self._state is not None and os.getpid() not in states:  # whoever cleans temporary folders took it for forgotten
             self.publish(self._state)
-        others = {pid: state for pid, state in self.states().items() if pid != os.getpid()}
-        return self._state == "ready" and set(others.values()) <= {"ready"}
+        others = {state for pid, state in states.items() if pid != os.getpid()}
+        return self._state == "ready" and others <= {"ready"}
 
     def others_ready(self) -> bool:
         """Whether some other worker is ready, so that this one can warm up before it accepts connections."""

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from serving.operation import metrics
 from serving.operation.logs import LOGGER, event
 
-_failed: set[str] = set()
-
 
 @dataclass(frozen=True, kw_only=True)
 class Backoff:
@@ -53,11 +51,6 @@ class Backoff:
         while True:
             yield pause
             pause = min(2 * pause, self.longest)
-
-
-def failed_parts() -> frozenset[str]:
-    """Names of the parts of this process that gave up: it is not ready."""
-    return frozenset(_failed)
 
 
 def end_this_worker() -> None:
@@ -138,7 +131,7 @@ async def supervised(
     ended: Callable[[], bool],
     backoff: Backoff | None = None,
     lives: int = 5,
-    give_up: Callable[[], None] = end_this_worker,
+    give_up: Callable[[], None],
 ) -> None:
     """Await ``work()`` again whenever it ends too soon.
 
@@ -147,14 +140,14 @@ async def supervised(
         work: makes the coroutine of one life.
         ended: whether it was to end.
         backoff: how long it rests after a death.
-        lives: deaths in a row after which it gives up: :func:`failed_parts` names it from then on.
+        lives: deaths in a row after which it gives up and returns.
         give_up: called then.
 
     Example:
         >>> done = []
         >>> async def work() -> None:
         ...     done.append(1)
-        >>> asyncio.run(supervised("example", work, ended=lambda: True))
+        >>> asyncio.run(supervised("example", work, ended=lambda: True, give_up=lambda: None))
         >>> len(done)
         1
     """
@@ -170,7 +163,6 @@ async def supervised(
             return
         pause = history.died(error)
         if history.deaths >= lives:
-            _failed.add(name)
             event("a part of the service keeps dying: this worker ends", logging.CRITICAL, {"part": name})
             give_up()
             return

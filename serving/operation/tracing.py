@@ -20,7 +20,6 @@ from serving.operation.logs import Notes
 
 _VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _EXPORTER = "opentelemetry.exporter.otlp.proto.http"
-_DISABLED = "OTEL_SDK_DISABLED"
 
 _provider: Any = None
 _tracer: Any = None
@@ -53,16 +52,10 @@ def set_up() -> None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    # It is switched off for BentoML, whose spans go nowhere and cost a quarter of a request.
-    switched_off = os.environ.pop(_DISABLED, None)
-    try:
-        name = os.environ.get("OTEL_SERVICE_NAME", "dynamic-classifier")
-        _provider = TracerProvider(resource=Resource.create({"service.name": name}), shutdown_on_exit=False)
-        _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-        _tracer = _provider.get_tracer("serving")
-    finally:
-        if switched_off is not None:
-            os.environ[_DISABLED] = switched_off
+    name = os.environ.get("OTEL_SERVICE_NAME", "dynamic-classifier")
+    _provider = TracerProvider(resource=Resource.create({"service.name": name}), shutdown_on_exit=False)
+    _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    _tracer = _provider.get_tracer("serving")
 
 
 def record(name: str, notes: Notes, facts: Mapping[str, Any], seconds: float, headers: Mapping[str, str]) -> None:

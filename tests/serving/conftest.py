@@ -16,12 +16,15 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.testclient import TestClient
 
 from dynamic.scenes import FashionScenes
+from serving.app import create_app
 from serving.inference.deployment import Deployment
 from serving.inference.opening import open_deployment
 from serving.operation.logs import LOGGER
 from serving.settings import ServingSettings
+from serving.worker import Worker
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 
@@ -89,19 +92,19 @@ def images(deployment: Deployment, scenes: tuple[list[bytes], np.ndarray]) -> np
 
 
 @pytest.fixture(scope="session")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     """The service in this process, warmed up."""
-    from starlette.testclient import TestClient
-
-    with pytest.MonkeyPatch.context() as environment:  # servers that later tests start have other settings
-        environment.setenv("SERVING_DATABASE", f"sqlite:///{tmp_path_factory.mktemp('client')}/serving.db")
-        for name, value in {"DEVICE": "cpu", "WORKERS": "1", "MAX_IMAGES": "16"}.items():
-            environment.setenv(f"SERVING_{name}", value)
-        from serving.service import DynamicClassifier
-
-    with TestClient(DynamicClassifier.to_asgi(), raise_server_exceptions=False) as client:
+    url = f"sqlite:///{tmp_path_factory.mktemp('client')}/serving.db"
+    with TestClient(create_app(ServingSettings(database=url, device="cpu", max_images=16))) as client:
         wait_until_ready(client)
         yield client
+
+
+def worker_of(client: TestClient) -> Worker:
+    """The state of the app behind a client."""
+    worker = client.app.state.worker  # type: ignore[attr-defined]
+    assert isinstance(worker, Worker)
+    return worker
 
 
 def wait_until_ready(client: httpx.Client, seconds: float = 60) -> None:

@@ -23,7 +23,7 @@ from serving.inference.opening import open_deployment
 from serving.inference.plans import Plan
 from serving.live.evaluator import evaluate
 from serving.live.store import Store
-from serving.schema import Options
+from serving.schema import Feedback, Options
 from serving.settings import ServingSettings
 from tests.serving.live.records import labelled
 
@@ -80,7 +80,7 @@ def test_the_service_names_the_larger_and_stores_it(deployment: Deployment, sett
             found = (await classifier.answer([open_picture(picture(), 25)], Options(top_k=2)))[0]
             assert not isinstance(found, Rejection)
             assert [prediction.index for prediction in found.predictions] == [MORE, LESS]
-            assert (await classifier.feedback(found.id, MORE)).right
+            assert (await classifier.feedback(Feedback(id=found.id, label=MORE))).right
         finally:
             await classifier.close()
 
@@ -125,7 +125,7 @@ def test_a_network_whose_answer_is_not_finite_predicts_nothing(deployment: Deplo
             found = (await classifier.answer([open_picture(picture(), 25)], Options()))[0]
             assert not isinstance(found, Rejection)
             assert found.predictions == []
-            assert not (await classifier.feedback(found.id, 0)).right
+            assert not (await classifier.feedback(Feedback(id=found.id, label=0))).right
         finally:
             await classifier.close()
 
@@ -170,9 +170,9 @@ def test_a_label_that_changes_too_often_is_a_conflict(deployment: Deployment, se
             found = (await classifier.answer([open_picture(picture(), 25)], Options()))[0]
             assert not isinstance(found, Rejection)
             for label in (1, 2, 2):
-                await classifier.feedback(found.id, label)
+                await classifier.feedback(Feedback(id=found.id, label=label))
             with pytest.raises(Rejection, match="changed 1 times already") as refused:
-                await classifier.feedback(found.id, 1)
+                await classifier.feedback(Feedback(id=found.id, label=1))
             assert (refused.value.code, refused.value.status) == ("conflict", 409)
         finally:
             await classifier.close()

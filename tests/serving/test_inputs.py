@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-import httpx
 import pytest
 from PIL import Image
+from sqlalchemy.exc import OperationalError
+from starlette.testclient import TestClient
 
 from serving.errors import CODES
 from serving.ids import new_id
@@ -10,11 +11,12 @@ from serving.inference.decoding import decode
 from serving.settings import ServingSettings
 from tests.pictures import corpus
 from tests.serving.bad_inputs import bad_requests, picture, png_of
+from tests.serving.conftest import worker_of
 
 DOCUMENTED = {status for status, _ in CODES.values() if 400 <= status < 500}
 
 
-def test_every_bad_input_gets_a_documented_4xx_in_one_shape(client: httpx.Client) -> None:
+def test_every_bad_input_gets_a_documented_4xx_in_one_shape(client: TestClient) -> None:
     requests = bad_requests()
     assert len(requests) >= 250
     wrong = []
@@ -37,21 +39,21 @@ def test_every_bad_input_gets_a_documented_4xx_in_one_shape(client: httpx.Client
     assert client.get("/livez").status_code == 200
 
 
-def test_everyday_pictures_that_are_not_plain_rgb_are_answered(client: httpx.Client) -> None:
+def test_everyday_pictures_that_are_not_plain_rgb_are_answered(client: TestClient) -> None:
     names = ("palette PNG", "palette PNG with a clear colour", "CMYK JPEG", "PNG of 16 bits", "one-bit PNG", "RGBA PNG")
     for name in names:
         response = client.post("/v1/classify", files={"image": (name, corpus()[name])})
         assert response.status_code == 200, (name, response.text)
 
 
-def test_pictures_of_a_request_have_a_limit_together(client: httpx.Client) -> None:
+def test_pictures_of_a_request_have_a_limit_together(client: TestClient) -> None:
     large = png_of(4900, 5000, data=bytes(4901 * 5000))
     response = client.post("/v1/classify_batch", files=[("images", large)] * 5)
     assert response.status_code == 413
     assert "together" in response.json()["error"]["message"]
 
 
-def test_one_picture_that_cannot_be_prepared_harms_nobody(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_picture_that_cannot_be_prepared_harms_nobody(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     from serving.inference import preparation
 
     def decode_or_fail(opened: Image.Image) -> Image.Image:
@@ -65,32 +67,26 @@ def test_one_picture_that_cannot_be_prepared_harms_nobody(client: httpx.Client, 
     assert [r["error"] and r["error"]["code"] for r in results] == [None, "overloaded", None]
 
 
-def test_a_queue_that_is_full_refuses_before_the_body_is_read(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    import bentoml
-
-    classifier = bentoml.get_current_service().classifier
-    monkeypatch.setattr(classifier.preparation, "_pending", 10_000)
+def test_a_queue_that_is_full_refuses_before_the_body_is_read(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_of(client).classifier.preparation, "_pending", 10_000)
     response = client.post("/v1/classify", files={"image": picture()})
     assert response.status_code == 503
     assert response.json()["error"]["code"] == "overloaded"
     assert int(response.headers["Retry-After"]) >= 1
 
 
-def test_a_database_that_is_away_is_no_bug_of_ours(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    import bentoml
-    from sqlalchemy.exc import OperationalError
-
+def test_a_database_that_is_away_is_no_bug_of_ours(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(*arguments: object) -> None:
         raise OperationalError("select", {}, Exception("no route to host secret.example"))
 
     id_ = client.post("/v1/classify", files={"image": picture()}).json()["id"]
-    monkeypatch.setattr(bentoml.get_current_service().classifier.store, "add_label", away)
+    monkeypatch.setattr(worker_of(client).classifier.store, "add_label", away)
     response = client.post("/v1/feedback", json={"id": id_, "label": "bag"})
     assert (response.status_code, response.json()["error"]["code"]) == (503, "unavailable")
     assert "secret" not in response.text
 
 
-def test_bodies_over_the_limit_are_413_announced_or_chunked(client: httpx.Client) -> None:
+def test_bodies_over_the_limit_are_413_announced_or_chunked(client: TestClient) -> None:
     large = b"x" * (33 * 2**20)
     announced = client.post("/v1/classify", files={"image": ("a.png", large)})
 
@@ -107,14 +103,14 @@ def test_bodies_over_the_limit_are_413_announced_or_chunked(client: httpx.Client
         assert response.json()["error"]["code"] == "too_large"
 
 
-def test_refused_uploads_give_their_places_back(client: httpx.Client) -> None:
+def test_refused_uploads_give_their_places_back(client: TestClient) -> None:
     form = {"id": (None, "x" * 70_000), "label": (None, "bag")}
     for _ in range(ServingSettings(device="cpu").max_uploads + 1):
         assert client.post("/v1/feedback", files=form).status_code == 413
     assert client.post("/v1/classify", files={"image": picture()}).status_code == 200
 
 
-def test_a_field_name_that_no_json_can_hold_is_refused_at_once(client: httpx.Client) -> None:
+def test_a_field_name_that_no_json_can_hold_is_refused_at_once(client: TestClient) -> None:
     part = b'--a\r\nContent-Disposition: form-data; name="+2AA-"\r\n\r\nx\r\n'
     headers = {"Content-Type": "multipart/form-data; boundary=a; charset=utf-7"}
     for content in (part + b"--a--\r\n", 2 * part + b"--a--\r\n"):
@@ -123,17 +119,15 @@ def test_a_field_name_that_no_json_can_hold_is_refused_at_once(client: httpx.Cli
         assert response.json()["error"]["code"] == "invalid"
 
 
-def test_not_ready_says_when_to_come_again(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    import bentoml
-
-    monkeypatch.setattr(bentoml.get_current_service(), "_closing", True)
+def test_not_ready_says_when_to_come_again(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_of(client), "_closing", True)
     for path in ("/readyz", "/v1/network"):
         response = client.get(path)
         assert (response.status_code, response.json()["error"]["code"]) == (503, "starting")
         assert int(response.headers["Retry-After"]) >= 1
 
 
-def test_an_answer_that_is_not_recorded_yet_can_be_labelled_later(client: httpx.Client) -> None:
+def test_an_answer_that_is_not_recorded_yet_can_be_labelled_later(client: TestClient) -> None:
     response = client.post("/v1/feedback", json={"id": new_id(), "label": "bag"})
     assert (response.status_code, response.json()["error"]["code"]) == (503, "unavailable")
     assert response.headers["Retry-After"]

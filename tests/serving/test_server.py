@@ -90,8 +90,8 @@ def test_bentoml_s_own_client_works(server: tuple[str, subprocess.Popen[bytes]],
     path = tmp_path / "scene.png"
     path.write_bytes(scenes[0][0])
     with bentoml.SyncHTTPClient(server[0]) as client:
-        answer = client.classify(image=path, policy="default", top_k=2)
-        batch = client.classify_batch(images=[path, path])
+        answer = client.classify(path, policy="default", top_k=2)
+        batch = client.classify_batch([path, path])
         stored = client.feedback(id=answer["id"], label="ankle boot")
     assert answer["policy"] == "default"
     assert len(answer["predictions"]) == 2

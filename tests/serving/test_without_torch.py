@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,12 +25,13 @@ import json, sys, time
 for name in {LARGE!r}:
     sys.modules[name] = None  # whoever imports it gets an ImportError
 from starlette.testclient import TestClient
-from serving.service import DynamicClassifier
-with TestClient(DynamicClassifier.to_asgi()) as client:
+from serving.app import create_app
+from serving.settings import ServingSettings
+with TestClient(create_app(ServingSettings(database=sys.argv[2]))) as client:
     while client.get("/readyz").status_code != 200:
         time.sleep(0.05)
     answers = []
-    for policy in sys.argv[2:]:
+    for policy in sys.argv[3:]:
         files = [("images", open(path, "rb")) for path in sys.argv[1].split(",")]
         answers.append(client.post("/v1/classify_batch", files=files, data={{"policy": policy}}).json()["results"])
     other = client.post("/v1/classify", files={{"image": open(sys.argv[1].split(",")[0], "rb")}},
@@ -56,9 +56,8 @@ def test_every_policy_answers_where_nothing_large_can_be_imported(
 ) -> None:
     """The deployment of this process, which may import anything, is the reference; its graphs are those that are found."""
     assert deployment.network.runtime == "onnxruntime"
-    environment = os.environ | {"SERVING_DATABASE": f"sqlite:///{tmp_path}/serving.db", "SERVING_WORKERS": "1"}
-    command = [sys.executable, "-c", PROGRAM, ",".join(map(str, files)), *POLICIES]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", PROGRAM, ",".join(map(str, files)), f"sqlite:///{tmp_path}/serving.db", *POLICIES]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     for policy, results in zip(POLICIES, found["answers"], strict=True):

@@ -6,6 +6,7 @@ file of ``versions/`` under the next number.
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -21,6 +22,9 @@ VERSION_TABLE = "serving_version"
 
 _LOCK = 0x64796E616D6963
 """Of PostgreSQL's advisory locks, the one that migrates."""
+
+_ONE_AT_A_TIME = threading.Lock()
+"""Of this process: alembic keeps what it works on in a module."""
 
 
 def migrate(connection: sa.Connection) -> None:
@@ -41,7 +45,8 @@ def migrate(connection: sa.Connection) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     _check_columns(connection, new_ones=False)
     try:
-        command.upgrade(config, "head")
+        with _ONE_AT_A_TIME:
+            command.upgrade(config, "head")
     except CommandError as error:
         if "Can't locate revision" in str(error):
             raise UserError("its tables are those of a newer version of the service: upgrade this one") from error

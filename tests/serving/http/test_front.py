@@ -13,12 +13,14 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
+from serving.http.asked import asked_of
 from serving.http.front import FrontDoor
 from serving.http.security import HEADERS
-from serving.http.urgency import URGENCY, Urgency
-from serving.schema import INPUT
+from serving.http.urgency import Urgency
+from serving.schema import Options
 from serving.settings import ServingSettings
 from tests.serving.conftest import free_port
 
@@ -27,18 +29,15 @@ BOTH = {"api_keys": (KEY,), "operator_keys": (OPERATOR,)}
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
-    """Says what the front door has read; of some addresses what frameworks answer."""
+    """Says which options the front door has read; of some addresses what frameworks answer."""
     known = {"/v1/classify", "/v1/classify_batch", "/v1/feedback", "/v1/gap", "/v1/network", "/ui", "/metrics", "/readyz"}
     status, headers = (200, []) if scope["path"] in known else (404, [])
-    if scope["path"] == "/v1/classify/":
-        host = dict(scope["headers"])[b"host"]
-        status, headers = 307, [(b"location", b"http://" + host + b"/v1/classify")]
     if scope["path"] == "/ui":
         headers = [(b"content-security-policy", b"mine")]
     if scope["path"] == "/memory":
         raise MemoryError
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": str(scope.get(INPUT, "")).encode()})
+    await send({"type": "http.response.body", "body": asked_of(Request(scope)).options.model_dump_json().encode()})
 
 
 @contextmanager
@@ -73,13 +72,6 @@ def test_fields_in_the_address_are_refused_not_ignored() -> None:
         assert refusal(http.post("/v1/classify?top_k=1", files=PICTURE)) == (422, "invalid")
         assert refusal(http.get("/v1/gap?policy=default")) == (422, "invalid")
         assert http.get("/metrics?name[]=a").status_code == 200
-
-
-def test_no_answer_names_the_host_that_a_client_made_up() -> None:
-    with client() as http:
-        response = http.get("/v1/classify/", headers={"Host": "evil.example"}, follow_redirects=False)
-        assert refusal(response) == (404, "not_found")
-        assert "evil" not in str(response.headers) + response.text
 
 
 def test_only_allowed_hosts_are_answered_but_probes_always() -> None:
@@ -168,8 +160,7 @@ def test_pages_of_allowed_origins_may_call_and_read_refusals(origins: str) -> No
 def test_a_whole_request_reaches_the_app(scenes: Any) -> None:
     with client() as http:
         found = http.post("/v1/classify", files=PICTURE, data={"top_k": "3", "policy": '"cascade"'}).text
-        assert "'top_k': '3'" in found
-        assert "'policy': 'cascade'" in found
+        assert Options.model_validate_json(found) == Options(top_k=3, policy="cascade")
         assert http.post("/v1/feedback", data={"id": "x", "label": "1"}, files={"a": b""}).status_code == 422
 
 
@@ -177,7 +168,7 @@ def test_how_urgent_a_request_is_reaches_what_answers_it() -> None:
     found: list[Urgency] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        found.append(URGENCY.get())
+        found.append(asked_of(Request(scope)).urgency)
         await echo(scope, receive, send)
 
     front = FrontDoor(app, ServingSettings(device="cpu", operator_keys=(OPERATOR,)), check_room=lambda: None)

@@ -224,16 +224,18 @@ def test_a_batch_that_fails_outside_the_network_is_answered_with_its_error() -> 
 def test_when_the_batcher_gives_up_whoever_waits_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[int] = []
 
-    async def hopeless(name: str, work: object, ended: object) -> None:
+    async def hopeless(name: str, work: object, ended: object, give_up: object) -> None:
         await asyncio.sleep(0.05)
 
     monkeypatch.setattr("serving.inference.batcher.supervised", hopeless)
 
     async def use(batcher: Batcher) -> None:
+        assert not batcher.failed
         (found,) = await batcher.submit([image(2)], PLAN)
         assert isinstance(found, Rejection)
         with pytest.raises(Rejection):
             batcher.check_room()
+        assert batcher.failed
         ended.append(1)
 
     with_batcher(Echo(), use)
