@@ -18,8 +18,9 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,12 @@ import torch
 
 from dynamic.command import run_command
 from dynamic.errors import UserError
-from oracle.evaluation.collect import Collection, open_collection, walk_size
-from oracle.evaluation.dispatch import Errand, Event, Joined, dispatched
-from oracle.evaluation.evaluate import Region, RegionEvaluator, WalkSize, evaluated_here
-from oracle.evaluation.portable import PortableEvaluation
+from oracle.evaluation.collect import open_collection, walk_size
+from oracle.evaluation.dispatch import Errand, Event, Finished, Joined, dispatched
+from oracle.evaluation.evaluate import OutcomesJob, Region, WalkSize
+from oracle.evaluation.jobs import Task, load
 from oracle.evaluation.ray_workers import RayWorkers, cluster
-from oracle.settings import DTYPES, RunSettings
+from oracle.settings import RunSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +60,17 @@ class OpenWorkers:
 
     def __init__(self, workers: RayWorkers, count: int) -> None:
         self._workers = workers
-        self._joined: list[Event] = []
+        self._joined: list[Joined] = []
         while len(self._joined) < count:
             self._joined += [event for event in workers.events() if isinstance(event, Joined)]
+
+    def warm(self, rows: np.ndarray) -> None:
+        """Have every worker do a region once: it then has its memory and derived kernels."""
+        for event in self._joined:
+            self._workers.give(event.worker, Errand(task=0, rows=rows, without={}))
+        left = len(self._joined)
+        while left:
+            left -= sum(isinstance(event, Finished) for event in self._workers.events())
 
     def give(self, worker: int, errand: Errand) -> None:
         """See :class:`oracle.evaluation.dispatch.Workers`."""
@@ -103,35 +112,30 @@ def actors(count: int) -> list[int]:
         time.sleep(0.1)
 
 
-def plain(collection: Collection, size: WalkSize, regions: list[np.ndarray], cores: list[int]) -> tuple[float, list[Region]]:
+def plain(task: Task[Region], cores: list[int]) -> tuple[float, list[Region]]:
     """Seconds, and what came out."""
-    settings, dtype = collection.settings, DTYPES[collection.settings.dtype]
-    network = collection.network.for_inference(settings.device, dtype)
-    with bound(set(cores)):
-        evaluator = RegionEvaluator(
-            network, collection.source, collection.union, size, settings.device, dtype, torch.get_num_threads(), len(cores)
-        )
+    with bound(set(cores)), ThreadPoolExecutor(1) as reader:
+        compute = task.job.opened(task.network, task.source, task.settings.device, len(cores))
+        compute(task.regions[0], load(task.source, task.regions[0]))  # as a worker's first region: memory, derived kernels
         started = time.perf_counter()
-        finished = list(evaluated_here(evaluator, regions))
+        batches = [reader.submit(load, task.source, rows) for rows in task.regions]
+        finished = [compute(rows, batch.result()) for rows, batch in zip(task.regions, batches, strict=True)]
         return time.perf_counter() - started, finished
 
 
-def on_ray(
-    collection: Collection, size: WalkSize, regions: list[np.ndarray], cores: list[int]
-) -> tuple[float, list[Region], float]:
+def on_ray(task: Task[Region], cores: list[int]) -> tuple[float, list[Region], float]:
     """Seconds, what came out, and the seconds until the workers were ready."""
-    settings = RunSettings(**(vars(collection.settings) | {"ray_workers": len(cores)}))
-    portable = PortableEvaluation.of(
-        settings, collection.network, collection.source, collection.union, size, statistics=None
-    )
+    settings = replace(task.settings, ray_workers=len(cores))
     asked = time.perf_counter()
-    with RayWorkers(portable, settings, len(regions), print, lambda _: None) as workers:
+    with RayWorkers([task], settings, print, lambda _: None) as workers:
         ready = OpenWorkers(workers, len(cores))
         for process, core in zip(actors(len(cores)), cores, strict=True):
             bind(process, {core})
+        opened = time.perf_counter() - asked
+        ready.warm(task.regions[0])
         started = time.perf_counter()
-        finished = list(dispatched(ready, regions))
-        return time.perf_counter() - started, finished, started - asked
+        finished = [region for _, region in dispatched(ready, [(0, rows) for rows in task.regions])]
+        return time.perf_counter() - started, finished, opened
 
 
 def digest(finished: list[Region]) -> bytes:
@@ -154,16 +158,19 @@ def main(settings: BenchmarkSettings) -> None:
     size = WalkSize(images=-(-settings.region // 2), rows=fitting.rows, walks=2)
     starts = range(0, len(collection.source.keys), settings.region)
     regions = [np.arange(start, min(start + settings.region, len(collection.source.keys))) for start in starts]
+    threads = torch.get_num_threads()
+    job = OutcomesJob(configurations=collection.union, size=size, dtype=asked.dtype, threads=threads)
+    task = Task(settings=asked, network=collection.network, source=collection.source, job=job, regions=regions)
     seconds: dict[str, list[float]] = {}
     opening: list[float] = []
     outcomes: set[bytes] = set()
     with cluster(asked):
         for _ in range(settings.repeats):
             for used in (cores[:1], cores):
-                took, finished = plain(collection, size, regions, used)
+                took, finished = plain(task, used)
                 seconds.setdefault(f"plain {len(used)}", []).append(took)
                 outcomes.add(digest(finished))
-                took, finished, opened = on_ray(collection, size, regions, used)
+                took, finished, opened = on_ray(task, used)
                 seconds.setdefault(f"ray {len(used)}", []).append(took)
                 outcomes.add(digest(finished))
                 opening.append(opened)

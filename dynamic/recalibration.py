@@ -16,7 +16,8 @@ torch.Size([2, 10])
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -66,8 +67,89 @@ def recalibrate(
         UserError: fewer than two images, or a network whose batch norms, if it has any, are neither torch.nn.BatchNorm2d nor
             timm's BatchNormAct2d.
     """
-    if len(images) < 2:
-        raise UserError(f"batch-norm statistics need at least two images, not {len(images)}")
+    check_recalibration(network, configurations, len(images))
+    seen = moments_of(network, configurations, max_rows=max_rows, device=device, keep_default=keep_default)
+    average = Average(len(images), network.digest)
+    with walkers(threads) as pool:
+        for moments in pool.map(seen, images.tensor_split(-(-len(images) // batch))):
+            average.add(moments)
+    return average.statistics()
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What batch norms saw of one batch.
+
+    Attributes:
+        images: of the batch.
+        found: by segment and prefix, (2, channels) float64: E[x] and E[x^2].
+    """
+
+    images: int
+    found: list[dict[Prefix, Tensor]]
+
+
+def moments_of(
+    network: DynamicNetwork,
+    configurations: Sequence[Configuration],
+    *,
+    max_rows: int = 128,
+    device: str = "cpu",
+    keep_default: bool = False,
+) -> Callable[[Tensor], Moments]:
+    """A function from a batch, (N, C, H, W), to what batch norms see of it; arguments are those of :func:`recalibrate`."""
+    dtype = next(network.parameters()).dtype
+    prepared = network.copied("by_prefix", device, dtype)
+
+    def seen(part: Tensor) -> Moments:
+        observer = _Observer(prepared.program, prepared.default if keep_default else None)
+        with torch.inference_mode():
+            part = part.to(device, dtype, memory_format=torch.channels_last)
+            plan = comprehensive_plan(prepared.program, configurations, len(part))
+            for _ in walk(prepared.program, part, plan, max_rows, observer):
+                pass
+        return Moments(len(part), observer.found)
+
+    return seen
+
+
+class Average:
+    """Statistics from the moments of batches, which are added one after the other; their order decides the last bits.
+
+    Args:
+        images: of all batches together.
+        weights_digest: of the network.
+    """
+
+    def __init__(self, images: int, weights_digest: str) -> None:
+        self._images, self._digest = images, weights_digest
+        self._prefixes: list[dict[Prefix, int]] = []
+        self._sums: list[Tensor] = []
+
+    def add(self, moments: Moments) -> None:
+        """Add a batch, and forget its moments."""
+        if not self._prefixes:
+            self._prefixes = [{prefix: i for i, prefix in enumerate(found)} for found in moments.found]
+            self._sums = [torch.zeros(len(found), *next(iter(found.values())).shape).double() for found in moments.found]
+        weight = moments.images / self._images
+        for known, total, found in zip(self._prefixes, self._sums, moments.found, strict=True):
+            for prefix, seen in found.items():
+                total[known[prefix]] += weight * seen
+        moments.found.clear()
+
+    def statistics(self) -> Statistics:
+        """Of all that was added."""
+        means_squares = [total.unbind(1) for total in self._sums]
+        moments = [
+            torch.stack([means, (squares - means**2).clamp(min=0)], dim=1).float() for means, squares in means_squares
+        ]
+        return Statistics(tuple(self._prefixes), tuple(moments), self._digest, self._images)
+
+
+def check_recalibration(network: DynamicNetwork, configurations: Sequence[Configuration], images: int) -> None:
+    """Raise UserError where :func:`recalibrate` would."""
+    if images < 2:
+        raise UserError(f"batch-norm statistics need at least two images, not {images}")
     for configuration in configurations:
         network.check(configuration)
     if not can_recalibrate(network):
@@ -75,33 +157,6 @@ def recalibrate(
             f"{type(network.original).__name__} cannot be recalibrated: it has no batch norms, "
             "or others than nn.BatchNorm2d and timm's BatchNormAct2d"
         )
-    dtype = next(network.parameters()).dtype
-    prepared = network.copied("by_prefix", device, dtype)
-
-    def run(part: Tensor) -> _Observer:
-        observer = _Observer(prepared.program, len(part), prepared.default if keep_default else None)
-        with torch.inference_mode():
-            part = part.to(device, dtype, memory_format=torch.channels_last)
-            plan = comprehensive_plan(prepared.program, configurations, len(part))
-            for _ in walk(prepared.program, part, plan, max_rows, observer):
-                pass
-        return observer
-
-    prefixes: list[dict[Prefix, int]] = []
-    sums: list[Tensor] = []
-    with walkers(threads) as pool:
-        for observer in pool.map(run, images.tensor_split(-(-len(images) // batch))):
-            weight = observer.images / len(images)
-            if not prefixes:
-                prefixes = [{prefix: i for i, prefix in enumerate(found)} for found in observer.found]
-                sums = [torch.zeros(len(found), *next(iter(found.values())).shape).double() for found in observer.found]
-            for known, total, found in zip(prefixes, sums, observer.found, strict=True):
-                for prefix, seen in found.items():
-                    total[known[prefix]] += weight * seen
-            observer.found.clear()
-    means_squares = [total.unbind(1) for total in sums]
-    moments = [torch.stack([means, (squares - means**2).clamp(min=0)], dim=1).float() for means, squares in means_squares]
-    return Statistics(tuple(prefixes), tuple(moments), network.digest, len(images))
 
 
 def can_recalibrate(network: DynamicNetwork) -> bool:
@@ -124,11 +179,10 @@ def _holds_norm(segment: Segment, node: fx.Node) -> bool:
 class _Observer:
     """Normalises by what it sees, and remembers it: E[x] and E[x^2] by segment and prefix, (2, channels) float64."""
 
-    def __init__(self, program: Program, images: int, kept: Configuration | None) -> None:
+    def __init__(self, program: Program, kept: Configuration | None) -> None:
         self._segments = program.segments
         options = [] if kept is None else [site.option(kept) for site in program.sites]
         self._kept = {tuple(options[:depth]) for depth in range(len(options) + 1)} if kept else set()
-        self.images = images
         self.found: list[dict[Prefix, Tensor]] = [{} for _ in program.segments]
 
     def at(self, segment: int, nodes: Sequence[Node]) -> _SegmentObserver:

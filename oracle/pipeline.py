@@ -11,8 +11,8 @@ from dynamic.errors import UserError
 from dynamic.files import write_whole
 from dynamic.lock import held
 from dynamic.models import LoadedNetwork, load
+from oracle.evaluation.bounds_run import run_bounds
 from oracle.evaluation.collect import Collection, collect, open_collection, store_identity
-from oracle.evaluation.exact_bounds import run_bounds
 from oracle.evaluation.ray_workers import cluster
 from oracle.evaluation.summary import make_labels, summarise, write_labels
 from oracle.report import write_bounds_page, write_report
@@ -90,12 +90,11 @@ def exact_bounds(settings: RunSettings, network: LoadedNetwork | None = None) ->
     """
     if settings.study or settings.recalibrate:
         raise UserError("--bounds-only skips most outcomes: run it without --study and --recalibrate")
-    if settings.ray:
-        raise UserError("--bounds-only runs in one process, since what it skips it learns first: give it without --ray")
     with held(settings.out):
         if network is not None:
             own_weights(network)
         collection = open_collection(settings, network, ("test",))
-        result = run_bounds(collection)
+        with cluster(settings):
+            result = run_bounds(collection)
         write_bounds_page(result, store_identity(collection), settings.out / "bounds.html")
     return result

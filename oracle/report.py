@@ -135,7 +135,7 @@ def write_bounds_page(result: dict[str, Any], identity: dict[str, str], path: Pa
     """Write the page of exact bounds.
 
     Args:
-        result: as :func:`oracle.evaluation.exact_bounds.run_bounds` gives it.
+        result: as :func:`oracle.evaluation.bounds_run.run_bounds` gives it.
         identity: of the run, for people.
         path: of the HTML file.
     """

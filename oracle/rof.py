@@ -3,10 +3,12 @@
     python -m oracle.rof --space stride                                     # slim ResNet-50, fashion-scenes
     python -m oracle.rof --space efficiency --method distillation --cost-limit 1
     python -m oracle.rof --model resnet50 --weights IMAGENET1K_V1 --dataset imagenet --data-dir /data/imagenet
+    python -m oracle.rof --space ladder.json --method distillation --schedule stable --epochs 20 --average 0.99
     torchrun --nproc-per-node 4 -m oracle.rof --model resnet50 ...          # several GPUs, or processes on CPUs
 
 ``rof``: every batch runs under one configuration drawn at random from the space. ``distillation`` (ours): in every step
-the default configuration learns from the labels and teaches the cheapest one and some random ones its probabilities.
+the default configuration learns from the labels and teaches the cheapest one and some random others its probabilities.
+``--space`` with the default alone is the control: as many passes over the images, for one configuration.
 Leaves in OUT: weights.safetensors (what ``oracle.run --weights`` takes), log.jsonl (a line an epoch), checkpoint.pt (a
 training that was interrupted goes on from its last whole epoch, with the same result as without it).
 """
@@ -33,6 +35,8 @@ def main(settings: RofSettings) -> None:
             f"{settings.method} over {result['configurations']} configurations of {settings.space}: on label images the "
             f"default reaches {result['label_default']:.1%}, {others} random ones {result['label_random']:.1%} on average"
         )
+    for configuration, share in result.get("label_recalibrated", {}).items():
+        print(f"  {configuration}  {share:.1%} under recalibrated batch norms")
     print(f"weights: {result['weights']}   try them: python -m oracle.run --model {settings.model} --weights ...")
     if settings.json:
         print(json.dumps(result))

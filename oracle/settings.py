@@ -12,6 +12,7 @@ from dynamic.errors import UserError
 from dynamic.models import LoadedNetwork, NetworkSettings, Pictures, load_network
 from dynamic.scenes import CANVAS, Regime, scenes_preprocessing
 from oracle.data.sources import DatasetName
+from oracle.ray_settings import RaySettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -20,7 +21,7 @@ SCENES_IMAGES = 250
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings(NetworkSettings):
+class RunSettings(NetworkSettings, RaySettings):
     """What to run."""
 
     dataset: DatasetName = "fashion-scenes"
@@ -69,24 +70,14 @@ class RunSettings(NetworkSettings):
     the slim ResNet-50's are embedded."""
     bounds_only: bool = False
     """Only worst and best case and the cheapest agreeing configurations, exactly, skipping what cannot change them."""
-    ray: str = ""
-    """Evaluate on the workers of a Ray cluster instead of in this process, with the same result: local (one on this
-    machine, for this run), auto (the one that this machine is part of), or an address. Extra [ray]; docs/CLUSTER.md."""
-    ray_workers: int | None = None
-    """Workers to ask the cluster for; unless given, as many as it has room for, now and later."""
-    ray_cpus: float = 1
-    """Cores of each worker."""
-    ray_gpus: float | None = None
-    """GPUs of each worker, or a fraction of one; unless given, 1 where --device is one, else 0."""
-    ray_memory_gib: float | None = None
-    """Memory that the cluster sets aside for each worker; unless given, none is counted."""
     out: Path = Path("runs/oracle")
     """Folder of the run."""
     json: bool = False
     """Print one JSON object as the last line of stdout."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        NetworkSettings.__post_init__(self)
+        RaySettings.__post_init__(self)
         check_scenes(self, self.dataset)
         if self.dtype not in DTYPES:
             raise UserError(f"--dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}")
@@ -101,19 +92,7 @@ class RunSettings(NetworkSettings):
             raise UserError("--recalibrate-regime says on which images to re-estimate statistics: pass --recalibrate N too")
         if self.keep_default and not self.recalibrate:
             raise UserError("--keep-default goes with re-estimated statistics: pass --recalibrate N too")
-        self._check_ray()
         check_device(self.device)
-
-    def _check_ray(self) -> None:
-        for name, least in (("workers", 1), ("cpus", 0.01), ("gpus", 0), ("memory_gib", 0.01)):
-            value = getattr(self, f"ray_{name}")
-            option = f"--ray-{name.replace('_', '-')}"
-            if value is not None and value < least:
-                raise UserError(f"{option} must be at least {least}, not {value}")
-            if value is not None and not self.ray and value != type(self).__dataclass_fields__[f"ray_{name}"].default:
-                raise UserError(f"{option} is of the workers of a Ray cluster: pass --ray local, auto or an address too")
-        if self.ray_gpus is not None and self.ray_gpus > 1 and self.ray_gpus != int(self.ray_gpus):
-            raise UserError(f"--ray-gpus must be a fraction of one GPU or a whole number of them, not {self.ray_gpus}")
 
 
 def check_scenes(settings: NetworkSettings, dataset: DatasetName) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from dynamic.lock import held
@@ -34,7 +35,8 @@ class Training(Generic[Batch]):
             says.
         batches: by epoch, counted from 0, what :attr:`step` takes one by one; ``steps`` of them.
         step: computes the loss of a batch, runs its backward pass and returns the loss; gradients were set to zero before.
-        check: called after every epoch; its numbers join the epoch's log line.
+        average: those of ``stored``, averaged over steps; updated after each.
+        check: called after every epoch; what it found joins the epoch's log line.
         epochs: passes over the images.
         seed: of torch's generator, which is set anew in every epoch: dropout draws from it.
         rank: number of this process among those that train together; 0 writes log and checkpoint.
@@ -52,7 +54,8 @@ class Training(Generic[Batch]):
     batches: Callable[[int], Iterable[Batch]]
     steps: int
     step: Callable[[Batch], float]
-    check: Callable[[], Mapping[str, float]] = dict
+    average: AveragedModel | None = None
+    check: Callable[[], Mapping[str, Any]] = dict
     epochs: int
     seed: int
     rank: int = 0
@@ -77,15 +80,18 @@ def run_epochs(training: Training[Any]) -> dict[str, Any]:
 def _epochs(training: Training[Any]) -> dict[str, Any]:
     checkpoint, log = training.out / "checkpoint.pt", training.out / "log.jsonl"
     leads = training.rank == 0
-    parts = {"network": training.stored, "optimizer": training.optimizer, "schedule": training.schedule}
+    parts: dict[str, Any] = {"network": training.stored, "optimizer": training.optimizer, "schedule": training.schedule}
+    if training.average is not None:
+        parts["average"] = training.average
     first = resume(checkpoint, training.identity, training.device, **parts)
     line = trim_log(log, first) if leads else {}
     for epoch in range(first, training.epochs):
         started = time.monotonic()
         torch.manual_seed(_seed(training.seed, epoch, training.rank))
+        rate = training.optimizer.param_groups[0]["lr"]
         loss = _run_epoch(training, epoch)
         if leads:
-            line = {"epoch": epoch + 1, "loss": loss, "seconds": round(time.monotonic() - started, 1)}
+            line = {"epoch": epoch + 1, "loss": loss, "learning_rate": rate, "seconds": round(time.monotonic() - started, 1)}
             line |= training.check()
             append_line(log, line)
             save_checkpoint(checkpoint, training.identity, epoch + 1, **parts)
@@ -109,6 +115,8 @@ def _run_epoch(training: Training[Any], epoch: int) -> float:
         training.optimizer.zero_grad()
         losses.append(training.step(batch))
         training.optimizer.step()
+        if training.average is not None:
+            training.average.update_parameters(training.stored)
         if training.schedule_each == "step":
             training.schedule.step()
         progress.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}")

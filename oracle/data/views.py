@@ -115,9 +115,29 @@ def unlabelled(source: ImageSource, count: int) -> torch.Tensor:
     Raises:
         UserError: fewer than two can be read.
     """
-    rows = np.flatnonzero(source.splits == "label")[:count]
-    batch = source.load(rows)
+    batch = source.load(_label_rows(source, count))
     images = batch.images[torch.from_numpy(batch.readable)]
-    if len(images) < 2:
-        raise UserError(f"recalibration needs at least two readable images in the label split, found {len(images)}")
+    _require_two(len(images))
     return images
+
+
+def readable_label_rows(source: ImageSource, count: int, at_once: int = 128) -> np.ndarray:
+    """Rows of the images that :func:`unlabelled` reads, without holding them all.
+
+    Raises:
+        UserError: fewer than two can be read.
+    """
+    rows = _label_rows(source, count)
+    parts = [rows[start : start + at_once] for start in range(0, len(rows), at_once)]
+    readable = np.concatenate([part[source.load(part).readable] for part in parts])
+    _require_two(len(readable))
+    return readable
+
+
+def _label_rows(source: ImageSource, count: int) -> np.ndarray:
+    return np.flatnonzero(source.splits == "label")[:count]
+
+
+def _require_two(images: int) -> None:
+    if images < 2:
+        raise UserError(f"recalibration needs at least two readable images in the label split, found {images}")

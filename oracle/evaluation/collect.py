@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,29 +22,16 @@ from dynamic.models import LoadedNetwork, identity_of
 from dynamic.models.copies import require_copy
 from dynamic.models.own_code import CodeName
 from dynamic.norms import Statistics
-from dynamic.recalibration import BATCH, recalibrate
-from dynamic.resources import cpu_count
 from oracle.data.sources import SPLITS, ImageSource
-from oracle.data.views import unlabelled
-from oracle.evaluation.evaluate import (
-    RegionEvaluator,
-    WalkSize,
-    evaluated_here,
-    memory_budget,
-    progress_of,
-    seconds_for,
-    store_regions,
-)
+from oracle.evaluation.doing import done
+from oracle.evaluation.evaluate import OutcomesJob, Region, WalkSize, progress_of, seconds_for, store_region
 from oracle.evaluation.extension import make_room
-from oracle.evaluation.portable import PortableEvaluation
-from oracle.evaluation.ray_workers import evaluated_on_ray
+from oracle.evaluation.jobs import Task
+from oracle.evaluation.statistics import Asked, estimated
 from oracle.outcomes import PENDING, OutcomesStore, load_outcomes
 from oracle.run_record import OWN, NetworkRecord, RunRecord
 from oracle.runs import Run, open_images, tell_of_old_pictures, write_weights
 from oracle.settings import DTYPES, RunSettings, load_for
-
-SMALLEST_BATCH = 16
-"""Images that batch-norm statistics are estimated on together, at least."""
 
 _KEPT = (
     "model weights dynamic_layers resolution mean std preprocessing dataset data_dir class_map regime space images "
@@ -131,59 +119,119 @@ def collect(collection: Collection) -> xr.Dataset:
         UserError: the folder holds another run, or a finished one that was damaged; or a copy of the file of a network of
             one's own would not make it again.
     """
-    settings, network, run, union = collection.settings, collection.network, collection.run, collection.union
-    code, file = CodeName.parse(network.info.name), network.info.file
-    if code is not None and file is not None and not run.outcomes_store.exists():
-        require_copy(file, code.name, network.info.neighbours, network.info.classes)
-    store = _open_store(collection, union)
-    pending, started = bool(store.pending()), bool((store.status != PENDING).any())
-    before = run.record if run.record_file.exists() else None
-    if before is not None and not pending and before.files:
-        run.verify_all()
-        if before.settings != (now := _kept_settings(collection)):  # the images may have moved
-            run.write_record(replace(before, settings=now))
-        return run.outcomes()
-    statistics = _statistics(collection, union, started) if settings.recalibrate else None
-    record = _record(collection, store, statistics)
-    if before is not None and started:
-        _require_same(before, record, settings.out)
-        tell_of_old_pictures(settings.out, before)
-    if network.info.registered is None:
-        write_weights(network, run.weights_file)
-    if network.info.file is not None:
-        write_whole(run.network_file, network.info.code)
-        if network.info.neighbours:
-            print(
-                f"{network.info.file} imported {', '.join(network.info.neighbours)} beside it, which the run does not keep: "
-                f"copy them into {settings.out} to open it elsewhere",
-                file=sys.stderr,
-            )
-    if settings.class_map is not None:
-        write_whole(run.class_map_file, settings.class_map.read_bytes())
-    run.keep_attributes(union)
-    run.write_record(record)
+    return collect_all([collection])[0]
+
+
+def collect_all(collections: Sequence[Collection]) -> list[xr.Dataset]:
+    """:func:`collect` of several at once, with the options of the first for Ray; in one process one after the other."""
+    opened = [_Opened.of(collection) for collection in collections]
+    unfinished = [one for one in opened if not one.finished]
+    wanting = [one for one in unfinished if one.wants_statistics]
+    for one, statistics in zip(wanting, estimated([one.asked for one in wanting]), strict=True):
+        statistics.save(one.collection.run.statistics_file)
+        one.statistics = statistics
+    for one in unfinished:
+        one.describe()
+    pending = [one for one in unfinished if one.store.pending()]
     if pending:
-        _evaluate(collection, union, store, statistics)
-    (settings.out / "settings.json").unlink(missing_ok=True)  # of an earlier version, whose place run.json takes
-    outcomes = load_outcomes(run.outcomes_store)  # before the seal, which must not vouch for what cannot be read
-    run.seal()
-    return outcomes
+        _evaluate(pending)
+    return [one.outcomes() for one in opened]
 
 
-def _evaluate(collection: Collection, union: Space, store: OutcomesStore, statistics: Statistics | None) -> None:
+class _Opened:
+    """A run whose folder is open: its store, what it said of itself before, its statistics."""
+
+    def __init__(self, collection: Collection, store: OutcomesStore, before: RunRecord | None) -> None:
+        self.collection, self.store, self._before = collection, store, before
+        self._started = bool((store.status != PENDING).any())
+        self.finished = before is not None and not store.pending() and bool(before.files)
+        self.statistics: Statistics | None = None
+        file = collection.run.statistics_file
+        if collection.settings.recalibrate and not self.finished and self._started and file.exists():
+            self.statistics = Statistics.load(file)
+
+    @classmethod
+    def of(cls, collection: Collection) -> _Opened:
+        network, run = collection.network, collection.run
+        code, file = CodeName.parse(network.info.name), network.info.file
+        if code is not None and file is not None and not run.outcomes_store.exists():
+            require_copy(file, code.name, network.info.neighbours, network.info.classes)
+        store = _open_store(collection, collection.union)
+        return cls(collection, store, run.record if run.record_file.exists() else None)
+
+    @property
+    def wants_statistics(self) -> bool:
+        return bool(self.collection.settings.recalibrate) and self.statistics is None
+
+    @property
+    def asked(self) -> Asked:
+        collection = self.collection
+        return Asked(
+            settings=collection.settings,
+            network=collection.network,
+            configurations=collection.union,
+            resolution=collection.source.resolution,
+        )
+
+    def describe(self) -> None:
+        """Leave everything in the folder that the run needs beside its outcomes."""
+        settings, network, run = self.collection.settings, self.collection.network, self.collection.run
+        record = _record(self.collection, self.store, self.statistics)
+        if self._before is not None and self._started:
+            _require_same(self._before, record, settings.out)
+            tell_of_old_pictures(settings.out, self._before)
+        if network.info.registered is None:
+            write_weights(network, run.weights_file)
+        if network.info.file is not None:
+            write_whole(run.network_file, network.info.code)
+            if network.info.neighbours:
+                print(
+                    f"{network.info.file} imported {', '.join(network.info.neighbours)} beside it, which the run does not "
+                    f"keep: copy them into {settings.out} to open it elsewhere",
+                    file=sys.stderr,
+                )
+        if settings.class_map is not None:
+            write_whole(run.class_map_file, settings.class_map.read_bytes())
+        run.keep_attributes(self.collection.union)
+        run.write_record(record)
+
+    def task(self) -> Task[Region]:
+        """What is missing."""
+        settings, network, source = self.collection.settings, self.collection.network, self.collection.source
+        job = OutcomesJob(
+            configurations=self.collection.union,
+            size=WalkSize(**self.store.facts["walk"]),
+            dtype=settings.dtype,
+            threads=torch.get_num_threads(),
+            statistics=self.statistics,
+        )
+        return Task(settings=settings, network=network, source=source, job=job, regions=self.store.pending())
+
+    def outcomes(self) -> xr.Dataset:
+        """Read what is complete now, and vouch for it."""
+        run = self.collection.run
+        if self.finished and self._before is not None:
+            run.verify_all()
+            if self._before.settings != (now := _kept_settings(self.collection)):  # the images may have moved
+                run.write_record(replace(self._before, settings=now))
+            return run.outcomes()
+        (run.folder / "settings.json").unlink(missing_ok=True)  # of an earlier version, whose place run.json takes
+        outcomes = load_outcomes(run.outcomes_store)  # before the seal, which must not vouch for what cannot be read
+        run.seal()
+        return outcomes
+
+
+def _evaluate(runs: Sequence[_Opened]) -> None:
     """Evaluate what is missing, here or on a Ray cluster, and store it."""
-    settings, network, source = collection.settings, collection.network, collection.source
-    size, dtype, regions = WalkSize(**store.facts["walk"]), DTYPES[settings.dtype], store.pending()
-    with progress_of(store, union) as progress:
-        if settings.ray:
-            portable = PortableEvaluation.of(settings, network, source, union, size, statistics)
-            finished = evaluated_on_ray(portable, settings, regions, progress)
-        else:
-            fast, threads = network.for_inference(settings.device, dtype, statistics), torch.get_num_threads()
-            evaluator = RegionEvaluator(fast, source, union, size, settings.device, dtype, threads)
-            finished = evaluated_here(evaluator, regions)
-        with closing(finished):
-            store_regions(finished, store, progress)
+    tasks, first = [one.task() for one in runs], runs[0].collection
+    what = f"{len(first.union)} configurations" if len(runs) == 1 else f"{len(runs)} sets"
+    with (
+        progress_of([one.store for one in runs], what) as progress,
+        closing(done(tasks, first.settings, progress)) as regions,
+    ):
+        for position, region in regions:
+            store_region(region, runs[position].store, progress)
+    assert not any(one.store.pending() for one in runs)
 
 
 def _require_same(before: RunRecord, now: RunRecord, folder: Path) -> None:
@@ -230,43 +278,6 @@ def _record(collection: Collection, store: OutcomesStore, statistics: Statistics
         statistics=OWN if statistics is None else statistics.digest,
         versions=dict(store.facts["versions"]),
     )
-
-
-def _statistics(collection: Collection, union: Space, started: bool) -> Statistics:
-    """Recalibrated batch-norm statistics: those of ``statistics.safetensors``, or estimated and stored there."""
-    path = collection.run.statistics_file
-    if path.exists() and started:
-        return Statistics.load(path)
-    settings = collection.settings
-    images = unlabelled(label_source(settings, collection.network), settings.recalibrate)
-    row = collection.network.costs.row_bytes(union, collection.source.resolution)
-    affordable = int(memory_budget(settings.device, settings.memory_gib) // row)
-    # Fewer threads before smaller batches: those make poorer statistics.
-    batch = min(BATCH, affordable)
-    if batch < min(SMALLEST_BATCH, len(images)):
-        raise UserError(
-            f"recalibration runs at least {SMALLEST_BATCH} images together, which need about "
-            f"{SMALLEST_BATCH * row / 2**30:.1f} GiB: raise --memory-gib or choose a smaller space or resolution"
-        )
-    cores = cpu_count() if torch.device(settings.device).type == "cpu" else 1
-    statistics = recalibrate(
-        collection.network,
-        images,
-        union,
-        batch=batch,
-        max_rows=batch,
-        device=settings.device,
-        threads=max(1, min(cores, affordable // batch, -(-len(images) // batch))),
-        keep_default=settings.keep_default,
-    )
-    statistics.save(path)
-    return statistics
-
-
-def label_source(settings: RunSettings, network: LoadedNetwork) -> ImageSource:
-    """Label images of a run to re-estimate statistics on, as the network sees them."""
-    regime = settings.recalibrate_regime or settings.regime
-    return open_images(replace(settings, images=settings.recalibrate, regime=regime), network.info, ("label",))
 
 
 def estimate(collection: Collection) -> float:

@@ -9,14 +9,13 @@ to others. A region that workers were lost with goes to idle ones only, alone: w
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from dynamic.errors import UserError
-from oracle.evaluation.evaluate import Region
 
 TRIES = 3
 """Workers that something must end, or fail on, before it is to blame and not they."""
@@ -30,13 +29,15 @@ CULPRIT = f"{TRIES} workers that tried it alone ended without a word"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Errand:
-    """What a worker is asked to evaluate.
+    """What a worker is asked to do.
 
     Attributes:
-        rows: (images,) of the source.
+        task: which one.
+        rows: (images,) of its source.
         without: those of ``rows`` that count as unreadable, and why.
     """
 
+    task: int
     rows: np.ndarray
     without: Mapping[int, str]
 
@@ -54,7 +55,7 @@ class Finished:
 
     worker: int
     errand: Errand
-    region: Region
+    result: Any
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,18 @@ class Lost:
     worker: int
 
 
-Event = Joined | Finished | Failed | Lost
+@dataclass(frozen=True)
+class Refused:
+    """A worker cannot do this kind of errand and is there no more; what it had in hand is not to blame."""
+
+    worker: int
+
+
+Event = Joined | Finished | Failed | Lost | Refused
 
 
 class Workers(Protocol):
-    """Those who evaluate."""
+    """Those who do errands."""
 
     def give(self, worker: int, errand: Errand) -> None:
         """Hand an errand to a worker; what becomes of it is one of the :meth:`events`."""
@@ -92,14 +100,21 @@ class Workers(Protocol):
         ...
 
 
-def dispatched(workers: Workers, regions: Sequence[np.ndarray]) -> Generator[Region, None, None]:
-    """Evaluate regions on whatever workers there are, and yield them in the order in which they are done.
+def dispatched(workers: Workers, regions: Iterable[tuple[int, np.ndarray]]) -> Generator[tuple[int, Any], None, None]:
+    """Have regions done by whatever workers there are, and yield what came out in the order in which they are done.
+
+    Args:
+        workers: who come and go.
+        regions: task and rows of each, in the order in which they are begun.
+
+    Yields:
+        Task and result.
 
     Raises:
         UserError: a region ends every worker, and no image of it alone does.
         Exception: what an errand raised on ``TRIES`` workers.
     """
-    waiting = deque(_Case(rows=rows) for rows in regions)
+    waiting = deque(_Case(task=task, rows=rows) for task, rows in regions)
     in_hand: dict[int, dict[Errand, _Case]] = {}
     while waiting or any(in_hand.values()):
         _hand_out(workers, waiting, in_hand)
@@ -109,13 +124,15 @@ def dispatched(workers: Workers, regions: Sequence[np.ndarray]) -> Generator[Reg
             elif isinstance(event, Finished):
                 case = in_hand[event.worker].pop(event.errand)
                 if case.search is None:
-                    yield event.region
+                    yield case.task, event.result
                 else:
                     case.went_on(lost=False)
                     waiting.appendleft(case)
             elif isinstance(event, Failed):
                 in_hand[event.worker][event.errand].failed(event.error)
                 workers.dismiss(event.worker)
+                waiting.extendleft(in_hand.pop(event.worker).values())
+            elif isinstance(event, Refused):
                 waiting.extendleft(in_hand.pop(event.worker).values())
             elif event.worker in in_hand:
                 for case in in_hand.pop(event.worker).values():
@@ -130,7 +147,7 @@ def _hand_out(workers: Workers, waiting: deque[_Case], in_hand: dict[int, dict[E
         if _room(in_hand[worker]) < (IN_HAND if waiting[0].suspect else 1):
             return
         case = waiting.popleft()
-        errand = Errand(rows=case.trial, without=dict(case.without))
+        errand = Errand(task=case.task, rows=case.trial, without=dict(case.without))
         in_hand[worker][errand] = case
         workers.give(worker, errand)
 
@@ -144,6 +161,7 @@ class _Case:
     """A region until it is done.
 
     Attributes:
+        task: that it belongs to.
         rows: of the region.
         trial: what is to be evaluated next: all of it, or a part, to find out who ends the workers.
         without: images that are left out, and why.
@@ -152,6 +170,7 @@ class _Case:
         search: for the image that ends the workers, while it goes on.
     """
 
+    task: int
     rows: np.ndarray
     trial: np.ndarray = field(init=False)
     without: dict[int, str] = field(default_factory=dict)

@@ -1,17 +1,15 @@
 """Comprehensive evaluation: every image of a source under every configuration, into the outcomes store.
 
-A region is evaluated by a function of nothing but itself (:class:`RegionEvaluator`), wherever that runs; whoever runs the
-evaluators yields finished regions (:func:`evaluated_here`, :mod:`oracle.evaluation.dispatch`), and one writer stores them.
+A region is evaluated by a function of nothing but itself (:class:`OutcomesJob`), wherever that runs; whoever runs it yields
+finished regions (:mod:`oracle.evaluation.doing`), and one writer stores them.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import NoReturn
 
 import numpy as np
@@ -19,13 +17,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dynamic.configuration import Configuration
+from dynamic.configuration import Configuration, Space
 from dynamic.errors import UserError
+from dynamic.models import LoadedNetwork
 from dynamic.network import DynamicNetwork
+from dynamic.norms import Statistics
 from dynamic.resources import available_memory, cpu_count
 from dynamic.walk import walkers
 from oracle.data.sources import Batch, ImageSource
-from oracle.outcomes import EVALUATED, PENDING, OutcomesStore
+from oracle.evaluation.jobs import threads_of_walks
+from oracle.outcomes import PENDING, OutcomesStore
+from oracle.settings import DTYPES
 
 _TRIED, _TRIAL_MACS = 24, 60e9
 """Configurations of an estimate's trial, and about how many MACs it may cost."""
@@ -110,108 +112,71 @@ class Region:
     problems: dict[str, str]
 
 
-class RegionEvaluator:
-    """Evaluates regions, one at a time; the result depends on nothing but the region and what is given here.
+@dataclass(frozen=True, kw_only=True)
+class OutcomesJob:
+    """Outcomes of regions; see :class:`oracle.evaluation.jobs.Job`.
 
-    Args:
-        network: as :meth:`DynamicNetwork.for_inference` made it, on ``device`` in ``dtype``.
-        source: the images.
+    Attributes:
         configurations: the columns.
-        size: see :class:`WalkSize`.
-        device, dtype: where and in what the images run.
+        size: what runs at once.
+        dtype: name of the type that the network runs in.
         threads: of each walk on a CPU where ``size`` has one walk; several walks have one each. The number decides the last
             bits too.
-        cores: most walks that run side by side here; fewer than ``size.walks`` take longer and change nothing.
+        statistics: recalibrated batch norms; None where the network keeps its own.
     """
 
-    def __init__(
-        self,
-        network: DynamicNetwork,
-        source: ImageSource,
-        configurations: Sequence[Configuration],
-        size: WalkSize,
-        device: str,
-        dtype: torch.dtype,
-        threads: int,
-        cores: int | None = None,
-    ) -> None:
-        self._network, self._source, self._configurations = network, source, configurations
-        self._size, self._device, self._dtype = size, device, dtype
-        self._pool = ThreadPoolExecutor(
-            min(size.walks, cores or size.walks),
-            initializer=torch.set_num_threads,
-            initargs=(1 if size.walks > 1 else threads,),
-        )
+    configurations: Space
+    size: WalkSize
+    dtype: str
+    threads: int
+    statistics: Statistics | None = None
 
-    def __enter__(self) -> RegionEvaluator:
-        return self
+    def opened(
+        self, network: LoadedNetwork, source: ImageSource, device: str, cores: int | None = None
+    ) -> Callable[[np.ndarray, Batch], Region]:
+        """See :class:`oracle.evaluation.jobs.Job`."""
+        dtype, columns, size = DTYPES[self.dtype], self.configurations, self.size
+        fast = network.for_inference(device, dtype, self.statistics)
+        pool = threads_of_walks(size.walks, self.threads, cores)
 
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown()
+        def compute(rows: np.ndarray, batch: Batch) -> Region:
+            predicted = np.full((len(rows), len(columns)), -1, dtype=np.int32)
+            p_true = np.zeros((len(rows), len(columns)), dtype=np.float32)
+            readable = np.flatnonzero(batch.readable)
+            parts = [readable[start : start + size.images] for start in range(0, len(readable), size.images)]
 
-    def load(self, rows: np.ndarray, without: Mapping[int, str] = MappingProxyType({})) -> Batch:
-        """Read some rows; those of ``without`` count as unreadable, for the reason it gives, and are not touched."""
-        if not without:
-            return self._source.load(rows)
-        kept = ~np.isin(rows, list(without))
-        part = self._source.load(rows[kept])
-        images = torch.zeros(len(rows), *part.images.shape[1:])
-        images[torch.from_numpy(kept)] = part.images
-        readable = np.zeros(len(rows), bool)
-        readable[kept] = part.readable
-        left_out = {str(self._source.keys[row]): without[row] for row in rows[~kept].tolist()}
-        return Batch(images=images, readable=readable, problems=part.problems | left_out)
+            def run(part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+                chosen = batch.images[torch.from_numpy(part)].to(device, dtype, memory_format=torch.channels_last)
+                labels = torch.from_numpy(source.labels[rows[part]]).to(device)
+                return outcomes_of(fast, chosen, labels, columns, size.rows)
 
-    def compute(self, rows: np.ndarray, batch: Batch) -> Region:
-        """Run every configuration on what :meth:`load` read of ``rows``."""
-        predicted = np.full((len(rows), len(self._configurations)), -1, dtype=np.int32)
-        p_true = np.zeros((len(rows), len(self._configurations)), dtype=np.float32)
-        readable, images = np.flatnonzero(batch.readable), self._size.images
-        parts = [readable[start : start + images] for start in range(0, len(readable), images)]
+            for part, found in zip(parts, pool.map(run, parts), strict=True):
+                predicted[part], p_true[part] = found
+            return Region(rows=rows, predicted=predicted, p_true=p_true, readable=batch.readable, problems=batch.problems)
 
-        def run(part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            chosen = batch.images[torch.from_numpy(part)].to(self._device, self._dtype, memory_format=torch.channels_last)
-            labels = torch.from_numpy(self._source.labels[rows[part]]).to(self._device)
-            return outcomes_of(self._network, chosen, labels, self._configurations, self._size.rows)
-
-        for part, found in zip(parts, self._pool.map(run, parts), strict=True):
-            predicted[part], p_true[part] = found
-        return Region(rows=rows, predicted=predicted, p_true=p_true, readable=batch.readable, problems=batch.problems)
+        return compute
 
 
-def evaluated_here(evaluator: RegionEvaluator, regions: Sequence[np.ndarray]) -> Generator[Region, None, None]:
-    """The regions one after the other in this process; one is read while the one before it runs."""
-    with evaluator, ThreadPoolExecutor(1) as reader:
-        ahead = [reader.submit(evaluator.load, regions[0])] if regions else []
-        for position, rows in enumerate(regions):
-            batch = ahead.pop().result()
-            if position + 1 < len(regions):
-                ahead.append(reader.submit(evaluator.load, regions[position + 1]))
-            yield evaluator.compute(rows, batch)
-
-
-def store_regions(finished: Iterable[Region], store: OutcomesStore, progress: tqdm[NoReturn]) -> None:
-    """Write every region of ``store`` that is not done yet, in whatever order they come; the one writer of a run.
+def store_region(region: Region, store: OutcomesStore, progress: tqdm[NoReturn]) -> None:
+    """Write a region; done by the one writer of a run, in whatever order regions come.
 
     Args:
-        finished: all of ``store.pending()``.
-        store: receives predictions and probabilities, region by region.
+        region: one of ``store.pending()``.
+        store: receives predictions and probabilities.
         progress: counts images; see :func:`progress_of`.
     """
-    for region in finished:
-        store.write(region.rows, region.predicted, region.p_true, region.readable)
-        for key, reason in region.problems.items():
-            progress.write(f"skipped {key}: {reason}", file=sys.stderr)
-        progress.update(len(region.rows))
-    assert (store.status >= EVALUATED).all()
+    store.write(region.rows, region.predicted, region.p_true, region.readable)
+    for key, reason in region.problems.items():
+        progress.write(f"skipped {key}: {reason}", file=sys.stderr)
+    progress.update(len(region.rows))
 
 
-def progress_of(store: OutcomesStore, configurations: Sequence[Configuration]) -> tqdm[NoReturn]:
-    """A progress bar on stderr over the images of a store: rate and time left."""
+def progress_of(stores: Sequence[OutcomesStore], what: str) -> tqdm[NoReturn]:
+    """A progress bar on stderr over the images of some stores: rate and time left."""
     return tqdm(
-        total=len(store.status),
-        initial=int((store.status != PENDING).sum()),
-        desc=f"{len(configurations)} configurations",
+        total=sum(len(store.status) for store in stores),
+        initial=sum(int((store.status != PENDING).sum()) for store in stores),
+        desc=what,
         unit="image",
         smoothing=0.1,
         file=sys.stderr,

@@ -8,33 +8,19 @@ which are evaluated in full: greedily, the configuration that decides most image
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from tqdm import tqdm
 
 from dynamic.configuration import Configuration, Space
-from dynamic.errors import UserError
-from dynamic.files import write_whole
-from dynamic.integrity import read_record, write_record
-from dynamic.network import DynamicNetwork
-from dynamic.walk import walkers
+from dynamic.models import LoadedNetwork
+from oracle.data.sources import Batch, ImageSource
 from oracle.evaluation import bounds
-from oracle.evaluation.collect import Collection, store_identity, walk_size
-from oracle.evaluation.estimates import resampled, share
 from oracle.evaluation.evaluate import WalkSize, outcomes_of
-from oracle.outcomes import compare_identity
+from oracle.evaluation.jobs import threads_of_walks
 from oracle.settings import DTYPES
-
-PILOT = 16
-"""Images evaluated in full to learn the order; at most a tenth of all."""
 
 _UNKNOWN = -2
 
@@ -149,127 +135,78 @@ def find_bounds(
     )
 
 
-def run_bounds(collection: Collection) -> dict[str, Any]:
-    """Exact bounds on the test split: ``bounds.parquet``, ``bounds.json``, ``bounds.html``; resumes from ``bounds/``.
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What came out of a region.
 
-    Raises:
-        UserError: the folder holds another run's bounds.
+    Attributes:
+        rows: (images,) of the source.
+        readable: (images,) bool.
+        found: of the readable ones.
+        problems: what was wrong with the others, by key.
     """
-    settings, network, source = collection.settings, collection.network, collection.source
-    folder = collection.run.bounds
-    folder.mkdir(parents=True, exist_ok=True)
-    _check_identity(folder / "identity.json", store_identity(collection))
-    size = walk_size(collection, collection.union)
-    fast = network.for_inference(settings.device, DTYPES[settings.dtype])
-    result: dict[str, Any] = {"images": 0, "spaces": {}}
-    frames = []
-    for space in collection.spaces:
-        frame, pilot = _space_bounds(collection, fast, space, size, folder)
-        comprehensive = len(frame) * network.costs.shared(list(space), source.resolution)
-        result["images"], result["unreadable"] = len(frame), len(source.keys) - len(frame)
-        spent = float(frame["macs_spent"].sum()) + pilot
-        result["spaces"][space.name] = _summarise(frame, space, network.macs(network.default, source.resolution)) | {
-            "macs_spent": spent,
-            "macs_comprehensive": comprehensive,
-            "macs_saved": 1 - spent / comprehensive,
-        }
-        frames.append(frame.assign(space=space.name))
-    together = result["images"] * network.costs.shared(list(collection.union), source.resolution)
-    spent = sum(found["macs_spent"] for found in result["spaces"].values())
-    result |= {"macs_spent": spent, "macs_comprehensive": together, "macs_saved": 1 - spent / together}
-    write_whole(settings.out / "bounds.parquet", pd.concat(frames).to_parquet(index=False))
-    write_whole(settings.out / "bounds.json", json.dumps(result, indent=1).encode())
-    return result
+
+    rows: np.ndarray
+    readable: np.ndarray
+    found: Found
+    problems: dict[str, str]
 
 
-def _check_identity(path: Path, identity: dict[str, str]) -> None:
-    if not path.exists():
-        write_record(path, identity)
-    else:
-        compare_identity(path.parent.parent, read_record(path), identity)
+@dataclass(frozen=True, kw_only=True)
+class BoundsJob:
+    """Exact bounds of regions; see :class:`oracle.evaluation.jobs.Job`.
 
+    Attributes:
+        configurations: the space.
+        size, threads, dtype: as in :class:`oracle.evaluation.evaluate.OutcomesJob`.
+        order: in which configurations are tried.
+    """
 
-def _space_bounds(
-    collection: Collection, fast: DynamicNetwork, space: Space, size: WalkSize, folder: Path
-) -> tuple[pd.DataFrame, int]:
-    """One row a readable image, and the pilot's MACs; regions that are stored are not run again."""
-    settings, source = collection.settings, collection.source
-    costs, pool = collection.network.costs, walkers(size.walks)
-    macs = costs.of_space(list(space), source.resolution)
-    default = space.ids.index(collection.network.default.id)
+    configurations: Space
+    size: WalkSize
+    threads: int
+    dtype: str
+    order: Order
 
-    def cost(columns: Sequence[int]) -> int:
-        return costs.shared([space[i] for i in columns], source.resolution)
+    def opened(
+        self, network: LoadedNetwork, source: ImageSource, device: str, cores: int | None = None
+    ) -> Callable[[np.ndarray, Batch], Bounds]:
+        """See :class:`oracle.evaluation.jobs.Job`."""
+        space, run_on = self.configurations, self.runner(network, source, device, cores)
+        macs = network.costs.of_space(list(space), source.resolution)
+        default = space.ids.index(network.default.id)
 
-    def load(rows: np.ndarray) -> tuple[Run, np.ndarray, np.ndarray]:
-        batch = source.load(rows)
-        kept = rows[batch.readable]
-        images = batch.images[torch.from_numpy(batch.readable)]
-        images = images.to(settings.device, DTYPES[settings.dtype], memory_format=torch.channels_last)
-        labels = torch.from_numpy(source.labels[kept]).to(settings.device)
+        def cost(columns: Sequence[int]) -> int:
+            return network.costs.shared([space[i] for i in columns], source.resolution)
 
-        def run(chosen: np.ndarray, columns: Sequence[int]) -> np.ndarray:
-            wanted: list[Configuration] = [space[i] for i in columns]
-            index = torch.from_numpy(chosen).to(settings.device)
-            parts = index.tensor_split(max(min(size.walks, len(index)), -(-len(index) // size.images)))
+        def compute(rows: np.ndarray, batch: Batch) -> Bounds:
+            labels = source.labels[rows[batch.readable]]
+            found = find_bounds(run_on(rows, batch), labels, macs, default, self.order, cost)
+            return Bounds(rows=rows, readable=batch.readable, found=found, problems=batch.problems)
 
-            def evaluated(part: torch.Tensor) -> np.ndarray:
-                return outcomes_of(fast, images[part], labels[part], wanted, size.rows)[0]
+        return compute
 
-            return np.concatenate(list(pool.map(evaluated, parts)))
+    def runner(
+        self, network: LoadedNetwork, source: ImageSource, device: str, cores: int | None = None
+    ) -> Callable[[np.ndarray, Batch], Run]:
+        """A function from a region to one that evaluates some of its readable images under some columns."""
+        dtype, space, size = DTYPES[self.dtype], self.configurations, self.size
+        fast, pool = network.for_inference(device, dtype), threads_of_walks(size.walks, self.threads, cores)
 
-        for key, reason in batch.problems.items():
-            tqdm.write(f"left out {key}: {reason}", file=sys.stderr)
-        return run, kept, source.labels[kept]
+        def of_region(rows: np.ndarray, batch: Batch) -> Run:
+            images = batch.images[torch.from_numpy(batch.readable)].to(device, dtype, memory_format=torch.channels_last)
+            labels = torch.from_numpy(source.labels[rows[batch.readable]]).to(device)
 
-    starts = range(0, len(source.keys), settings.region)
-    parts = []
-    order, pilot = _learn_order(load, macs, len(source.keys), folder / f"{space.name}-order.json", cost)
-    for start in tqdm(starts, desc=f"bounds of {space.name}", unit="region", file=sys.stderr):
-        path = folder / f"{space.name}-{start:07d}.parquet"
-        if not path.exists():
-            run, kept, labels = load(np.arange(start, min(start + settings.region, len(source.keys))))
-            found = find_bounds(run, labels, macs, default, order, cost)
-            frame = pd.DataFrame(
-                {"image": source.keys[kept], "static": found.static, "worst": found.worst, "best": found.best}
-            )
-            for name in ("as_default", "as_best"):
-                columns = getattr(found, name)
-                frame[name] = [space.ids[i] for i in columns]
-                frame[f"{name}_macs"] = macs[columns]
-            frame["macs_spent"] = found.macs / max(len(kept), 1)  # of the region, spread over its images
-            write_whole(path, frame.to_parquet(index=False))
-        parts.append(pd.read_parquet(path))
-    pool.shutdown()
-    frame = pd.concat(parts, ignore_index=True)
-    if frame.empty:
-        raise UserError("no readable image in the test split: nothing to report on")
-    return frame, pilot
+            def run(chosen: np.ndarray, columns: Sequence[int]) -> np.ndarray:
+                wanted: list[Configuration] = [space[i] for i in columns]
+                index = torch.from_numpy(chosen).to(device)
+                parts = index.tensor_split(max(min(size.walks, len(index)), -(-len(index) // size.images)))
 
+                def evaluated(part: torch.Tensor) -> np.ndarray:
+                    return outcomes_of(fast, images[part], labels[part], wanted, size.rows)[0]
 
-def _learn_order(
-    load: Callable[[np.ndarray], tuple[Run, np.ndarray, np.ndarray]],
-    macs: np.ndarray,
-    images: int,
-    path: Path,
-    cost: Callable[[Sequence[int]], int],
-) -> tuple[Order, int]:
-    """The order, from the file of an interrupted run or a pilot, and the MACs that it cost."""
-    if path.exists():
-        stored = json.loads(path.read_text())
-        return Order(stored["best"], stored["worst"]), stored["macs"]
-    run, kept, labels = load(np.arange(max(1, min(PILOT, images // 10))))
-    everything = list(range(len(macs)))
-    correct = run(np.arange(len(kept)), everything) == labels[:, None]
-    order = Order(greedy_order(correct, macs), greedy_order(~correct, macs))
-    spent = len(kept) * cost(everything)
-    write_whole(path, json.dumps({"best": order.best, "worst": order.worst, "macs": spent}).encode())
-    return order, spent
+                return np.concatenate(list(pool.map(evaluated, parts)))
 
+            return run
 
-def _summarise(frame: pd.DataFrame, space: Space, default_macs: int) -> dict[str, Any]:
-    result: dict[str, Any] = {"configurations": len(space), "default_macs": default_macs}
-    result |= {name: share(frame[name].to_numpy()) for name in ("static", "worst", "best")}
-    for name in ("as_default", "as_best"):
-        result[f"{name}_macs"] = resampled(np.mean, frame[f"{name}_macs"].to_numpy(dtype=float))
-    return result
+        return of_region

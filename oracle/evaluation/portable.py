@@ -1,4 +1,4 @@
-"""All that a process elsewhere needs to evaluate regions of a run, without a file of the machine that sends it."""
+"""All that a process elsewhere needs to do a task on a run's images, without a file of the machine that sends it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import platform
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Generic
 
 import torch
 from safetensors.torch import load as tensors_of
@@ -16,15 +17,14 @@ from torch import nn
 import dynamic
 from dynamic import pictures
 from dynamic.attributes.registry import register, source_of
-from dynamic.configuration import Space, own_attributes
+from dynamic.configuration import own_attributes
 from dynamic.errors import UserError
 from dynamic.models import LoadedNetwork, ModelInfo, restore
 from dynamic.models.own_code import CodeName
-from dynamic.norms import Statistics
 from oracle.data.sources import SPLITS, ImageSource
-from oracle.evaluation.evaluate import RegionEvaluator, WalkSize
+from oracle.evaluation.jobs import Compute, Job, Result, Task
 from oracle.runs import open_images
-from oracle.settings import DTYPES, RunSettings
+from oracle.settings import RunSettings
 
 DATA_DIR = "ORACLE_DATA_DIR"
 """Variable of a machine's environment: where the images lie there, if not where ``--data-dir`` says."""
@@ -53,16 +53,14 @@ def _cpu_vendor() -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PortableEvaluation:
-    """What :class:`oracle.evaluation.evaluate.RegionEvaluator` is made of, to be pickled.
+class PortableTask(Generic[Result]):
+    """A task (:class:`oracle.evaluation.jobs.Task`) without its regions, to be pickled.
 
     Attributes:
         settings: of the run.
-        splits: that it evaluates.
+        splits: of the images.
         images: identity of the images, which must be found where this is opened.
-        configurations: the columns.
-        size, threads: what runs at once.
-        statistics: recalibrated batch norms; None where the network keeps its own.
+        job: what to do.
         info: of the network; ``file`` is the sender's.
         digest: of the network's weights.
         weights: every tensor of the network, as a safetensors file has them; empty where ``module`` is there.
@@ -76,10 +74,7 @@ class PortableEvaluation:
     settings: RunSettings
     splits: tuple[str, ...]
     images: dict[str, str]
-    configurations: Space
-    size: WalkSize
-    threads: int
-    statistics: Statistics | None
+    job: Job[Result]
     info: ModelInfo
     digest: str
     weights: bytes
@@ -90,16 +85,9 @@ class PortableEvaluation:
     kind: str
 
     @classmethod
-    def of(
-        cls,
-        settings: RunSettings,
-        network: LoadedNetwork,
-        source: ImageSource,
-        configurations: Space,
-        size: WalkSize,
-        statistics: Statistics | None,
-    ) -> PortableEvaluation:
-        """Of a run that is open here."""
+    def of(cls, task: Task[Result]) -> PortableTask[Result]:
+        """Of a task that is open here."""
+        settings, network, source = task.settings, task.network, task.source
         layout = torch.contiguous_format
         state = network.original.state_dict().items()
         weights = {name: value.detach().cpu().clone(memory_format=layout) for name, value in state}
@@ -107,25 +95,25 @@ class PortableEvaluation:
             settings=settings,
             splits=tuple(source.identity.get("splits", ",".join(SPLITS)).split(",")),
             images=dict(source.identity),
-            configurations=configurations,
-            size=size,
-            threads=torch.get_num_threads(),
-            statistics=statistics,
+            job=task.job,
             info=network.info,
             digest=network.digest,
             weights=b"" if network.info.own else save(weights),
             module=network.original if network.info.own else None,
             dynamic_layers=tuple(network.dynamic_layers),
-            attributes=tuple(source_of(name) for name in own_attributes(configurations)),
+            attributes=tuple(source_of(name) for name in own_attributes(task.job.configurations)),
             class_map=settings.class_map.read_bytes() if settings.class_map is not None else None,
             kind=device_kind(settings.device),
         )
 
-    def open(self, cores: int) -> RegionEvaluator:
+    def open(self, cores: int) -> tuple[ImageSource, Compute[Result]]:
         """Load the network and open the images, here.
 
         Args:
             cores: that may be used.
+
+        Returns:
+            The images, and what is to be done with some rows of them.
 
         Raises:
             UserError: another kind of device, or other images; or a file that the network imports is not here.
@@ -138,17 +126,7 @@ class PortableEvaluation:
         with tempfile.TemporaryDirectory() as folder:
             network = self._network(Path(folder))
             source = self._source(Path(folder), network.info)
-        fast = network.for_inference(device, DTYPES[self.settings.dtype], self.statistics)
-        return RegionEvaluator(
-            fast,
-            source,
-            self.configurations,
-            self.size,
-            device,
-            DTYPES[self.settings.dtype],
-            self.threads,
-            cores,
-        )
+        return source, self.job.opened(network, source, device, cores)
 
     def _network(self, folder: Path) -> LoadedNetwork:
         for position, content in enumerate(self.attributes):

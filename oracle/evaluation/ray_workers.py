@@ -1,4 +1,4 @@
-"""Workers on a Ray cluster: actors that open a run's network and images once, evaluate regions and return arrays.
+"""Workers on a Ray cluster: actors that open a task's network and images once, do regions and return arrays.
 
 Only this module knows Ray, which is an extra. Actors keep nothing: whoever dies is replaced, machines that join get actors.
 """
@@ -14,16 +14,16 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from dynamic.errors import UserError
 from dynamic.resources import cpu_count, keep_freed_memory
-from oracle.evaluation.dispatch import IN_HAND, Errand, Event, Failed, Finished, Joined, Lost, dispatched
-from oracle.evaluation.evaluate import Region, RegionEvaluator
-from oracle.evaluation.portable import PortableEvaluation
-from oracle.settings import RunSettings
+from oracle.data.image_source import ImageSource
+from oracle.evaluation.dispatch import IN_HAND, Errand, Event, Failed, Finished, Joined, Lost, Refused, dispatched
+from oracle.evaluation.jobs import Compute, Result, Task, load
+from oracle.evaluation.portable import PortableTask
+from oracle.ray_settings import RaySettings
 
 POLL = 1.0
 """Seconds between looks at whether machines have joined."""
@@ -31,12 +31,15 @@ POLL = 1.0
 PATIENCE = 30.0
 """Seconds without any worker after which it is said what is being waited for."""
 
+OPEN = 2
+"""Tasks that a worker has open: one that ends and one that begins."""
+
 STILLBORN = 10
 """Workers that may end, one after the other, before any is ready."""
 
 
 @contextmanager
-def cluster(settings: RunSettings) -> Iterator[None]:
+def cluster(settings: RaySettings) -> Iterator[None]:
     """Be connected to the Ray cluster that ``settings.ray`` names, if it names one.
 
     Raises:
@@ -81,41 +84,59 @@ def _ray() -> Any:
     return ray
 
 
+class _Unopened(Exception):  # noqa: N818 - an answer, which says in one line why a worker cannot work
+    """A task's network or images cannot be opened where the worker is."""
+
+
 class _Worker:
     """The actor. Its two threads read one region while the other computes."""
 
     def __init__(self, cores: int) -> None:
         keep_freed_memory()
         torch.set_num_threads(1)
-        self._cores, self._computing = cores, threading.Lock()
-        self._evaluator: RegionEvaluator | None = None
+        self._cores, self._opening, self._computing = cores, threading.Lock(), threading.Lock()
+        self._opened: dict[int, tuple[ImageSource, Compute[Any]]] = {}
 
-    def open(self, evaluation: PortableEvaluation) -> None:
-        self._evaluator = evaluation.open(self._cores)
+    def open(self, task: int, sent: list[Any]) -> tuple[ImageSource, Compute[Any]]:
+        """Open a task, unless it is, and forget older ones; ``sent`` is a reference to it."""
+        with self._opening:
+            if task not in self._opened:
+                portable: PortableTask[Any] = _ray().get(sent[0])
+                try:
+                    opened = portable.open(self._cores)
+                except Exception as error:
+                    line = " ".join(str(error).split())
+                    raise _Unopened(line if isinstance(error, UserError) else f"{type(error).__name__}: {line}") from None
+                latest = [*self._opened.items()][1 - OPEN :]
+                self._opened = dict([*latest, (task, opened)])
+            return self._opened[task]
 
-    def evaluate(self, errand: Errand) -> Region:
-        assert self._evaluator is not None
-        batch = self._evaluator.load(errand.rows, errand.without)
+    def ready(self, task: int, sent: list[Any]) -> None:
+        """As :meth:`open`; what is open stays here."""
+        self.open(task, sent)
+
+    def do(self, errand: Errand, sent: list[Any]) -> Any:
+        """Do an errand of a task, which is opened first if need be."""
+        source, compute = self.open(errand.task, sent)
+        batch = load(source, errand.rows, errand.without)
         with self._computing:
-            return self._evaluator.compute(errand.rows, batch)
+            return compute(errand.rows, batch)
 
 
 class RayWorkers:
     """See :class:`oracle.evaluation.dispatch.Workers`; to be used within :func:`cluster`.
 
     Args:
-        evaluation: what the workers open.
+        tasks: whose regions they do.
         settings: what each of them gets.
-        most: workers that there is work for.
         tell: takes lines for people.
         count: is told how many workers there are.
     """
 
     def __init__(
         self,
-        evaluation: PortableEvaluation,
-        settings: RunSettings,
-        most: int,
+        tasks: Sequence[Task[Any]],
+        settings: RaySettings,
         tell: Callable[[str], None],
         count: Callable[[int], None],
     ) -> None:
@@ -123,7 +144,7 @@ class RayWorkers:
         self._settings, self._tell, self._count = settings, tell, count
         gpus = settings.ray_gpus
         if gpus is None:
-            gpus = 1 if torch.device(settings.device).type == "cuda" else 0
+            gpus = 1 if torch.device(tasks[0].settings.device).type == "cuda" else 0
         self._needs = {"CPU": settings.ray_cpus, "GPU": gpus, "memory": (settings.ray_memory_gib or 0) * 2**30}
         self._actor = self._ray.remote(_Worker).options(
             num_cpus=settings.ray_cpus,
@@ -133,7 +154,8 @@ class RayWorkers:
             max_restarts=0,
             scheduling_strategy="SPREAD",
         )
-        self._evaluation = self._ray.put(evaluation)
+        self._tasks, self._sent, self._latest = tasks, dict[int, Any](), 0
+        most = sum(len(task.regions) for task in tasks)
         self._most = min(most, settings.ray_workers or most)
         self._actors: dict[int, Any] = {}
         self._opening: dict[Any, int] = {}
@@ -154,7 +176,15 @@ class RayWorkers:
 
     def give(self, worker: int, errand: Errand) -> None:
         """Start an errand on a worker."""
-        self._running[self._actors[worker].evaluate.remote(errand)] = (worker, errand)
+        self._latest = errand.task
+        self._running[self._actors[worker].do.remote(errand, self._send(errand.task))] = (worker, errand)
+
+    def _send(self, task: int) -> list[Any]:
+        """A reference to a task, in a list, so that it is fetched once a worker and not with every errand."""
+        if task not in self._sent:
+            latest = [*self._sent.items()][1 - OPEN :]  # those that workers have still to fetch live on with their errands
+            self._sent = dict([*latest, (task, self._ray.put(PortableTask.of(self._tasks[task])))])
+        return [self._sent[task]]
 
     def dismiss(self, worker: int) -> None:
         """End a worker; the cluster's next one takes its place."""
@@ -179,7 +209,7 @@ class RayWorkers:
             cores = max(1, int(self._settings.ray_cpus))
             actor = self._actor.remote(cores)
             self._actors[self._asked] = actor
-            self._opening[actor.open.remote(self._evaluation)] = self._asked
+            self._opening[actor.ready.remote(self._latest, self._send(self._latest))] = self._asked
 
     @property
     def _ready(self) -> set[int]:
@@ -197,10 +227,11 @@ class RayWorkers:
             value = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
             cause = error.cause if isinstance(error.cause, Exception) else error
-            if errand is not None:
-                return Failed(worker, errand, cause)
-            self._refuse(worker, cause)
-            return None
+            if isinstance(cause, _Unopened):
+                self._refuse(worker, str(cause))
+                return None if opening else Refused(worker)
+            assert errand is not None, cause
+            return Failed(worker, errand, cause)
         except self._ray.exceptions.RayError:  # its process or its machine
             self._forget(worker, kill=True)
             if not opening:
@@ -225,15 +256,13 @@ class RayWorkers:
         self._running = {one: (whose, errand) for one, (whose, errand) in self._running.items() if whose != worker}
         self._count(len(self._ready))
 
-    def _refuse(self, worker: int, reason: Exception) -> None:
+    def _refuse(self, worker: int, reason: str) -> None:
         """Leave a worker out that cannot work. It keeps its place, so that no other is sent there."""
-        self._refused.append(self._actors.pop(worker))
-        line = " ".join(str(reason).split())
-        if not isinstance(reason, UserError):
-            line = f"{type(reason).__name__}: {line}"
-        self._tell(f"a worker is left out: {line}")
+        self._refused.append(self._actors[worker])
+        self._forget(worker)
+        self._tell(f"a worker is left out: {reason}")
         if not self._ready and len(self._refused) >= max(self._room(), 1):
-            raise UserError(f"no worker of the cluster can do this: {line}")
+            raise UserError(f"no worker of the cluster can do this: {reason}")
 
     def _grumble(self) -> None:
         """Say what is waited for where no worker is there for long."""
@@ -251,20 +280,10 @@ class RayWorkers:
         return ", ".join(f"{need / units[name]:g} {named[name]}" for name, need in self._needs.items() if need)
 
 
-def evaluated_on_ray(
-    evaluation: PortableEvaluation, settings: RunSettings, regions: Sequence[np.ndarray], progress: tqdm[NoReturn]
-) -> Generator[Region, None, None]:
-    """The regions as workers of the cluster get done with them; see :func:`oracle.evaluation.dispatch.dispatched`.
-
-    Args:
-        evaluation: what the workers open.
-        settings: what each worker gets.
-        regions: to evaluate.
-        progress: shows how many workers there are.
-
-    Raises:
-        UserError: no worker can do this, or a region ends every one.
-    """
+def done_on_ray(
+    tasks: Sequence[Task[Result]], settings: RaySettings, progress: tqdm[NoReturn] | tqdm[Any]
+) -> Generator[tuple[int, Result], None, None]:
+    """See :func:`oracle.evaluation.doing.done`."""
 
     def tell(line: str) -> None:
         progress.write(line, file=sys.stderr)
@@ -272,5 +291,7 @@ def evaluated_on_ray(
     def count(workers: int) -> None:
         progress.set_postfix_str(f"{workers} worker{'s' * (workers != 1)}")
 
-    with RayWorkers(evaluation, settings, len(regions), tell, count) as workers:
-        yield from dispatched(workers, regions)
+    regions = [(position, rows) for position, task in enumerate(tasks) for rows in task.regions]
+    if regions:
+        with RayWorkers(tasks, settings, tell, count) as workers:
+            yield from dispatched(workers, regions)

@@ -15,7 +15,7 @@ import xarray as xr
 from dynamic.configuration import Space
 from dynamic.errors import UserError
 from dynamic.models import LoadedNetwork
-from oracle.evaluation.collect import Collection, collect, estimate, open_collection, walk_size
+from oracle.evaluation.collect import Collection, collect, collect_all, estimate, open_collection, walk_size
 from oracle.settings import RunSettings
 from oracle.study.part import Study
 from oracle.study.registry import parse_parts, parts
@@ -84,8 +84,13 @@ def run_study(study: Study, outcomes: xr.Dataset) -> dict[str, Any]:
     for part in study.parts:
         for name, item in known[part].needs_later(study).items():
             _open(study, name, item)
-    for name, collection in study.opened.items():
-        if name != "main":
+    others = {name: collection for name, collection in study.opened.items() if name != "main"}
+    if study.settings.ray:  # all at once, so that no worker waits for the last region of a set
+        print(f"\n{', '.join(others)}", file=sys.stderr)
+        for (name, collection), found in zip(others.items(), collect_all([*others.values()]), strict=True):
+            _keep(study, name, collection, found)
+    else:
+        for name, collection in others.items():
             print(f"\n{name}", file=sys.stderr)
             _keep(study, name, collection, collect(collection))
     computed = {part: known[part].compute(study) for part in study.parts}

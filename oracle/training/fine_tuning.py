@@ -27,9 +27,12 @@ from dynamic.training.loop import Training, run_epochs
 from oracle.data.listing import tell
 from oracle.data.training_images import TrainingImages, open_training_images
 from oracle.settings import load_for
+from oracle.training.averaging import Average, averaged, estimate_norms
+from oracle.training.losses import StudentLoss
 from oracle.training.methods import distillation_step, random_option_step
 from oracle.training.processes import Processes, joined
 from oracle.training.progress import accuracies, open_label_images
+from oracle.training.schedules import Plan, Schedule
 from oracle.training.settings import RofSettings
 
 MOST = 128
@@ -99,15 +102,18 @@ def _fine_tune(
         network.original.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
     )
     parallel = DistributedDataParallel(network) if group.size > 1 else network
+    average = averaged(network, settings.average) if settings.average else None
+    steps = min(len(images), settings.epoch_images or len(images)) // batch
     training = Training(
         network=network,
         stored=network.original,
         optimizer=optimizer,
-        schedule=torch.optim.lr_scheduler.MultiStepLR(optimizer, [settings.drop_after]),
-        schedule_each="epoch",
-        batches=partial(_batches, settings, batch, group, configurations, images),
-        steps=len(images) // batch,
-        step=partial(_step, settings, parallel, network, configurations[0]),
+        schedule=Schedule(optimizer, _plan(settings, steps)),
+        schedule_each="step",
+        average=None if average is None else average.weights,
+        batches=partial(_batches, settings, batch, steps, group, configurations, images),
+        steps=steps,
+        step=partial(_step, settings, parallel, network, average, configurations[0]),
         epochs=settings.epochs,
         seed=settings.seed,
         rank=group.rank,
@@ -118,40 +124,78 @@ def _fine_tune(
     )
     if group.leads:
         checked = open_label_images(settings, network)
-        training = replace(training, check=partial(accuracies, network, checked, configurations, settings.seed))
+        seen = network if average is None else average.network
+        training = replace(training, check=partial(accuracies, seen, checked, configurations, settings.seed))
     line = run_epochs(training)
     if group.leads:
-        write_weights(stored_weights(network.original), out / "weights.safetensors", asdict(settings), identity["start"])
+        if average is not None:
+            estimate_norms(average.network, images, batch, settings.seed)
+        write_weights(
+            stored_weights(network.original if average is None else average.network.original),
+            out / "weights.safetensors",
+            asdict(settings),
+            identity["start"],
+        )
     return line | {"configurations": len(configurations), "weights": str(out / "weights.safetensors")}
 
 
 def _batches(
     settings: RofSettings,
     size: int,
+    steps: int,
     group: Processes,
     configurations: list[Configuration],
     images: TrainingImages,
     epoch: int,
 ) -> Iterator[_Batch]:
     """This process's share of every batch of an epoch, with the same configurations in every process."""
-    steps = len(images) // size
     stream = np.random.default_rng([settings.seed, epoch])
     order = stream.permutation(len(images))[: steps * size]
     rows = [part[group.rank :: group.size] for part in order.reshape(steps, size)]
-    draws = stream.integers(len(configurations), size=(steps, settings.students))
+    others = configurations[1:] if settings.method == "distillation" and len(configurations) > 1 else configurations
+    draws = stream.integers(len(others), size=(steps, settings.students))
     for (batch, labels), drawn in zip(images.batches(epoch, rows), draws, strict=True):
-        yield batch, labels, [configurations[position] for position in drawn]
+        yield batch, labels, [others[position] for position in drawn]
 
 
 def _step(
-    settings: RofSettings, parallel: nn.Module, network: LoadedNetwork, cheapest: Configuration, batch: _Batch
+    settings: RofSettings,
+    parallel: nn.Module,
+    network: LoadedNetwork,
+    average: Average | None,
+    cheapest: Configuration,
+    batch: _Batch,
 ) -> float:
     device = next(network.parameters()).device
     images, labels = batch[0].to(device, memory_format=torch.channels_last), batch[1].to(device)
     drawn = batch[2]
     if settings.method == "rof":
         return random_option_step(parallel, images, labels, drawn[0], settings.dtype)
-    return distillation_step(parallel, network, images, labels, [cheapest, *drawn], settings.dtype)
+    return distillation_step(
+        parallel,
+        network,
+        images,
+        labels,
+        [cheapest, *drawn],
+        settings.dtype,
+        teacher=average.network if average and settings.teacher == "average" else None,
+        loss=StudentLoss(
+            label_weight=settings.label_weight,
+            deferral_weight=settings.deferral_weight,
+            temperature=settings.temperature,
+        ),
+    )
+
+
+def _plan(settings: RofSettings, steps: int) -> Plan:
+    return Plan(
+        name=settings.schedule,
+        epochs=settings.epochs,
+        steps=steps,
+        warm_up_steps=settings.warm_up_steps,
+        drop_after=settings.drop_after,
+        decay_epochs=settings.decay_epochs,
+    )
 
 
 def _identity(
@@ -162,7 +206,8 @@ def _identity(
     images: TrainingImages,
 ) -> dict[str, Any]:
     """What must agree for a training to go on; weights (before the first step), space and images by their content."""
-    where = ("out", "data_dir", "class_map", "device", "json", "weights", "space", "images", "attributes")
+    where: tuple[str, ...] = ("out", "data_dir", "class_map", "device", "json", "weights", "space", "images", "attributes")
+    where += ("epochs", "decay_epochs") if settings.schedule == "stable" else ()  # the schedule says whether they may change
     pictures = ("resolution", "mean", "std", "preprocessing")  # are in the network's identity
     kept = {key: value for key, value in asdict(settings).items() if key not in where + pictures}
     kept |= {"model": network.info.name} | identity_of(network.info) | identity_of_attributes(configurations)

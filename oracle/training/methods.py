@@ -5,9 +5,10 @@ Forward passes run in bfloat16 where ``dtype`` says so; losses and backward pass
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -15,6 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 from dynamic.configuration import Configuration
 from dynamic.network import DynamicNetwork
 from dynamic.training.loop import autocast
+from oracle.training.losses import StudentLoss
+
+DISTILLED = StudentLoss()
+"""Students learn the teacher's probabilities alone."""
 
 
 def random_option_step(
@@ -44,6 +49,9 @@ def distillation_step(
     labels: Tensor,
     students: Sequence[Configuration],
     dtype: str = "float32",
+    *,
+    teacher: DynamicNetwork | None = None,
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor] = DISTILLED,
 ) -> float:
     """In-place distillation with the sandwich rule (Yu & Huang, Universally Slimmable Networks, ICCV 2019).
 
@@ -55,21 +63,26 @@ def distillation_step(
         parallel, images, labels, dtype: see :func:`random_option_step`.
         network: what ``parallel`` wraps, or the same.
         students: configurations that learn from the default.
+        teacher: the network whose default configuration teaches, in evaluation mode; ``network`` itself unless given.
+        loss: of a student's logits, the teacher's and the labels.
 
     Returns:
         The default's mean cross-entropy.
     """
     with _local(parallel):
         logits = _logits(parallel, images, network.default, dtype)
-        loss = F.cross_entropy(logits, labels)
-        loss.backward()
-    taught = logits.detach().softmax(dim=1)
+        own = F.cross_entropy(logits, labels)
+        own.backward()
+    if teacher is not None:
+        with torch.no_grad():
+            logits = _logits(teacher, images, teacher.default, dtype)
+    taught = logits.detach()
     with _statistics_held(network):
         for position, student in enumerate(students):
             with nullcontext() if position + 1 == len(students) else _local(parallel):
                 learned = _logits(parallel, images, student, dtype)
-                (F.cross_entropy(learned, taught) / len(students)).backward()
-    return float(loss.detach())
+                (loss(learned, taught, labels) / len(students)).backward()
+    return float(own.detach())
 
 
 def _logits(network: nn.Module, images: Tensor, configuration: Configuration, dtype: str) -> Tensor:

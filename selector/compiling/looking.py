@@ -17,8 +17,8 @@ from oracle.runs import Run
 from selector.observation.answers import classes_of, probabilities_of
 from selector.observation.costs import Costs
 from selector.observation.images import LiveImages
+from selector.observation.looking import look_at_batch, stage_names
 from selector.observation.observations import Observations, rounded
-from selector.observation.observe import look_at_batch, stage_names
 
 BATCH = 32
 """Images that run together."""

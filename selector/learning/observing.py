@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import xarray as xr
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 from oracle.data.sources import SPLITS, ImageSource
+from oracle.ray_settings import RaySettings
 from oracle.runs import Run
 from selector.learning.portfolios import LARGEST, portfolio_of
 from selector.observation.observations import Observations
@@ -32,6 +34,8 @@ def observe_run(
     *,
     splits: tuple[str, ...] = SPLITS,
     device: str = "cpu",
+    data_dir: Path | None = None,
+    ray: RaySettings | None = None,
 ) -> Observations:
     """:func:`selector.observation.observe.observe` of a run's images; what the run could not read stays out.
 
@@ -43,6 +47,8 @@ def observe_run(
         out: folder of the observations.
         splits: only these.
         device: where the network runs.
+        data_dir: where the images are, if they were moved.
+        ray: whether on a cluster: then within :func:`oracle.evaluation.ray_workers.cluster`.
 
     Raises:
         UserError: a configuration that the run did not run.
@@ -50,5 +56,8 @@ def observe_run(
     lacking = sorted({c.id for c in portfolio} - {c.id for c in run.configurations})
     if lacking:
         raise UserError(f"{run.folder} did not run {lacking[0]}: run oracle.run with --space for this portfolio")
-    observed = observe(run, source, portfolio, out, splits=splits, device=device)
+    settings = replace(run.settings, device=device, **(ray.of_ray if ray is not None else {}))
+    if data_dir is not None:
+        settings = replace(settings, data_dir=data_dir)
+    observed = observe(run, source, portfolio, out, splits=splits, settings=settings)
     return observed.rows(np.isin(observed.keys, outcomes["image"].values))

@@ -15,6 +15,8 @@ from dynamic.command import check_device
 from dynamic.errors import UserError
 from dynamic.lock import held
 from dynamic.models import LoadedNetwork
+from oracle.evaluation.ray_workers import cluster
+from oracle.ray_settings import RaySettings
 from oracle.runs import Run
 from selector.learning.fitting import calibrate
 from selector.learning.observing import observe_run, observed_configurations
@@ -33,7 +35,7 @@ SMALLEST = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings:
+class TrainSettings(RaySettings):
     """What to learn, from what."""
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -58,6 +60,7 @@ class TrainSettings:
     """Print one JSON object as the last line of stdout."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 2 <= self.portfolio <= LARGEST:
             raise UserError(f"--portfolio must be from 2 to {LARGEST}, not {self.portfolio}")
         if self.seed < 0:
@@ -97,7 +100,17 @@ def _train(settings: TrainSettings, run: Run) -> list[Policy]:
     configurations = observed_configurations(run, outcomes, settings.portfolio)
     if len(configurations) < 2:
         raise UserError(f"{run.folder} ran one configuration: there is nothing to choose")
-    observed = observe_run(run, source, outcomes, configurations, run.observations, device=settings.device)
+    with cluster(settings):
+        observed = observe_run(
+            run,
+            source,
+            outcomes,
+            configurations,
+            run.observations,
+            device=settings.device,
+            data_dir=settings.data_dir,
+            ray=settings,
+        )
     label = observed.split("label")
     if len(label) < SMALLEST:
         raise UserError(f"{len(label)} label images are too few to learn from: run oracle.run with more --images")

@@ -7,39 +7,36 @@ last whole block. Where they are of fewer images than the run has by now, only t
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from dynamic.configuration import Configuration, Space
 from dynamic.errors import UserError
 from dynamic.integrity import read_arrays, read_record, write_arrays, write_record
-from dynamic.network import DynamicNetwork
-from dynamic.session import Prefix, boundary
-from dynamic.walk import Node, walkers
 from oracle.data.digests import digest_of
 from oracle.data.sources import SPLITS, ImageSource
 from oracle.data.views import View, view_source
+from oracle.evaluation.doing import done
 from oracle.evaluation.evaluate import WalkSize
+from oracle.evaluation.jobs import Task
 from oracle.outcomes import compare_identity
 from oracle.runs import Run
-from oracle.settings import DTYPES
-from selector.observation.answers import classes_of, probabilities_of
+from oracle.settings import DTYPES, RunSettings
 from selector.observation.costs import Costs
 from selector.observation.earlier import IDENTITY, Earlier, block_file, set_aside
-from selector.observation.features import VERSION, gridded, pooled
+from selector.observation.features import VERSION
+from selector.observation.looking import EXACT, Observed, ObservingJob, stage_names
 from selector.observation.observations import Observations
-from selector.observation.statistics import image_statistics
 
 BLOCK = 256
 """Images a file: what an interruption may cost."""
 
 _GROUPS = ("image", "stem", "prefix", "grid", "probabilities")
-_EXACT = ("predicted", "p_true")
 
 
 def observe(
@@ -49,7 +46,7 @@ def observe(
     out: Path,
     *,
     splits: tuple[str, ...] = SPLITS,
-    device: str = "cpu",
+    settings: RunSettings | None = None,
 ) -> Observations:
     """Observe images under a portfolio, or read what is in ``out`` already.
 
@@ -59,7 +56,7 @@ def observe(
         portfolio: what a policy may choose; the network's default must be in it.
         out: folder in which the portfolio's observations have a folder of their own.
         splits: only these.
-        device: where the network runs.
+        settings: where the network runs and the images are, and whether on a Ray cluster; the run's own unless given.
 
     Raises:
         UserError: the portfolio lacks the default, or ``out`` holds observations of another network or other images, or
@@ -88,7 +85,7 @@ def observe(
     starts = range(0, len(source.keys), BLOCK)
     missing = [start for start in starts if not block_file(out, start).exists()]
     if missing:
-        _fill(run, source, portfolio, distinct, missing, earlier, out, device)
+        _fill(run, source, portfolio, missing, earlier, out, settings or run.settings)
     earlier.drop()
     blocks = [read_arrays(block_file(out, start)) for start in starts]
     joined = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
@@ -107,137 +104,65 @@ def observe(
         stages=stages,
         stage_values={name: joined[name][readable] for name in distinct.values()},
         **{name: joined[name][readable].astype(np.float32) for name in _GROUPS},
-        **{name: joined[name][readable] for name in _EXACT},
+        **{name: joined[name][readable] for name in EXACT},
     )
-
-
-def stage_names(
-    network: DynamicNetwork, portfolio: Sequence[Configuration]
-) -> tuple[tuple[tuple[str, ...], ...], dict[Prefix, str]]:
-    """Names of what each layer reads under each configuration; and by prefix of options, each once."""
-    sites = network.program.sites
-    distinct: dict[Prefix, str] = {}
-    stages = []
-    for layer in range(len(network.dynamic_layers)):
-        depth = boundary(network, layer)
-        prefixes = [tuple(site.option(c) for site in sites[:depth]) for c in portfolio]
-        for prefix in prefixes:
-            distinct.setdefault(prefix, f"stage_{layer}_{len(distinct)}")
-        stages.append(tuple(distinct[prefix] for prefix in prefixes))
-    return tuple(stages), distinct
 
 
 def _fill(
     run: Run,
     source: ImageSource,
     portfolio: Sequence[Configuration],
-    distinct: Mapping[Prefix, str],
     missing: Sequence[int],
     earlier: Earlier,
     out: Path,
-    device: str,
+    settings: RunSettings,
 ) -> None:
-    network, dtype = run.fast_network(device), DTYPES[run.settings.dtype]
-    size = WalkSize.fitting(run.network, portfolio, source.resolution, BLOCK, device, None, dtype)
-    progress = tqdm(total=len(source.keys), desc=f"{len(portfolio)} configurations", unit="image", file=sys.stderr)
-    progress.update(len(source.keys) - sum(min(BLOCK, len(source.keys) - start) for start in missing))
-    with progress, walkers(size.walks) as pool:
-        for start in missing:
-            block = np.arange(start, min(start + BLOCK, len(source.keys)))
-            known = earlier.has(block)
-            rows = block[~known]
-            made = [earlier.take(block[known])] if known.any() else []
-            if len(rows):
-                batch = source.load(rows)
-                step = min(size.images, 32)
-                parts = [np.arange(at, min(at + step, len(rows))) for at in range(0, len(rows), step)]
-                labels = source.labels[rows]
+    """Make the blocks that are not there, of what earlier ones know and what is observed here or on a Ray cluster."""
+    dtype = DTYPES[run.settings.dtype]
+    size = WalkSize.fitting(run.network, portfolio, source.resolution, BLOCK, settings.device, None, dtype)
+    job = ObservingJob(
+        configurations=Space("portfolio", portfolio),
+        size=size,
+        threads=torch.get_num_threads(),
+        dtype=run.settings.dtype,
+        statistics=run.statistics,
+    )
+    blocks = {start: np.arange(start, min(start + BLOCK, len(source.keys))) for start in missing}
+    unknown = {start: block[~earlier.has(block)] for start, block in blocks.items()}
+    task = Task(
+        settings=settings,
+        network=run.network,
+        source=source,
+        job=job,
+        regions=[rows for rows in unknown.values() if len(rows)],
+    )
 
-                def observed(
-                    part: np.ndarray, images: Tensor = batch.images, labels: np.ndarray = labels
-                ) -> dict[str, np.ndarray]:
-                    prepared = images[torch.from_numpy(part)].to(device, dtype, memory_format=torch.channels_last)
-                    return observe_batch(network, prepared, labels[part], portfolio, distinct, size.rows)
+    def write(start: int, observed: Observed | None = None) -> None:
+        block = blocks[start]
+        known = block[earlier.has(block)]
+        made = [earlier.take(known)] if len(known) else []
+        made += [observed.arrays] if observed is not None else []
+        order = np.argsort(np.concatenate([known, unknown[start]]))
+        write_arrays(
+            block_file(out, start), {name: np.concatenate([part[name] for part in made])[order] for name in made[0]}
+        )
+        progress.update(len(block))
 
-                of_parts = list(pool.map(observed, parts))
-                joined = {name: np.concatenate([part[name] for part in of_parts]) for name in of_parts[0]}
-                made.append(joined | {"readable": batch.readable})
-            order = np.argsort(np.concatenate([block[known], rows]))
-            write_arrays(
-                block_file(out, start), {name: np.concatenate([part[name] for part in made])[order] for name in made[0]}
-            )
-            progress.update(len(block))
-
-
-def observe_batch(
-    network: DynamicNetwork,
-    images: Tensor,
-    labels: np.ndarray,
-    portfolio: Sequence[Configuration],
-    distinct: Mapping[Prefix, str],
-    max_rows: int,
-) -> dict[str, np.ndarray]:
-    """:func:`look_at_batch` as it is kept: features and probabilities in half precision, the rest in full."""
-    found = look_at_batch(network, images, portfolio, distinct, max_rows)
-    p_true = found["probabilities"][np.arange(len(labels)), :, labels]
-    kept = {name: value if name in _EXACT else halved(value) for name, value in found.items()}
-    return kept | {"p_true": p_true}
-
-
-def halved(values: np.ndarray) -> np.ndarray:
-    """In half precision; what is too large for it is the largest number that it has."""
-    return np.clip(values, -65504, 65504).astype(np.float16)
-
-
-@torch.inference_mode()
-def look_at_batch(
-    network: DynamicNetwork,
-    images: Tensor,
-    portfolio: Sequence[Configuration],
-    distinct: Mapping[Prefix, str],
-    max_rows: int,
-) -> dict[str, np.ndarray]:
-    """Everything about one batch, by name: ``predicted`` int32, features and ``probabilities`` float32, unrounded.
-
-    Args:
-        network: as :meth:`DynamicNetwork.for_inference` made it.
-        images: (N, C, H, W), normalised, on its device and of its dtype.
-        portfolio: K configurations.
-        distinct: names of what layers read, by prefix of options.
-        max_rows: see :meth:`DynamicNetwork.comprehensive`.
-    """
-    sites = network.program.sites
-    first = boundary(network, min(1, len(network.dynamic_layers) - 1))
-    default = tuple(site.option(network.default) for site in sites[:first])
-    found: dict[str, Tensor] = {"image": torch.from_numpy(image_statistics(images.float().cpu().numpy()))}
-
-    def visit(index: int, nodes: Sequence[Node], state: Mapping[str, Tensor]) -> None:
-        wanted = [node.prefix in distinct or node.prefix == default for node in nodes]
-        if not any(wanted):
-            return
-        start = 0
-        for node, is_wanted in zip(nodes, wanted, strict=True):
-            values = [state[name][start : start + len(node.images)] for name in sorted(state)]
-            start += len(node.images)
-            if not is_wanted:
-                continue
-            summary = pooled(values)
-            if node.prefix in distinct:
-                found[distinct[node.prefix]] = summary
-            if index == 0:
-                found["stem"] = summary
-            if node.prefix == default:
-                found["behind"], found["grid"] = summary, gridded(values)
-
-    probabilities: np.ndarray | None = None
-    predicted = np.empty((len(images), len(portfolio)), np.int32)
-    for columns, logits in network.comprehensive(images, portfolio, max_rows, visit):
-        answers = logits.float().cpu().numpy()
-        answer = probabilities_of(answers)
-        if probabilities is None:
-            probabilities = np.empty((len(images), len(portfolio), answer.shape[1]), np.float32)
-        probabilities[:, columns] = answer[:, None]
-        predicted[:, columns] = classes_of(answers)[:, None]
-    assert probabilities is not None
-    found["prefix"] = torch.cat([found["stem"], found.pop("behind")], dim=1)
-    return {name: value.numpy() for name, value in found.items()} | {"probabilities": probabilities, "predicted": predicted}
+    left = sum(map(len, blocks.values()))
+    with (
+        tqdm(
+            total=len(source.keys),
+            initial=len(source.keys) - left,
+            desc=f"{len(portfolio)} configurations",
+            unit="image",
+            file=sys.stderr,
+        ) as progress,
+        closing(done([task], settings, progress)) as results,
+    ):
+        for start, rows in unknown.items():
+            if not len(rows):
+                write(start)
+        for _, observed in results:
+            for key, reason in observed.problems.items():
+                progress.write(f"not observed: {key}: {reason}", file=sys.stderr)
+            write(int(observed.rows[0]) // BLOCK * BLOCK, observed)

@@ -16,6 +16,8 @@ from dynamic.errors import UserError
 from dynamic.files import make_writable, write_whole
 from dynamic.integrity import write_record
 from dynamic.lock import held
+from oracle.evaluation.ray_workers import cluster
+from oracle.ray_settings import RaySettings
 from oracle.runs import Run
 from selector.interchange.asf import AsfPairwise, available
 from selector.scoring.by_side import by_side
@@ -33,7 +35,7 @@ from selector.shipped import SHIPPED
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkSettings:
+class BenchmarkSettings(RaySettings):
     """What to rank."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
@@ -56,6 +58,7 @@ class BenchmarkSettings:
     """Print one JSON object as the last line of stdout."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_device(self.device)
         if self.shifted is not None and len(self.runs) != 1:
             raise UserError("--shifted goes with one run: name it")
@@ -76,9 +79,15 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
         print(f"{path.name}:", file=sys.stderr)
         elsewhere = settings.out / path.resolve().name
         with held(written_to(Run.open(path), elsewhere).folder):
-            opened = open_run(
-                path, device=settings.device, elsewhere=elsewhere, data_dir=settings.data_dir, shifted=settings.shifted
-            )
+            with cluster(settings):
+                opened = open_run(
+                    path,
+                    device=settings.device,
+                    elsewhere=elsewhere,
+                    data_dir=settings.data_dir,
+                    shifted=settings.shifted,
+                    ray=settings,
+                )
             result = benchmark_run(settings, opened)
             opened.folder.benchmark.mkdir(parents=True, exist_ok=True)
             write_record(opened.folder.results, result)

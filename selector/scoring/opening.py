@@ -14,6 +14,7 @@ import torch
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 from oracle.data.sources import ImageSource
+from oracle.ray_settings import RaySettings
 from oracle.runs import Run
 from oracle.settings import DTYPES
 from selector.learning.observing import observe_run, observed_configurations
@@ -53,7 +54,13 @@ class OpenedRun:
 
 
 def open_run(
-    path: Path, *, device: str, elsewhere: Path | None = None, data_dir: Path | None = None, shifted: Path | None = None
+    path: Path,
+    *,
+    device: str,
+    elsewhere: Path | None = None,
+    data_dir: Path | None = None,
+    shifted: Path | None = None,
+    ray: RaySettings | None = None,
 ) -> OpenedRun:
     """Open a run, and observe its images unless they were.
 
@@ -63,6 +70,7 @@ def open_run(
         elsewhere: folder for observations and results; the run's own unless given, or where the run cannot be written to.
         data_dir: where its images are now, if they were moved.
         shifted: folder of another run, on whose test images the policies are to be ranked too.
+        ray: whether images are observed on a cluster.
 
     Raises:
         UserError: no run or policies there, another network or images than it was made with, or a split without images.
@@ -76,14 +84,15 @@ def open_run(
     configurations = observed_configurations(run, outcomes, len(portfolio))
     if not set(portfolio) <= set(configurations):  # more images since the policies were fitted gave another portfolio
         configurations = portfolio
-    observed = observe_run(run, source, outcomes, configurations, folder.observations, device=device)
+    where: dict[str, Any] = {"device": device, "data_dir": data_dir, "ray": ray}
+    observed = observe_run(run, source, outcomes, configurations, folder.observations, **where)
     observed = observed.among(portfolio, run.network, source.resolution)
     label, test = observed.split("label"), observed.split("test")
     if not len(label) or not len(test):
         raise UserError(f"{path} needs readable images in both its splits")
     unlike = None
     if other is not None:
-        unlike = other.name, _observe_shifted(run, label, other, folder.shifted(other.name), device, data_dir)
+        unlike = other.name, _observe_shifted(run, label, other, folder.shifted(other.name), where)
     return OpenedRun(
         run=run,
         source=source,
@@ -97,16 +106,14 @@ def open_run(
     )
 
 
-def _observe_shifted(
-    own: Run, label: Observations, other: Run, observations: Path, device: str, data_dir: Path | None
-) -> Observations:
+def _observe_shifted(own: Run, label: Observations, other: Run, observations: Path, where: dict[str, Any]) -> Observations:
     """Test images of another run of the same network, under the portfolio of ``label``.
 
     Of a run in the wide regime only objects smaller or larger than any that policies of the matched regime learned from.
     """
     own.digests.require(other.digests, other.folder, "--shifted takes another run of the same network")
-    source, outcomes = other.images(data_dir), other.outcomes()
-    test = observe_run(other, source, outcomes, label.portfolio, observations, splits=("test",), device=device)
+    source, outcomes = other.images(where["data_dir"]), other.outcomes()
+    test = observe_run(other, source, outcomes, label.portfolio, observations, splits=("test",), **where)
     if other.settings.regime == "wide" and own.settings.regime == "matched" and test.sides is not None:
         test = beyond(test, label)
     if not len(test):
@@ -137,7 +144,7 @@ def observe_split(
     source, outcomes = run.images(data_dir), run.outcomes()
     configurations = observed_configurations(run, outcomes, portfolio)
     observations = written_to(run, elsewhere).observations
-    return observe_run(run, source, outcomes, configurations, observations).split(split)
+    return observe_run(run, source, outcomes, configurations, observations, data_dir=data_dir).split(split)
 
 
 def stopwatch_for(opened: OpenedRun) -> Stopwatch:

@@ -222,7 +222,6 @@ def test_a_run_in_use_is_refused_and_loses_nothing(tmp_path: Path, small_space: 
         (("--seed", "-1"), "--seed must not be negative"),
         (("--memory-gib", "0.0001"), "one image under this space needs about"),
         (("--ray", "127.0.0.1:1"), "--ray 127.0.0.1:1: no Ray cluster there"),
-        (("--ray", "local", "--bounds-only"), "--bounds-only runs in one process"),
         (("--ray-workers", "2"), "--ray-workers is of the workers of a Ray cluster: pass --ray"),
         (("--ray", "local", "--ray-gpus", "1.5"), "--ray-gpus must be a fraction of one GPU or a whole number"),
         (("--ray", "local", "--ray-workers", "0"), "--ray-workers must be at least 1, not 0"),

@@ -28,7 +28,7 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(
     lines = [json.loads(line) for line in (training_folder / "whole/log.jsonl").read_text().splitlines()]
     assert whole == lines[-1]
     # Nobody looks at test images before the training has ended.
-    assert [set(line) for line in lines[:-1]] == [{"epoch", "loss", "seconds"}] * 2
+    assert [set(line) for line in lines[:-1]] == [{"epoch", "loss", "learning_rate", "seconds"}] * 2
     save = loop.save_checkpoint
 
     def interrupt(*arguments: object, **parts: object) -> None:

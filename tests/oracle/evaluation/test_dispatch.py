@@ -11,12 +11,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamic import UserError
-from oracle.evaluation.dispatch import CULPRIT, IN_HAND, TRIES, Errand, Event, Failed, Finished, Joined, Lost, dispatched
+from oracle.evaluation.dispatch import (
+    CULPRIT,
+    IN_HAND,
+    TRIES,
+    Errand,
+    Event,
+    Failed,
+    Finished,
+    Joined,
+    Lost,
+    Refused,
+    dispatched,
+)
 from oracle.evaluation.evaluate import Region
 
 
-def regions(*sizes: int) -> list[np.ndarray]:
-    return np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+def regions(*sizes: int) -> list[tuple[int, np.ndarray]]:
+    return [(0, rows) for rows in np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])]
+
+
+def all_of(workers: MadeUpWorkers, handed_out: list[tuple[int, np.ndarray]]) -> list[Region]:
+    return [region for _, region in dispatched(workers, handed_out)]
 
 
 def evaluated(errand: Errand) -> Region:
@@ -56,6 +72,9 @@ class MadeUpWorkers:
         fate = self._fate(worker, errand)
         if isinstance(fate, Exception):
             return [Failed(worker, errand, fate)]
+        if fate == "refused":
+            self.dismiss(worker)
+            return [Refused(worker)]
         if fate == "lost":
             self.lost += 1
             self.dismiss(worker)
@@ -86,7 +105,7 @@ def test_every_region_is_done_once_without_the_poisoned_images(
 ) -> None:
     bad = {row for row in bad if row < sum(sizes)}
     workers = MadeUpWorkers(count, poisoned(*bad), seed)
-    done = {int(region.rows[0]): region for region in dispatched(workers, regions(*sizes))}
+    done = {int(region.rows[0]): region for region in all_of(workers, regions(*sizes))}
     assert np.concatenate([done[start].rows for start in sorted(done)]).tolist() == list(range(sum(sizes)))
     problems = {key: reason for region in done.values() for key, reason in region.problems.items()}
     assert problems == {str(row): CULPRIT for row in bad}
@@ -97,7 +116,7 @@ def test_every_region_is_done_once_without_the_poisoned_images(
 
 def test_one_image_is_found_by_halves_and_told_after_as_many_tries() -> None:
     workers = MadeUpWorkers(1, poisoned(13))
-    assert len(list(dispatched(workers, regions(32, 32)))) == 2
+    assert len(all_of(workers, regions(32, 32))) == 2
     halvings = 5
     assert TRIES + halvings + TRIES <= workers.lost <= TRIES + 1 + halvings + TRIES
 
@@ -106,7 +125,7 @@ def test_one_image_is_found_by_halves_and_told_after_as_many_tries() -> None:
 def test_workers_that_go_away_by_chance_blame_no_image(seed: int) -> None:
     stream = random.Random(seed)
     workers = MadeUpWorkers(3, lambda *_: "lost" if stream.random() < 0.15 else None, seed)
-    done = list(dispatched(workers, regions(*[4] * 60)))
+    done = all_of(workers, regions(*[4] * 60))
     assert workers.lost >= 5
     assert sorted(int(region.rows[0]) for region in done) == list(range(0, 240, 4))
     assert all(region.readable.all() for region in done)
@@ -115,12 +134,12 @@ def test_workers_that_go_away_by_chance_blame_no_image(seed: int) -> None:
 def test_images_that_only_together_end_every_worker_end_the_run() -> None:
     workers = MadeUpWorkers(2, lambda _, errand: "lost" if len(errand.rows) > 4 else None)
     with pytest.raises(UserError, match="8 images together end every worker, and none of them alone does"):
-        list(dispatched(workers, regions(8)))
+        all_of(workers, regions(8))
 
 
 def test_what_fails_on_a_broken_worker_is_done_by_another() -> None:
     workers = MadeUpWorkers(2, lambda worker, _: OSError("no such mount") if worker == 1 else None)
-    done = list(dispatched(workers, regions(3, 3, 3)))
+    done = all_of(workers, regions(3, 3, 3))
     assert len(done) == 3
     assert 1 not in workers.in_hand
 
@@ -128,4 +147,15 @@ def test_what_fails_on_a_broken_worker_is_done_by_another() -> None:
 def test_what_fails_on_every_worker_is_raised_and_no_image_blamed() -> None:
     workers = MadeUpWorkers(2, lambda _, errand: OSError("disk failed") if 4 in errand.rows else None)
     with pytest.raises(OSError, match="disk failed"):
-        list(dispatched(workers, regions(3, 3, 3)))
+        all_of(workers, regions(3, 3, 3))
+
+
+def test_a_worker_that_is_refused_blames_nobody_and_several_tasks_are_kept_apart() -> None:
+    """Many more refusals than tries: each is of a worker, not of what it had in hand."""
+    workers = MadeUpWorkers(2, lambda worker, _: "refused" if worker <= 4 * TRIES else None)
+    rows = [np.arange(3), np.arange(3, 6)]
+    done = list(dispatched(workers, [(task, part) for task in range(3) for part in rows]))
+    assert sorted((task, int(region.rows[0])) for task, region in done) == [
+        (task, row) for task in range(3) for row in (0, 3)
+    ]
+    assert all(region.readable.all() for _, region in done)

@@ -15,8 +15,9 @@ from torch import nn
 import dynamic
 from dynamic import UserError
 from oracle.evaluation.collect import Collection, open_collection
-from oracle.evaluation.evaluate import Region, RegionEvaluator, WalkSize, evaluated_here
-from oracle.evaluation.portable import DATA_DIR, PortableEvaluation
+from oracle.evaluation.evaluate import OutcomesJob, Region, WalkSize
+from oracle.evaluation.jobs import Task, done_here, load
+from oracle.evaluation.portable import DATA_DIR, PortableTask
 from oracle.settings import RunSettings
 from tests.own_network import CODE
 from tests.run_folders import CLASSES, photograph
@@ -25,21 +26,23 @@ SIZE = WalkSize(images=2, rows=16, walks=3)
 ROWS = np.arange(5)
 
 
-def sent(collection: Collection) -> PortableEvaluation:
-    settings, network, source = collection.settings, collection.network, collection.source
-    portable = PortableEvaluation.of(settings, network, source, collection.union, SIZE, statistics=None)
-    received: PortableEvaluation = pickle.loads(pickle.dumps(portable))
+def task_of(collection: Collection) -> Task[Region]:
+    job = OutcomesJob(configurations=collection.union, size=SIZE, dtype="float32", threads=torch.get_num_threads())
+    return Task(settings=collection.settings, network=collection.network, source=collection.source, job=job, regions=[ROWS])
+
+
+def sent(collection: Collection) -> PortableTask[Region]:
+    received: PortableTask[Region] = pickle.loads(pickle.dumps(PortableTask.of(task_of(collection))))
     return received
 
 
-def evaluated(evaluator: RegionEvaluator) -> Region:
-    return next(evaluated_here(evaluator, [ROWS]))
+def evaluated(portable: PortableTask[Region], cores: int) -> Region:
+    source, compute = portable.open(cores)
+    return compute(ROWS, load(source, ROWS))
 
 
 def at_home(collection: Collection) -> Region:
-    network = collection.network.for_inference("cpu", torch.float32)
-    threads = torch.get_num_threads()
-    return evaluated(RegionEvaluator(network, collection.source, collection.union, SIZE, "cpu", torch.float32, threads))
+    return next(done_here(task_of(collection)))
 
 
 def require_equal(found: Region, expected: Region) -> None:
@@ -79,7 +82,7 @@ def test_it_needs_none_of_the_senders_files(tmp_path: Path, on_files: Collection
         (tmp_path / gone).unlink()
     (tmp_path / "photos").rename(tmp_path / "elsewhere")
     monkeypatch.setenv(DATA_DIR, str(tmp_path / "elsewhere"))
-    require_equal(evaluated(portable.open(cores=1)), expected)
+    require_equal(evaluated(portable, cores=1), expected)
 
 
 def test_other_images_or_another_device_are_refused(tmp_path: Path, on_files: Collection) -> None:
@@ -96,17 +99,16 @@ def test_a_module_given_in_python_and_the_scenes_travel_too(tmp_path: Path) -> N
     (tmp_path / "own.json").write_text('{"dilation": [[1, 2]]}')
     settings = RunSettings(space=str(tmp_path / "own.json"), images=3, device="cpu")
     collection = open_collection(settings, dynamic.load(module, dynamic_layers=["0"]))
-    require_equal(evaluated(sent(collection).open(cores=2)), at_home(collection))
+    require_equal(evaluated(sent(collection), cores=2), at_home(collection))
 
 
 def test_images_left_out_leave_the_others_what_unreadable_ones_would(on_files: Collection) -> None:
     """``without`` and a broken file are one: the readable images are batched alike."""
-    network = on_files.network.for_inference("cpu", torch.float32)
-    evaluator = RegionEvaluator(network, on_files.source, on_files.union, SIZE, "cpu", torch.float32, 1)
-    batch = evaluator.load(ROWS, {2: "ended its worker"})
-    whole = evaluator.load(ROWS)
+    source, compute = sent(on_files).open(cores=3)
+    batch = load(source, ROWS, {2: "ended its worker"})
+    whole = load(source, ROWS)
     readable = whole.readable.copy()
     readable[2] = False
-    assert batch.problems == whole.problems | {str(on_files.source.keys[2]): "ended its worker"}
-    expected = evaluator.compute(ROWS, replace(whole, readable=readable))
-    require_equal(evaluator.compute(ROWS, batch), replace(expected, problems=batch.problems))
+    assert batch.problems == whole.problems | {str(source.keys[2]): "ended its worker"}
+    expected = compute(ROWS, replace(whole, readable=readable))
+    require_equal(compute(ROWS, batch), replace(expected, problems=batch.problems))

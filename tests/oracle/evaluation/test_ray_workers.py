@@ -1,4 +1,4 @@
-"""A run on real Ray workers ends with the bytes of one process, whatever dies on the way."""
+"""Work on real Ray workers ends with the bytes of one process, whatever dies on the way."""
 
 from __future__ import annotations
 
@@ -12,19 +12,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 
 from dynamic import UserError
-from oracle.evaluation.collect import open_collection
-from oracle.evaluation.evaluate import WalkSize
-from oracle.evaluation.portable import PortableEvaluation
+from oracle.evaluation import ray_workers
+from oracle.evaluation.collect import collect, collect_all, open_collection
+from oracle.evaluation.evaluate import OutcomesJob, WalkSize
+from oracle.evaluation.jobs import Task
+from oracle.evaluation.portable import PortableTask
 from oracle.evaluation.ray_workers import RayWorkers
 from oracle.evaluation.ray_workers import cluster as connected
 from oracle.outcomes import read_outcomes
-from oracle.pipeline import run
+from oracle.pipeline import exact_bounds
+from oracle.ray_settings import RaySettings
+from oracle.runs import Run
 from oracle.settings import RunSettings
+from selector.learning.observing import observe_run
+from selector.observation import observe
 from tests.oracle.conftest import all_bytes, command, environment, run_command
 from tests.run_folders import CLASSES, photograph, write_space
 
@@ -52,11 +59,33 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @pytest.mark.slow
-def test_a_run_on_ray_is_the_run_of_one_process(tmp_path: Path, small_space: str, capfd: pytest.CaptureFixture[str]) -> None:
-    for name, where in (("one", {}), ("ray", {"ray": "local", "ray_workers": 1})):
-        run(RunSettings(space=small_space, images=6, region=2, out=tmp_path / name, **where))  # type: ignore[arg-type]
-    assert "1 worker]" in capfd.readouterr().err
+def test_every_kind_of_work_on_ray_is_that_of_one_process(
+    tmp_path: Path, small_space: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Several sets at once, one with statistics of two batches; exact bounds; observations in three blocks."""
+    monkeypatch.setattr(observe, "BLOCK", 4)
+    common: dict[str, Any] = {"space": small_space, "images": 6, "region": 2}
+    on_ray: dict[str, Any] = {"ray": "local", "ray_workers": 1}
+    with connected(RunSettings(ray="local")):
+        for name, where in (("one", {}), ("ray", on_ray)):
+            folder = tmp_path / name
+            sets = [
+                open_collection(RunSettings(**common, **where, out=folder / "plain")),
+                open_collection(RunSettings(**common, **where, recalibrate=130, out=folder / "recalibrated")),
+                open_collection(RunSettings(**common, **where, regime="wide", out=folder / "wide")),
+            ]
+            if where:
+                collect_all(sets)
+            else:
+                for one in sets:
+                    collect(one)
+            exact_bounds(RunSettings(**common, **where, bounds_only=True, out=folder / "bounds"))
+            opened = Run.open(folder / "recalibrated")
+            outcomes, ray_settings = opened.outcomes(), RaySettings(**where)
+            observe_run(opened, opened.images(), outcomes, opened.configurations, opened.observations, ray=ray_settings)
     assert not ray.is_initialized()
+    assert capfd.readouterr().err.count("1 worker]") >= 4
+    assert len(list((tmp_path / "ray" / "recalibrated" / "observations").glob("*/*.safetensors"))) == 3
     assert all_bytes(tmp_path / "ray") == all_bytes(tmp_path / "one")
 
 
@@ -67,15 +96,19 @@ def test_without_the_extra_a_line_says_what_to_install(monkeypatch: pytest.Monke
 
 
 @pytest.mark.nightly
-def test_workers_of_another_kind_are_refused_and_none_is_left(tmp_path: Path, small_space: str, cluster: Any) -> None:
+def test_workers_of_another_kind_are_refused_and_none_is_left(
+    tmp_path: Path, small_space: str, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = RunSettings(space=small_space, images=4, ray=cluster.address, device="cpu", out=tmp_path / "run")
     opened = open_collection(settings)
-    portable = PortableEvaluation.of(settings, opened.network, opened.source, opened.union, WalkSize(1, 1), statistics=None)
+    job = OutcomesJob(configurations=opened.union, size=WalkSize(1, 1), dtype="float32", threads=1)
+    task = Task(settings=settings, network=opened.network, source=opened.source, job=job, regions=[np.arange(1)] * 8)
+    other = replace(PortableTask.of(task), kind="cpu of tomorrow")
+    monkeypatch.setattr(ray_workers.PortableTask, "of", lambda _: other)
     told: list[str] = []
-    other = replace(portable, kind="cpu of tomorrow")
     with (
         connected(settings),
-        RayWorkers(other, settings, 8, told.append, lambda _: None) as workers,
+        RayWorkers([task], settings, told.append, lambda _: None) as workers,
         pytest.raises(UserError, match=r"no worker of the cluster can do this: .*the run computes on cpu of tomorrow"),
     ):
         workers.events()
@@ -141,3 +174,45 @@ def test_machines_and_drivers_die_and_the_bytes_stay_those_of_one_process(
     last = run_command(*options, *on_ray, "--out", out)
     assert last.returncode == 0, last.stderr
     assert all_bytes(out) == all_bytes(tmp_path / "whole")
+
+
+@pytest.mark.nightly
+def test_bounds_and_observations_survive_machines_and_drivers_too(tmp_path: Path, small_space: str, cluster: Any) -> None:
+    """A machine is killed, then the driver, which goes on in one process, to the same bytes as if it had been alone."""
+    options = ("--space", small_space, "--images", 400, "--region", 2)
+    for name in ("whole", "killed"):
+        made = run_command(*options, "--out", tmp_path / name)
+        assert made.returncode == 0, made.stderr
+    steps = {
+        "bounds": ("oracle.run", (*options, "--bounds-only"), "bounds/small-0*.parquet", 15),
+        "train": ("selector.train", ("--policies", "default"), "observations/*/*.safetensors", 1),
+    }
+    for module, arguments, files, more in steps.values():
+        where = {name: (("--out",) if module == "oracle.run" else ()) + (tmp_path / name,) for name in ("whole", "killed")}
+        alone = run_command(*arguments, *where["whole"], module=module)
+        assert alone.returncode == 0, alone.stderr
+        driver = subprocess.Popen(
+            command(*arguments, *where["killed"], "--ray", cluster.address, module=module),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment(),
+        )
+        for killed in ("machine", "driver"):
+            wanted = len(list((tmp_path / "killed").glob(files))) + more
+            while len(list((tmp_path / "killed").glob(files))) < wanted:
+                assert driver.poll() is None, "it ended before it could be killed"
+                time.sleep(0.005)
+            if killed == "machine":
+                cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
+                cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        last = run_command(*arguments, *where["killed"], module=module)
+        assert last.returncode == 0, last.stderr
+    same = ("bounds", "bounds.json", "observations", "policies")
+    for name in same:
+        whole, killed = (tmp_path / folder / name for folder in ("whole", "killed"))
+        if whole.is_dir():
+            assert all_bytes(killed) == all_bytes(whole)
+        else:
+            assert killed.read_bytes() == whole.read_bytes()

@@ -245,7 +245,7 @@ def test_siblings_are_networks_of_the_same_kind() -> None:
 def test_recalibration_never_sees_labels_or_test_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same statistics with labels replaced by nonsense, and only label-split images asked for."""
     from oracle.data.scenes_source import ScenesSource
-    from oracle.evaluation import collect as module
+    from oracle.evaluation import statistics as module
 
     (tmp_path / "two.json").write_text(json.dumps(SPACES["strides"]))
     settings = {"space": str(tmp_path / "two.json"), "images": 4, "recalibrate": 6}

@@ -47,12 +47,23 @@ def log(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "model"), [("rof", "mobilenet_v2-slim"), ("distillation", "resnet50-slim")])
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        ("mobilenet_v2-slim", {"method": "rof"}),
+        ("resnet50-slim", {"method": "distillation"}),
+        ("resnet50-slim", {"method": "distillation", "schedule": "stable", "average": 0.9, "teacher": "average"}),
+    ],
+    ids=["rof", "distillation", "average"],
+)
 def test_resumed_it_reproduces_the_uninterrupted_losses(
-    training_folder: Path, monkeypatch: pytest.MonkeyPatch, method: str, model: str
+    training_folder: Path, monkeypatch: pytest.MonkeyPatch, model: str, changes: dict[str, object]
 ) -> None:
     """MobileNetV2 has dropout, so its losses depend on torch's generator too."""
-    fine_tune(settings(training_folder, "whole", method=method, model=model))
+    if "average" in changes:
+        (training_folder / "rungs.json").write_text('["s3-2-2-3_d1-1-1-1_k3-3-3-3", "s2-2-2-3_d1-1-1-1_k3-3-3-3"]')
+        changes |= {"space": str(training_folder / "rungs.json"), "epoch_images": 16, "warm_up_steps": 2}
+    fine_tune(settings(training_folder, "whole", model=model, **changes))
     save = loop.save_checkpoint
 
     def interrupt(*arguments: object, **parts: object) -> None:
@@ -63,18 +74,20 @@ def test_resumed_it_reproduces_the_uninterrupted_losses(
         with monkeypatch.context() as patch:
             patch.setattr(loop, "save_checkpoint", interrupt)
             with pytest.raises(KeyboardInterrupt):
-                fine_tune(settings(training_folder, "cut", method=method, model=model))
+                fine_tune(settings(training_folder, "cut", model=model, **changes))
     # As if it had been killed between an epoch's log line and its checkpoint.
     with (training_folder / "cut" / "log.jsonl").open("a") as file:
         file.write('{"epoch": 3, "loss": 0}\n')
-    last = fine_tune(settings(training_folder, "cut", method=method, model=model))
-    assert last == fine_tune(settings(training_folder, "cut", method=method, model=model))  # finished: nothing to do
+    last = fine_tune(settings(training_folder, "cut", model=model, **changes))
+    assert last == fine_tune(settings(training_folder, "cut", model=model, **changes))  # finished: nothing to do
     assert log(training_folder / "cut") == log(training_folder / "whole")
     assert len(log(training_folder / "cut")) == 3
     first, second = (load_file(training_folder / name / "weights.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(first[name], second[name]) for name in first)
     with pytest.raises(UserError, match=r"belongs to another training \(learning_rate 0.001 there, 0.5 here\)"):
-        fine_tune(settings(training_folder, "cut", method=method, model=model, learning_rate=0.5))
+        fine_tune(settings(training_folder, "cut", model=model, **changes, learning_rate=0.5))
+    said = log(training_folder / "whole")[-1]
+    assert ("label_recalibrated" in said) == ("average" in changes)  # each configuration's, where there are few
     # What it leaves is what --weights takes, and it is not what it started from.
     tuned = dynamic.load(model, weights=training_folder / "cut" / "weights.safetensors")
     assert tuned.digest != dynamic.load(model).digest
