@@ -162,7 +162,7 @@ class ServingSettings(BaseSettings):
 
     # The HTTP edge: limits of pictures, connections and clients.
     max_decoded_megapixels: Annotated[float, Field(gt=0, le=170)] = 25.0
-    """Pixels of an image as its decoder makes it, in millions, and a quarter of what a request may have. Plain JPEG of more
+    """Pixels of an image as its decoder makes it, in millions, and a tenth of what a request may have. Plain JPEG of more
     are decoded smaller; what cannot be (PNG, WebP, progressive JPEG) is refused with 413."""
     upload_grace_seconds: Annotated[float, Field(gt=0, le=3600)] = 5.0
     """How long a body may take before it has to keep the pace of SERVING_UPLOAD_KIB_PER_SECOND."""

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
 from selector.policies.base import Policy
 from selector.policies.objectives import OperatingPoint, Z, paired_error, simultaneous
 from selector.policies.own import own_errors
 from selector.policies.peeking import refuse_peeking
-from selector.policies.running import run_policy
+from selector.policies.running import run_recorded
 
 FOLDS = 4
 
@@ -48,8 +47,7 @@ def _estimated(policy: Policy, observed: Observations, seed: int, tried: int) ->
     for fitted, held in folds(len(observed), seed):
         partly = policy.fresh().fit(observed.rows(fitted))
         part = observed.rows(held)
-        for position, dial in enumerate(dials):
-            outcome = run_policy(partly, RecordedImages(part), dial)
+        for position, outcome in enumerate(run_recorded(partly, part, dials)):
             right[position, held] = outcome.predicted == part.labels
             macs[position, held] = outcome.macs
     default = observed.correct[:, observed.default]

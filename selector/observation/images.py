@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from typing import Literal, Protocol
 
 import numpy as np
@@ -131,20 +132,31 @@ class RecordedImages(Images):
 
     def __init__(self, observations: Observations) -> None:
         self._seen = observations
+        self._looked: dict[int, np.ndarray] = {}
         self.keys, self.portfolio, self.default = observations.keys, observations.portfolio, observations.default
         self.costs = observations.costs
         super().__init__(len(self.keys))
 
+    def fork(self) -> RecordedImages:
+        """The same images, charged for the same so far, on which something else can be asked."""
+        forked = copy(self)
+        forked._charged, forked._ran, forked._given = self._charged.copy(), self._ran.copy(), dict(self._given)
+        return forked
+
     def _features(self, group: Group) -> np.ndarray:
-        return {"image": self._seen.image, "stem": self._seen.stem, "prefix": self._seen.prefix, "map": self._seen.grid}[
-            group
-        ]
+        seen = self._seen
+        return np.asarray({"image": seen.image, "stem": seen.stem, "prefix": seen.prefix, "map": seen.grid}[group])
 
     def _stage(self, layer: int, column: int, rows: np.ndarray) -> np.ndarray:
         return self._seen.stage_values[self._seen.stages[layer][column]][rows].astype(np.float32)
 
     def _look(self, column: int, rows: np.ndarray) -> np.ndarray:
-        return self._seen.probabilities[rows, column]
+        probabilities = self._seen.probabilities
+        if isinstance(probabilities, np.ndarray):
+            return probabilities[rows, column]
+        if column not in self._looked:  # policies look at the same answers again and again
+            self._looked[column] = probabilities[:, column]
+        return self._looked[column][rows]
 
     def _answer(self, column: int, rows: np.ndarray) -> np.ndarray:
         return self._seen.predicted[rows, column]

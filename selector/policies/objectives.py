@@ -106,7 +106,7 @@ def simultaneous(right: np.ndarray, base: np.ndarray, tried: int = 1, draws: int
     if not len(gains):
         return Z
     stream = np.random.default_rng(0)
-    parts = [stream.standard_normal((min(500, draws - start), len(base)), np.float32) for start in range(0, draws, 500)]
+    parts = (stream.standard_normal((min(500, draws - start), len(base)), np.float32) for start in range(0, draws, 500))
     largest = np.concatenate([np.abs(part @ gains.T).max(axis=1) for part in parts])
     return max(Z, float(np.quantile(largest, 1 - 0.05 / tried)))
 

@@ -18,7 +18,7 @@ from selector.policies.constant import Oracle
 from selector.policies.objectives import OBJECTIVES, Objective, OperatingPoint
 from selector.policies.own import own_errors
 from selector.policies.peeking import refuse_peeking
-from selector.policies.running import PolicyRun, run_policy
+from selector.policies.running import PolicyRun, run_policy, run_recorded
 from selector.scoring.metrics import References, measure
 
 
@@ -73,11 +73,14 @@ def rank(policies: Sequence[Policy], label: Observations, test: Observations) ->
     static = float(label.correct[:, label.default].mean()), float(label.costs.default)
     rows, outcomes = [], {}
     for policy in [*(p for p in policies if not p.learned), oracle, *(p for p in policies if p.learned)]:
-        for objective in OBJECTIVES if policy.dials else (None,):
-            point = policy.point(objective or "accuracy", *static)
+        objectives: Sequence[Objective | None] = OBJECTIVES if policy.dials else (None,)
+        points = [policy.point(objective or "accuracy", *static) for objective in objectives]
+        dials = list(dict.fromkeys(point.dial if point else None for point in points))
+        with own_errors(policy):
+            found = dict(zip(dials, run_recorded(policy, test, dials), strict=True))
+        for objective, point in zip(objectives, points, strict=True):
             name = f"{policy.name}/{objective}" if objective else policy.name
-            with own_errors(policy):
-                outcomes[name] = run_policy(policy, RecordedImages(test), point.dial if point else None)
+            outcomes[name] = found[point.dial if point else None]
             row: dict[str, Any] = {
                 "name": name,
                 "policy": policy.name,

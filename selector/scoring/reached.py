@@ -15,12 +15,11 @@ import numpy as np
 from dynamic.errors import UserError
 from dynamic.integrity import read_record
 from oracle.run_folder import RunFolder
-from selector.observation.images import RecordedImages
-from selector.observation.observations import Observations
+from selector.observation.observations import Observations, in_parts
 from selector.policies import digest_of_policies
 from selector.policies.base import Policy
 from selector.policies.objectives import OBJECTIVES
-from selector.policies.running import run_policy
+from selector.policies.running import run_recorded
 
 _LEVELS = 8
 """Levels of cost, at most."""
@@ -106,17 +105,15 @@ def reached_by(policies: Sequence[Policy], test: Observations) -> list[Reached]:
     """
     (promised,) = next(policy for policy in policies if policy.name == "default").points_
     static = promised.accuracy, promised.macs
-    found: dict[tuple[str, float | None], Reached] = {}
+    confidences = np.concatenate([np.asarray(part.probabilities).max(axis=2) for part in in_parts(test)])
+    found = []
     for policy in policies:
-        for objective in OBJECTIVES:
-            point = policy.point(objective, *static)
-            dial = point.dial if point and policy.dials else None
-            if (policy.name, dial) in found:
-                continue
-            run = run_policy(policy, RecordedImages(test), dial)
-            confidence = test.probabilities[np.arange(len(test)), run.columns].max(axis=1)
-            found[policy.name, dial] = Reached.of(policy.name, dial, run.macs, confidence)
-    return [*found.values()]
+        points = [policy.point(objective, *static) for objective in OBJECTIVES]
+        dials = list(dict.fromkeys(point.dial if point and policy.dials else None for point in points))
+        for dial, run in zip(dials, run_recorded(policy, test, dials), strict=True):
+            confidence = confidences[np.arange(len(test)), run.columns]
+            found.append(Reached.of(policy.name, dial, run.macs, confidence))
+    return found
 
 
 def record_of(reached: Sequence[Reached], policies_digest: str) -> dict[str, Any]:

@@ -5,9 +5,11 @@ None of them ever raises into the service: what cannot be counted is not counted
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,30 +18,39 @@ import prometheus_client
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from serving.operation.logs import LOGGER
+from serving.operation.logs import LOGGER, event
 from serving.operation.server_folder import lives, metrics_folder
 
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _POWERS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _FILE_BYTES = 2**20
 """Of each file in which Prometheus' client shares values between processes."""
+_RETRY = 5.0
+"""Seconds between two attempts to take room for them."""
 
 
 class Metric:
     """A metric of Prometheus whose failures stay here.
 
     Args:
-        made: the metric; None where it could not be made, and then nothing is counted.
+        made: the metric; None where it could not be made, and then nothing is counted until :meth:`make`.
     """
 
     def __init__(self, made: Any) -> None:
         self._made = made
+        self._said: float | None = None
         self._children: dict[tuple[object, ...], Metric] = {}
+
+    def make(self, made: Any) -> None:
+        """Count from now on with the metric that there is room for now; a gauge says what it said last."""
+        self._made = made
+        if self._said is not None:
+            self.set(self._said)
 
     def labels(self, *values: object) -> Metric:
         """The series of these label values."""
         found = self._children.get(values)
-        if found is None:
+        if found is None or found._made is None:
             found = self._children[values] = Metric(_attempt(lambda: self._made.labels(*values), self._made))
         return found
 
@@ -49,6 +60,7 @@ class Metric:
 
     def set(self, value: float) -> None:
         """Say what it is now."""
+        self._said = value
         _attempt(lambda: self._made.set(value), self._made)
 
     def observe(self, value: float) -> None:
@@ -72,29 +84,51 @@ def _attempt(what: Any, made: Any) -> Any:
         return None
 
 
-def _allocate(folder: Path | None) -> bool:
+def _allocate(folder: Path | None) -> OSError | None:
     """Take the disk space of this process's files now: a page that cannot be had later would kill the process."""
     if folder is None or not hasattr(os, "posix_fallocate"):
-        return True
+        return None
     kinds = ("counter", "histogram", "gauge_sum", "gauge_livesum", "gauge_livemin", "gauge_livemax", "gauge_mostrecent")
     try:
         for kind in kinds:
             with (folder / f"{kind}_{os.getpid()}.db").open("ab") as file:
                 os.posix_fallocate(file.fileno(), 0, _FILE_BYTES)
-    except OSError:
-        LOGGER.exception("no room for metrics in %s: nothing is counted", folder)
+    except OSError as error:
         for kind in kinds:
             (folder / f"{kind}_{os.getpid()}.db").unlink(missing_ok=True)
-        return False
-    return True
+        return error
+    return None
 
 
 _SHARED = metrics_folder()
-_ENABLED = _allocate(_SHARED)
+_REFUSED = _allocate(_SHARED)
+if _REFUSED is not None:
+    event(f"no room for metrics: this process counts nothing until there is ({_REFUSED})", logging.ERROR)
+_tried = time.monotonic()
+_waiting: list[tuple[Metric, Callable[[], Any]]] = []
+
+
+def take_room() -> None:
+    """Begin to count where there was no room for it when this process started, and there is now."""
+    global _tried
+    if not _waiting or time.monotonic() - _tried < _RETRY:
+        return
+    _tried = time.monotonic()
+    if _allocate(_SHARED) is None:
+        for metric, making in _waiting:
+            metric.make(_attempt(making, metric))
+        _waiting.clear()
+        event("there is room for metrics: this process counts from now on", logging.WARNING)
 
 
 def _make(kind: Any, name: str, what: str, labels: Sequence[str] = (), **options: Any) -> Metric:
-    return Metric(_attempt(lambda: kind(name, what, labels, **options), kind) if _ENABLED else None)
+    def making() -> Any:
+        return kind(name, what, labels, **options)
+
+    if _REFUSED is None:
+        return Metric(_attempt(making, kind))
+    _waiting.append((metric := Metric(None), making))
+    return metric
 
 
 def _counter(name: str, what: str, *labels: str) -> Metric:
