@@ -41,6 +41,33 @@ done = function(summary, latency)
 end
 """
 
+_OFFER = """
+local bodies, at, threads = {}, 0, {}
+for name in io.lines(os.getenv("BODIES")) do
+  local file = io.open(name, "rb"); bodies[#bodies + 1] = file:read("*a"); file:close()
+end
+local headers = { ["Content-Type"] = "multipart/form-data; boundary=BOUNDARY" }
+local pause = tonumber(os.getenv("PAUSE"))
+setup = function(thread) table.insert(threads, thread) end
+init = function() answered, refused, others = 0, 0, 0 end
+delay = function() return math.random() * 2 * pause end
+request = function()
+  at = at % #bodies + 1
+  return wrk.format("POST", nil, headers, bodies[at])
+end
+response = function(status, headers)
+  if status == 200 then answered = answered + 1
+  elseif status == 503 and headers["retry-after"] then refused = refused + 1
+  else others = others + 1 end
+end
+done = function(summary)
+  local e = summary.errors
+  local t = threads[1]
+  io.write(string.format('\\n{"answered": %d, "refused": %d, "others": %d, "lost": %d, "seconds": %f}\\n', t:get("answered"),
+    t:get("refused"), t:get("others"), e.connect + e.read + e.write + e.timeout, summary.duration / 1e6))
+end
+"""
+
 
 def body(files: Sequence[bytes], field: str, **options: object) -> bytes:
     """A multipart form."""
@@ -54,22 +81,48 @@ def body(files: Sequence[bytes], field: str, **options: object) -> bytes:
 
 def load(url: str, bodies: Sequence[bytes], seconds: float, connections: int) -> dict[str, float]:
     """Load a page with wrk: requests a second, and milliseconds of the median and the slowest hundredth."""
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / f"{number}.bin" for number in range(len(bodies))]
-        for path, data in zip(paths, bodies, strict=True):
-            path.write_bytes(data)
-        (Path(folder) / "bodies.txt").write_text("\n".join(map(str, paths)))
-        (Path(folder) / "load.lua").write_text(_LOAD)
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "60s", "-s", f"{folder}/load.lua", url]
-        environment = os.environ | {"BODIES": f"{folder}/bodies.txt"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    found = _wrk(_LOAD, url, bodies, seconds, connections)
     return {
         "requests_per_second": (found["requests"] - found["failed"]) / found["seconds"],
         "p50_ms": found["p50"],
         "p99_ms": found["p99"],
         "failed": found["failed"],
     }
+
+
+def offer(url: str, bodies: Sequence[bytes], pause: float, seconds: float, connections: int) -> dict[str, float]:
+    """Offer requests with wrk whether or not they are answered in time.
+
+    Args:
+        url: of the page.
+        bodies: of the requests, in turns.
+        pause: seconds on average that a connection waits after an answer.
+        seconds: of the whole.
+        connections: that offer.
+
+    Returns:
+        How many were ``answered`` (200), ``refused`` (503 with Retry-After), answered by anything else (``others``) and not
+        at all (``lost``); the ``seconds`` it took, and requests a second that were ``offered``.
+    """
+    found = _wrk(_OFFER, url, bodies, seconds, connections, PAUSE=str(1000 * pause))
+    return found | {"offered": (found["answered"] + found["refused"]) / found["seconds"]}
+
+
+def _wrk(
+    script: str, url: str, bodies: Sequence[bytes], seconds: float, connections: int, **variables: str
+) -> dict[str, float]:
+    """Run wrk; the JSON line that its script prints."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{number}.bin" for number in range(len(bodies))]
+        for path, data in zip(paths, bodies, strict=True):
+            path.write_bytes(data)
+        (Path(folder) / "bodies.txt").write_text("\n".join(map(str, paths)))
+        (Path(folder) / "load.lua").write_text(script)
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "60s", "-s", f"{folder}/load.lua", url]
+        environment = os.environ | {"BODIES": f"{folder}/bodies.txt"} | variables
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found: dict[str, float] = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

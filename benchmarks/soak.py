@@ -9,9 +9,6 @@ Measures the capacity first (as fast as 64 connections get answers), then offers
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -22,7 +19,7 @@ from typing import Any
 import httpx
 import psutil
 
-from benchmarks.load import body, load, metric, server
+from benchmarks.load import body, load, metric, offer, server
 from benchmarks.serving_accuracy import test_scenes
 from dynamic.command import run_command
 from dynamic.errors import UserError
@@ -32,33 +29,6 @@ _FIRST = 15.0
 """Seconds of the round that finds out how long to pause."""
 _WATCH = 5.0
 """Seconds between two looks at the memory."""
-
-_SOAK = """
-local bodies, at, threads = {}, 0, {}
-for name in io.lines(os.getenv("BODIES")) do
-  local file = io.open(name, "rb"); bodies[#bodies + 1] = file:read("*a"); file:close()
-end
-local headers = { ["Content-Type"] = "multipart/form-data; boundary=BOUNDARY" }
-local pause = tonumber(os.getenv("PAUSE"))
-setup = function(thread) table.insert(threads, thread) end
-init = function() answered, refused, others = 0, 0, 0 end
-delay = function() return math.random() * 2 * pause end
-request = function()
-  at = at % #bodies + 1
-  return wrk.format("POST", nil, headers, bodies[at])
-end
-response = function(status, headers)
-  if status == 200 then answered = answered + 1
-  elseif status == 503 and headers["retry-after"] then refused = refused + 1
-  else others = others + 1 end
-end
-done = function(summary)
-  local e = summary.errors
-  local t = threads[1]
-  io.write(string.format('\\n{"answered": %d, "refused": %d, "others": %d, "lost": %d, "seconds": %f}\\n', t:get("answered"),
-    t:get("refused"), t:get("others"), e.connect + e.read + e.write + e.timeout, summary.duration / 1e6))
-end
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +63,8 @@ def soak(settings: SoakSettings) -> dict[str, Any]:
     with server(settings.network, settings.workers) as started:
         capacity = load(f"{started.address}/v1/classify", bodies, 10, 64)["requests_per_second"]
     memory: list[float] = []
-    with (
-        server(settings.network, settings.workers, max_queue=settings.max_queue) as started,
-        tempfile.TemporaryDirectory() as folder,
-    ):
+    with server(settings.network, settings.workers, max_queue=settings.max_queue) as started:
+        url = f"{started.address}/v1/classify"
         ended = threading.Event()
         watcher = threading.Thread(target=_watch, args=(memory, ended))
         watcher.start()
@@ -104,10 +72,10 @@ def soak(settings: SoakSettings) -> dict[str, Any]:
         try:
             # A connection offers its next request a pause after its answer; how long that takes, a first round tells.
             cycle = settings.connections / offered
-            first = _offer(started.address, bodies, cycle, settings, Path(folder), _FIRST)
+            first = offer(url, bodies, cycle, _FIRST, settings.connections)
             pause = max(0.0, 2 * cycle - settings.connections / first["offered"])
             memory.clear()
-            counted = _offer(started.address, bodies, pause, settings, Path(folder), settings.seconds)
+            counted = offer(url, bodies, pause, settings.seconds, settings.connections)
         finally:
             ended.set()
             watcher.join()
@@ -121,27 +89,6 @@ def soak(settings: SoakSettings) -> dict[str, Any]:
         "alive": alive,
         "memory_mib": {"minutes": _by_minute(memory), "all": [round(m) for m in memory]},
     }
-
-
-def _offer(
-    address: str, bodies: list[bytes], pause: float, settings: SoakSettings, folder: Path, seconds: float
-) -> dict[str, Any]:
-    paths = [folder / f"{number}.bin" for number in range(len(bodies))]
-    for path, data in zip(paths, bodies, strict=True):
-        path.write_bytes(data)
-    (folder / "bodies.txt").write_text("\n".join(map(str, paths)))
-    (folder / "soak.lua").write_text(_SOAK)
-    command = ["wrk", "-t1", f"-c{settings.connections}", f"-d{seconds:g}s", "--timeout", "60s"]
-    environment = os.environ | {"BODIES": str(folder / "bodies.txt"), "PAUSE": str(1000 * pause)}
-    done = subprocess.run(
-        [*command, "-s", str(folder / "soak.lua"), f"{address}/v1/classify"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found: dict[str, Any] = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
-    return found | {"offered": (found["answered"] + found["refused"]) / found["seconds"]}
 
 
 def _by_minute(memory: list[float]) -> list[int]:

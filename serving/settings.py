@@ -91,6 +91,11 @@ class ServingSettings(BaseSettings):
     by cross-validation, or default where none beats it."""
     objective: Objective = "efficiency"
     """What chooses the policy's operating point: accuracy, default_cost or efficiency."""
+    shadow_policy: str | None = None
+    """A second policy of the run, or default, that answers a share of the images again for comparison, while the server has
+    nothing else to do: /v1/gap has both side by side."""
+    shadow_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Of the images answered by the active policy, those that the shadow is to answer too, drawn by their ids."""
     static: bool = False
     """Serve the default configuration alone, with the network's own batch norms folded into its convolutions: what one would
     deploy without policies, and so the baseline of python -m benchmarks.serving."""
@@ -157,7 +162,7 @@ class ServingSettings(BaseSettings):
 
     # The HTTP edge: limits of pictures, connections and clients.
     max_decoded_megapixels: Annotated[float, Field(gt=0, le=170)] = 25.0
-    """Pixels of an image as its decoder makes it, in millions, and a quarter of what a request may have. Plain JPEG of more
+    """Pixels of an image as its decoder makes it, in millions, and a tenth of what a request may have. Plain JPEG of more
     are decoded smaller; what cannot be (PNG, WebP, progressive JPEG) is refused with 413."""
     upload_grace_seconds: Annotated[float, Field(gt=0, le=3600)] = 5.0
     """How long a body may take before it has to keep the pace of SERVING_UPLOAD_KIB_PER_SECOND."""

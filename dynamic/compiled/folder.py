@@ -3,6 +3,7 @@
 RUN/compiled/float32/   compiled.json    what :class:`dynamic.compiled.record.CompiledRecord` says, with a checksum
                         weights.bin      every tensor of all graphs, each once
                         000.onnx, ...    the graphs, which refer to it
+                        optimised/       the same for one kind of CPU, see :mod:`dynamic.compiled.optimising`
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dynamic.compiled.optimising import OPTIMISED, OptimisedGraphs
 from dynamic.compiled.record import CompiledRecord, GraphRecord
 from dynamic.compiled.runtimes import Graph, Precision, RuntimeName, open_runtime
 from dynamic.configuration import Configuration
@@ -24,6 +26,9 @@ from dynamic.resources import available_memory, cpu_count
 RECORD = "compiled.json"
 WEIGHTS = "weights.bin"
 
+FEW = 2
+"""Images of a stretch that runs beside others: more fill two cores, and running them one after the other is cheaper."""
+
 FEWEST = 8
 """Graphs that stay open, however little memory there is."""
 
@@ -31,7 +36,8 @@ FEWEST = 8
 class CompiledNetwork:
     """An opened folder. Graphs are made ready when they are first run.
 
-    Each holds tensors of its own: where there are too many for the memory that is free, the one not run longest is closed.
+    Each holds tensors of its own, unless they were optimised for this kind of CPU: where there are too many for the memory
+    that is free, the one not run longest is closed.
 
     Attributes:
         folder: that it was opened from.
@@ -42,6 +48,8 @@ class CompiledNetwork:
         precision: ``float32``, ``bfloat16`` or ``int8``.
         runtime: ``onnxruntime`` or ``openvino``.
         digests: of the weights and statistics that the graphs were made from.
+        makers: by what is asked, the graphs that give it.
+        node_macs: (nodes,) int64 multiply-accumulates of one image between each node and the one before.
     """
 
     def __init__(self, folder: Path, record: CompiledRecord, runtime: str | None, threads: int | None) -> None:
@@ -55,16 +63,20 @@ class CompiledNetwork:
         self.runtime, self._runtime = open_runtime(self.precision, runtime, threads)
         self._paths = dict(zip(self.configurations, record.paths, strict=True))
         self._graphs: dict[str, Graph] = {}
-        self._stamps = {name: _stamp(folder / name) for name in record.files}
+        optimised = OptimisedGraphs.find(folder, record) if self.runtime == "onnxruntime" else None
+        self._tensors = None if optimised is None else optimised.mapped()
+        self._place, files = (folder, record.files) if optimised is None else (folder / OPTIMISED, optimised.files)
+        self._files = dict(files)
+        self._stamps = {name: _stamp(self._place / name) for name in files}
         self._lock = threading.Lock()
         self._most = max(FEWEST, available_memory() // 4 // max((folder / WEIGHTS).stat().st_size, 1))
+        if optimised is not None:  # whose tensors are held once, however many are open
+            self._most = len(record.graphs)
         self._threads = threads or cpu_count()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="compiled")
-        # By end; those with the deepest start first, and of one start those that emit first.
-        depth = {node: place for path in record.paths for place, node in enumerate(path)}
-        self.stretches: dict[int, list[GraphRecord]] = {}
-        for graph in sorted(record.graphs, key=lambda g: (-1 if g.start is None else depth[g.start], g.emits), reverse=True):
-            self.stretches.setdefault(graph.end, []).append(graph)
+        self.makers = record.makers
+        self.node_macs = np.array(record.macs, dtype=np.int64)
+        self._on_path: dict[tuple[int, ...], np.ndarray] = {}
 
     @classmethod
     def open(
@@ -107,15 +119,25 @@ class CompiledNetwork:
 
     def macs(self, configuration: Configuration) -> int:
         """Multiply-accumulates of one image under ``configuration``."""
-        return sum(self.record.macs[node] for node in self.path(configuration))
+        return int(self.node_macs[self.on_path(self.path(configuration))].sum())
 
     def path(self, configuration: Configuration) -> tuple[int, ...]:
         """The nodes of a configuration. Raises UserError where it is not compiled."""
-        if configuration not in self._paths:
+        found = self._paths.get(configuration)
+        if found is None:
             raise UserError(
                 f"{configuration.id} is not among the {len(self._paths)} configurations compiled in {self.folder}"
             )
-        return self._paths[configuration]
+        return found
+
+    def on_path(self, path: tuple[int, ...]) -> np.ndarray:
+        """(nodes,) bool: which nodes lie on a path; kept, since sessions ask the same ones again and again."""
+        found = self._on_path.get(path)
+        if found is None:
+            found = np.zeros(len(self.node_macs), dtype=bool)
+            found[list(path)] = True
+            self._on_path[path] = found
+        return found
 
     def graph(self, file: str) -> Graph:
         """The graph of a file, ready to run. Raises UserError where the folder was made again since it was opened."""
@@ -123,7 +145,7 @@ class CompiledNetwork:
             made = self._graphs.pop(file, None)
             if made is None:
                 try:
-                    made = self._runtime.load(self.folder / file)
+                    made = self._runtime.load(self._place / file, None if self._tensors is None else self._tensors[file])
                 finally:
                     self._refuse_others(file)  # behind loading, so that what was loaded is known to be what was opened
             self._graphs[file] = made  # the latest last
@@ -134,9 +156,9 @@ class CompiledNetwork:
     def _refuse_others(self, file: str) -> None:
         """Raise UserError where another network's graph may lie under the same name."""
         for name in (file, WEIGHTS):
-            stamp = _stamp(self.folder / name)
+            stamp = _stamp(self._place / name)
             if stamp != self._stamps[name]:
-                if stamp is None or digest_of_file(self.folder / name) != self.record.files[name]:
+                if stamp is None or digest_of_file(self._place / name) != self._files[name]:
                     raise UserError(f"{self.folder} was compiled anew while it was in use: start again what uses it")
                 self._stamps[name] = stamp
 
@@ -145,10 +167,24 @@ class CompiledNetwork:
         return self.graph(graph.file)(inputs)
 
     def run_all(self, jobs: Sequence[tuple[GraphRecord, Mapping[str, np.ndarray]]]) -> list[list[np.ndarray]]:
-        """:meth:`run` several stretches side by side: small ones do not keep the cores busy by themselves."""
+        """:meth:`run` several stretches; those of few images side by side, since they do not fill the cores alone."""
         if len(jobs) < 2 or self._threads < 2:
             return [self.run(graph, inputs) for graph, inputs in jobs]
-        return list(self._pool.map(lambda job: self.run(*job), jobs))
+        made: dict[int, list[np.ndarray]] = {}
+        few = [place for place, (_, inputs) in enumerate(jobs) if len(next(iter(inputs.values()))) <= FEW]
+        waiting = iter(few if len(few) > 1 else ())
+
+        def take_turns() -> None:
+            for place in waiting:  # each is taken once: the iterator is shared
+                made[place] = self.run(*jobs[place])
+
+        helpers = [self._pool.submit(take_turns) for _ in range(min(self._threads, len(few)) - 1)]
+        try:
+            take_turns()
+        finally:
+            for helper in helpers:
+                helper.result()
+        return [made[place] if place in made else self.run(*job) for place, job in enumerate(jobs)]
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -13,6 +13,9 @@ VERSION = 1
 
 OutputKind = Literal["values", "look", "logits"]
 
+Key = tuple[str, int, str]
+"""Of what graphs give: a kind of output, its node, and its name; see :class:`GraphOutput`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GraphOutput:
@@ -38,6 +41,23 @@ class GraphRecord:
     def emits(self) -> bool:
         """Whether it gives values that others go on from."""
         return any(output.kind == "values" for output in self.outputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Makers:
+    """The graphs that give one thing.
+
+    Attributes:
+        shape: of it, for one image.
+        going_on: from values that were made before, those that go on from the deepest node first.
+        first: from the images, with what others go on from; where nothing is emitted, as ``alone``.
+        alone: from the images, with nothing that others go on from.
+    """
+
+    shape: tuple[int, ...]
+    going_on: tuple[GraphRecord, ...]
+    first: GraphRecord
+    alone: GraphRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +96,25 @@ class CompiledRecord:
     def to_json(self) -> dict[str, Any]:
         """For :func:`dynamic.integrity.write_record`."""
         return {"version": VERSION, **asdict(self)}
+
+    @property
+    def makers(self) -> dict[Key, Makers]:
+        """What is made of every leaf's logits and every look, by the graphs that end there."""
+        depth = {node: place for path in self.paths for place, node in enumerate(path)}
+        giving: dict[Key, list[GraphRecord]] = {}
+        shapes: dict[Key, tuple[int, ...]] = {}
+        for graph in self.graphs:
+            for output in graph.outputs:
+                if output.kind != "values" and output.node == graph.end:
+                    key: Key = (output.kind, output.node, output.name)
+                    giving.setdefault(key, []).append(graph)
+                    shapes[key] = output.shape
+        made: dict[Key, Makers] = {}
+        for asked, graphs in giving.items():
+            later = sorted((g for g in graphs if g.start is not None), key=lambda g: depth[g.start or 0], reverse=True)
+            whole = sorted((g for g in graphs if g.start is None), key=lambda graph: graph.emits)
+            made[asked] = Makers(shape=shapes[asked], going_on=tuple(later), first=whole[-1], alone=whole[0])
+        return made
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> CompiledRecord:

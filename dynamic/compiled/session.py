@@ -10,12 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from dynamic.compiled.folder import CompiledNetwork
-from dynamic.compiled.record import GraphRecord
+from dynamic.compiled.record import GraphRecord, Key
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
-
-Key = tuple[str, int, str]
-"""Of what is held: a kind of output, its node, and its name; see :class:`dynamic.compiled.record.GraphOutput`."""
 
 _Job = tuple[GraphRecord, np.ndarray]
 """A stretch and the rows that it is to run on."""
@@ -49,7 +46,7 @@ class CompiledSession:
     @property
     def macs(self) -> np.ndarray:
         """(N,) int64, see the class."""
-        return np.asarray(self._ran @ np.array(self._network.record.macs, dtype=np.int64))
+        return np.asarray(self._ran @ self._network.node_macs)
 
     def logits(self, configuration: Configuration, rows: np.ndarray) -> np.ndarray:
         """(rows, classes) float32 under one configuration; others of its ladders may go on from what is made."""
@@ -61,12 +58,14 @@ class CompiledSession:
         if len(configurations) != len(self._images):
             raise UserError(f"{len(self._images)} images but {len(configurations)} configurations")
         logits = np.empty((len(self._images), self._network.classes), dtype=np.float32)
-        chosen = {c: np.flatnonzero([other == c for other in configurations]) for c in dict.fromkeys(configurations)}
-        paths = {configuration: self._network.path(configuration) for configuration in chosen}
-        self._run([job for c, rows in chosen.items() for job in self._jobs(_answer(paths[c]), paths[c], rows, final=True)])
-        for configuration, rows in chosen.items():
-            self._charge(paths[configuration], rows)
-            logits[rows] = self._held[_answer(paths[configuration])].take(rows)
+        chosen: dict[Configuration, list[int]] = {}
+        for row, configuration in enumerate(configurations):
+            chosen.setdefault(configuration, []).append(row)
+        wanted = [(self._network.path(configuration), np.array(rows)) for configuration, rows in chosen.items()]
+        self._run([job for path, rows in wanted for job in self._jobs(_answer(path), rows, final=True)])
+        for path, rows in wanted:
+            self._charge(path, rows)
+            logits[rows] = self._held[_answer(path)].take(rows)
         return logits
 
     def look(self, kind: str, layer: int, configuration: Configuration, rows: np.ndarray) -> np.ndarray:
@@ -77,55 +76,60 @@ class CompiledSession:
         """
         path = self._network.path(configuration)[: self._network.record.depths[layer] + 1]
         key = ("look", path[-1], kind)
-        if not any(_gives(graph, key) for graph in self._network.stretches.get(path[-1], ())):
+        if key not in self._network.makers:
             raise UserError(f"no {kind} look at layer {'ABCDEF'[layer]} under {configuration.id} is compiled: compile again")
         return self._made(key, path, rows)
 
-    def _made(self, key: Key, path: Sequence[int], rows: np.ndarray) -> np.ndarray:
+    def _made(self, key: Key, path: tuple[int, ...], rows: np.ndarray) -> np.ndarray:
         """What ``key`` names, for some rows; charged, and run where it was not yet."""
+        rows = np.asarray(rows, dtype=np.int64)
+        if not len(rows):
+            return np.empty((0, *self._network.makers[key].shape), dtype=np.float32)
         self._charge(path, rows)
-        self._run(self._jobs(key, path, rows, final=False))
+        self._run(self._jobs(key, rows, final=False))
         return self._held[key].take(rows)
 
-    def _charge(self, path: Sequence[int], rows: np.ndarray) -> None:
-        self._ran[np.asarray(rows, dtype=np.int64)[:, None], list(path)] = True
+    def _charge(self, path: tuple[int, ...], rows: np.ndarray) -> None:
+        self._ran[rows] |= self._network.on_path(path)
 
-    def _jobs(self, key: Key, path: Sequence[int], rows: np.ndarray, final: bool) -> list[_Job]:
+    def _jobs(self, key: Key, rows: np.ndarray, final: bool) -> list[_Job]:
         """What must run for those of ``rows`` that lack what ``key`` names, each from the deepest node it has values of.
 
         Where the answer is ``final``, nothing is emitted that others would go on from.
         """
-        graphs = [graph for graph in self._network.stretches[path[-1]] if _gives(graph, key)]
-        if final and any(graph.start is None and not graph.emits for graph in graphs):
-            graphs = [graph for graph in graphs if graph.start is not None or not graph.emits]
-        shape = next(o.shape for o in graphs[0].outputs if (o.kind, o.node, o.name) == key)
-        missing = self._held.setdefault(key, _Rows(len(self._images), shape)).missing(rows)
+        held = self._held.get(key)
+        missing = rows if held is None else rows[~held.has(rows)]
+        if len(missing) > 1 and not (missing[1:] > missing[:-1]).all():
+            missing = np.unique(missing)
+        makers = self._network.makers[key]
         jobs = []
-        for graph in graphs:
-            able = self._able(graph, missing)
+        for graph in makers.going_on:
+            values = None if graph.start is None else self._held.get(("values", graph.start, graph.inputs[0]))
+            if values is None or not len(missing):
+                continue
+            able = values.has(missing)
             if able.any():
                 jobs.append((graph, missing[able]))
-            missing = missing[~able]
+                missing = missing[~able]
+        if len(missing):
+            jobs.append((makers.alone if final else makers.first, missing))
         return jobs
-
-    def _able(self, graph: GraphRecord, rows: np.ndarray) -> np.ndarray:
-        """Which of ``rows`` have what ``graph`` reads."""
-        if graph.start is None:
-            return np.ones(len(rows), dtype=bool)
-        held = self._held.get(("values", graph.start, graph.inputs[0]))
-        return np.zeros(len(rows), dtype=bool) if held is None else held.has(rows)
 
     def _inputs(self, graph: GraphRecord, rows: np.ndarray) -> dict[str, np.ndarray]:
         if graph.start is None:
             return {"images": _some(self._images, rows)}
-        return {name: self._held["values", graph.start, name].take(rows) for name in graph.inputs}
+        start = graph.start
+        return {name: self._held["values", start, name].take(rows) for name in graph.inputs}
 
     def _run(self, jobs: Sequence[_Job]) -> None:
         made = self._network.run_all([(graph, self._inputs(graph, rows)) for graph, rows in jobs])
         for (graph, rows), outputs in zip(jobs, made, strict=True):
             for output, values in zip(graph.outputs, outputs, strict=True):
                 key = (output.kind, output.node, output.name)
-                held = self._held.setdefault(key, _Rows(len(self._images), output.shape))
+                held = self._held.get(key)
+                if held is None:
+                    self._held[key] = _Rows(len(self._images), rows, values)
+                    continue
                 new = ~held.has(rows)
                 if new.any():
                     held.add(rows[new], values if new.all() else values[new])
@@ -135,32 +139,29 @@ def _answer(path: Sequence[int]) -> Key:
     return ("logits", path[-1], "")
 
 
-def _gives(graph: GraphRecord, key: Key) -> bool:
-    return any((output.kind, output.node, output.name) == key for output in graph.outputs)
-
-
 def _some(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Rows of ``values``; itself, uncopied, where those are all of them in order."""
-    return values if len(rows) == len(values) and (rows == np.arange(len(values))).all() else values[rows]
+    """Rows of ``values``; uncopied where they follow each other."""
+    count, first = len(rows), int(rows[0])
+    if count == 1 or (int(rows[-1]) - first == count - 1 and (rows[1:] - rows[:-1] == 1).all()):
+        return values[first : first + count]
+    return values.take(rows, axis=0)
 
 
 class _Rows:
     """Values of some rows of a batch, in the order in which they were made."""
 
-    def __init__(self, count: int, shape: tuple[int, ...]) -> None:
-        self._where = np.full(count, -1)
-        self._made = np.empty((0, *shape), dtype=np.float32)
+    def __init__(self, count: int, rows: np.ndarray, made: np.ndarray) -> None:
+        self._where = np.empty(count, dtype=np.int64)
+        self._where.fill(-1)
+        self._where[rows] = np.arange(len(rows))
+        self._made = made
 
     def has(self, rows: np.ndarray) -> np.ndarray:
         return np.asarray(self._where[rows] >= 0)
 
-    def missing(self, rows: np.ndarray) -> np.ndarray:
-        rows = np.asarray(rows, dtype=np.int64)
-        return np.unique(rows[self._where[rows] < 0])
-
     def add(self, rows: np.ndarray, made: np.ndarray) -> None:
         self._where[rows] = np.arange(len(rows)) + len(self._made)
-        self._made = np.concatenate([self._made, made]) if len(self._made) else made
+        self._made = np.concatenate([self._made, made])
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        return _some(self._made, self._where[np.asarray(rows, dtype=np.int64)])
+        return _some(self._made, self._where[rows])

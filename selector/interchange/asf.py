@@ -19,7 +19,8 @@ from selector.interchange import aslib
 from selector.observation.images import Images
 from selector.observation.observations import Observations
 from selector.observation.statistics import IMAGE_NAMES
-from selector.policies.base import Policy, gather
+from selector.policies.base import Policy
+from selector.policies.gathering import gather
 
 
 def available() -> bool:

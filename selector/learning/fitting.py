@@ -6,14 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
 from selector.policies.base import Policy
 from selector.policies.guarantee import guaranteed
 from selector.policies.objectives import TERMS, OperatingPoint, Terms
 from selector.policies.own import own_errors
 from selector.policies.peeking import refuse_peeking
-from selector.policies.running import run_policy
+from selector.policies.running import run_recorded
 
 FOLDS = 4
 
@@ -50,8 +49,7 @@ def estimate(policy: Policy, observed: Observations, seed: int = 0, tried: int =
     for fitted, held in folds(len(observed), seed):
         partly = policy.fresh().fit(observed.rows(fitted))
         part = observed.rows(held)
-        for position, dial in enumerate(dials):
-            outcome = run_policy(partly, RecordedImages(part), dial)
+        for position, outcome in enumerate(run_recorded(partly, part, dials)):
             right[position, held] = outcome.predicted == part.labels
             macs[position, held] = outcome.macs
     least = guaranteed(right, observed.correct[:, observed.default], tried, terms.confidence)

@@ -14,11 +14,10 @@ from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 from oracle.evaluation.bounds import cost_order, greedy_portfolio, hull, single_best
 from selector.learning.fitting import folds
-from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
-from selector.policies.base import gather
-from selector.policies.boosting import boosted
+from selector.policies.boosting import boosted_each
 from selector.policies.forest import Forest
+from selector.policies.gathering import gather_recorded
 
 LARGEST = 32
 """Configurations that policies choose among, at most."""
@@ -86,13 +85,12 @@ def learnable_portfolio(observed: Observations, size: int, seed: int = 0) -> lis
         size: how many.
         seed: deals the folds.
     """
-    features = gather(RecordedImages(observed), ("image", "stem"))
+    features = gather_recorded(observed, ("image", "stem"))
     correct, macs = observed.correct, observed.costs.whole
     scores = np.empty(correct.shape)
     for fitted, held in folds(len(observed), seed):
-        for column in range(correct.shape[1]):
-            model = boosted(features[fitted], correct[fitted, column], 60, seed, objective="binary")
-            scores[held, column] = Forest((model,)).raw(features[held])[:, 0]
+        models = boosted_each(features[fitted], correct[fitted].T, 60, seed, objective="binary")
+        scores[held] = Forest(list(models)).raw(features[held])
     rows = np.arange(len(observed))
     chosen = [observed.default]
     while len(chosen) < min(size, correct.shape[1]):

@@ -112,6 +112,7 @@ def _train(settings: TrainSettings, run: Run) -> list[Policy]:
             ray=settings,
         )
     label = observed.split("label")
+    del outcomes, observed  # fitting takes long, and needs the memory
     if len(label) < SMALLEST:
         raise UserError(f"{len(label)} label images are too few to learn from: run oracle.run with more --images")
     if len(configurations) > settings.portfolio:

@@ -11,12 +11,17 @@ def probabilities_of(logits: np.ndarray) -> np.ndarray:
     >>> probabilities_of(np.array([[0.0, 0.0], [np.inf, 0.0]], np.float32)).tolist()
     [[0.5, 0.5], [0.0, 0.0]]
     """
-    finite = np.isfinite(logits).all(axis=1, keepdims=True)
-    if not finite.all():
-        logits = np.where(finite, logits, 0)
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float32)
+    finite = np.isfinite(logits)
+    if finite.all():
+        return _softmax(logits)
+    rows = finite.all(axis=1, keepdims=True)
+    return np.where(rows, _softmax(np.where(rows, logits, 0)), np.float32(0))
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    powers: np.ndarray = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float32)
     powers /= powers.sum(axis=1, keepdims=True)
-    return powers if finite.all() else np.where(finite, powers, np.float32(0))
+    return powers
 
 
 def classes_of(logits: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ class Earlier:
 
     def __init__(self, folder: Path | None, rows: np.ndarray, block: int) -> None:
         self._folder = folder
-        self._arrays: list[dict[str, np.ndarray]] = []
+        self._files: list[Path] = []
         self._places: dict[int, tuple[int, int]] = {}
         if folder is None:
             return
@@ -36,8 +36,8 @@ class Earlier:
             path = block_file(folder, start)
             if path.exists():
                 part = rows[start : start + block].tolist()
-                self._places |= {row: (len(self._arrays), place) for place, row in enumerate(part)}
-                self._arrays.append(read_arrays(path))
+                self._places |= {row: (len(self._files), place) for place, row in enumerate(part)}
+                self._files.append(path)
 
     def has(self, rows: np.ndarray) -> np.ndarray:
         """(rows,) bool: which rows of the source were observed."""
@@ -46,7 +46,9 @@ class Earlier:
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Everything about rows that were observed, by name."""
         places = [self._places[int(row)] for row in rows]
-        return {name: np.stack([self._arrays[part][name][place] for part, place in places]) for name in self._arrays[0]}
+        blocks = {part: read_arrays(self._files[part]) for part in dict(places)}
+        names = next(iter(blocks.values()))
+        return {name: np.stack([blocks[part][name][place] for part, place in places]) for name in names}
 
     def drop(self) -> None:
         """Delete the folder: all that it held was taken over."""

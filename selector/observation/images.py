@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from typing import Literal, Protocol
 
 import numpy as np
@@ -54,13 +55,14 @@ class Images(ABC):
     default: int
     costs: Costs
 
-    def __init__(self) -> None:
-        self._charged = np.zeros(len(self.keys))
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._charged = np.zeros(count)
         self._given: dict[Group, np.ndarray] = {}
-        self._ran = np.zeros((len(self.keys), len(self.costs.macs)), dtype=bool)
+        self._ran = np.zeros((count, len(self.costs.macs)), dtype=bool)
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return self._count
 
     @property
     def charged(self) -> np.ndarray:
@@ -130,20 +132,31 @@ class RecordedImages(Images):
 
     def __init__(self, observations: Observations) -> None:
         self._seen = observations
+        self._looked: dict[int, np.ndarray] = {}
         self.keys, self.portfolio, self.default = observations.keys, observations.portfolio, observations.default
         self.costs = observations.costs
-        super().__init__()
+        super().__init__(len(self.keys))
+
+    def fork(self) -> RecordedImages:
+        """The same images, charged for the same so far, on which something else can be asked."""
+        forked = copy(self)
+        forked._charged, forked._ran, forked._given = self._charged.copy(), self._ran.copy(), dict(self._given)
+        return forked
 
     def _features(self, group: Group) -> np.ndarray:
-        return {"image": self._seen.image, "stem": self._seen.stem, "prefix": self._seen.prefix, "map": self._seen.grid}[
-            group
-        ]
+        seen = self._seen
+        return np.asarray({"image": seen.image, "stem": seen.stem, "prefix": seen.prefix, "map": seen.grid}[group])
 
     def _stage(self, layer: int, column: int, rows: np.ndarray) -> np.ndarray:
         return self._seen.stage_values[self._seen.stages[layer][column]][rows].astype(np.float32)
 
     def _look(self, column: int, rows: np.ndarray) -> np.ndarray:
-        return self._seen.probabilities[rows, column]
+        probabilities = self._seen.probabilities
+        if isinstance(probabilities, np.ndarray):
+            return probabilities[rows, column]
+        if column not in self._looked:  # policies look at the same answers again and again
+            self._looked[column] = probabilities[:, column]
+        return self._looked[column][rows]
 
     def _answer(self, column: int, rows: np.ndarray) -> np.ndarray:
         return self._seen.predicted[rows, column]
@@ -173,11 +186,18 @@ class LiveImages(Images):
         rows: np.ndarray | None = None,
     ) -> None:
         self._rows = np.arange(len(images)) if rows is None else rows
-        self.keys = np.array([f"live/{row}" for row in range(len(self._rows))]) if keys is None else keys
+        self._keys = keys
         self.portfolio, self.costs = tuple(portfolio), costs
         self.default = self.portfolio.index(default)
         self.session, self._images = session, images
-        super().__init__()
+        super().__init__(len(self._rows))
+
+    @property
+    def keys(self) -> np.ndarray:  # type: ignore[override]
+        """(N,) names of the images; made when they are asked for, since few policies do."""
+        if self._keys is None:
+            self._keys = np.array([f"live/{row}" for row in range(len(self))])
+        return self._keys
 
     def _features(self, group: Group) -> np.ndarray:
         default, first = self.portfolio[self.default], min(1, self.costs.layers - 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from dynamic.configuration import Configuration
 from oracle.evaluation.bounds import quality
 from oracle.run_record import Digests
 from selector.observation.costs import Costs
+from selector.observation.stored import StoredArray, Values, columns_of, rows_of
 
 if TYPE_CHECKING:
     from dynamic.network import DynamicNetwork
@@ -23,6 +24,8 @@ class Observations:
 
     Features and probabilities, which policies decide by, are rounded to half precision; predicted classes and the
     probability of the true class, which they are scored by, are not.
+
+    Of many images the large arrays stay on disk (:class:`selector.observation.stored.StoredArray`): index them by rows.
 
     Attributes:
         keys, splits, labels: (N,) of the images.
@@ -48,13 +51,13 @@ class Observations:
     default: int
     digests: Digests
     costs: Costs
-    image: np.ndarray
-    stem: np.ndarray
-    prefix: np.ndarray
-    grid: np.ndarray
+    image: Values
+    stem: Values
+    prefix: Values
+    grid: Values
     stages: tuple[tuple[str, ...], ...]
-    stage_values: Mapping[str, np.ndarray]
-    probabilities: np.ndarray
+    stage_values: Mapping[str, Values]
+    probabilities: Values
     predicted: np.ndarray
     p_true: np.ndarray
 
@@ -71,10 +74,10 @@ class Observations:
         """(N, K) float32 quality (paper, eq. 1)."""
         return quality(self.predicted, self.p_true, self.labels)
 
-    def rows(self, kept: np.ndarray) -> Observations:
-        """The same of some images, by position or mask."""
-        arrays = {name: getattr(self, name)[kept] for name in _BY_IMAGE}
-        stages = {name: values[kept] for name, values in self.stage_values.items()}
+    def rows(self, kept: np.ndarray | slice) -> Observations:
+        """The same of some images, by position or mask; what is on disk stays there."""
+        arrays: dict[str, Any] = {name: rows_of(getattr(self, name), kept) for name in _BY_IMAGE}
+        stages = {name: rows_of(values, kept) for name, values in self.stage_values.items()}
         return replace(self, **arrays, sides=None if self.sides is None else self.sides[kept], stage_values=stages)
 
     @classmethod
@@ -94,13 +97,16 @@ class Observations:
     def among(self, portfolio: Sequence[Configuration], network: DynamicNetwork, resolution: int) -> Observations:
         """The same with only some configurations, the default among them."""
         kept = [self.portfolio.index(c) for c in portfolio]
+        answers: dict[str, Any] = {
+            name: columns_of(getattr(self, name), kept) for name in ("probabilities", "predicted", "p_true")
+        }
         return replace(
             self,
             portfolio=tuple(portfolio),
             default=kept.index(self.default),
             costs=Costs(network, portfolio, resolution),
             stages=tuple(tuple(stage[column] for column in kept) for stage in self.stages),
-            **{name: getattr(self, name)[:, kept] for name in ("probabilities", "predicted", "p_true")},
+            **answers,
         )
 
     def split(self, name: str) -> Observations:
@@ -108,10 +114,22 @@ class Observations:
         return self.rows(self.splits == name)
 
 
+TOGETHER = 1024
+"""Observed images that policies work on at a time."""
+
+
+def in_parts(observed: Observations) -> Iterator[Observations]:
+    """:data:`TOGETHER` images after the other, at least one part."""
+    for start in range(0, max(len(observed), 1), TOGETHER):
+        yield observed.rows(slice(start, start + TOGETHER))
+
+
 _BY_IMAGE = ("keys", "splits", "labels", "image", "stem", "prefix", "grid", "probabilities", "predicted", "p_true")
 
 
-def _locked(values: np.ndarray) -> np.ndarray:
+def _locked(values: Any) -> Any:
+    if isinstance(values, StoredArray):
+        return values
     view = values.view()
     view.setflags(write=False)
     return view
@@ -119,4 +137,4 @@ def _locked(values: np.ndarray) -> np.ndarray:
 
 def rounded(values: np.ndarray) -> np.ndarray:
     """What is left of features in half precision, float32: observed and live ones are rounded alike."""
-    return np.clip(values, -65504, 65504).astype(np.float16).astype(np.float32)
+    return np.minimum(np.maximum(values, -65504), 65504).astype(np.float16).astype(np.float32)

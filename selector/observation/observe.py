@@ -7,9 +7,10 @@ last whole block. Where they are of fewer images than the run has by now, only t
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from dynamic.configuration import Configuration, Space
 from dynamic.errors import UserError
-from dynamic.integrity import read_arrays, read_record, write_arrays, write_record
+from dynamic.integrity import read_record, write_arrays, write_record
 from oracle.data.digests import digest_of
 from oracle.data.sources import SPLITS, ImageSource
 from oracle.data.views import View, view_source
@@ -32,9 +33,13 @@ from selector.observation.earlier import IDENTITY, Earlier, block_file, set_asid
 from selector.observation.features import VERSION
 from selector.observation.looking import EXACT, Observed, ObservingJob, stage_names
 from selector.observation.observations import Observations
+from selector.observation.stored import IN_MEMORY, Blocks, read_blocks, rows_of
 
 BLOCK = 256
 """Images a file: what an interruption may cost."""
+
+Fill = Callable[[Sequence[int], Path], None]
+"""Writes the blocks that begin with these images into a folder."""
 
 _GROUPS = ("image", "stem", "prefix", "grid", "probabilities")
 
@@ -47,8 +52,10 @@ def observe(
     *,
     splits: tuple[str, ...] = SPLITS,
     settings: RunSettings | None = None,
+    fill: Fill | None = None,
+    in_memory: int = IN_MEMORY,
 ) -> Observations:
-    """Observe images under a portfolio, or read what is in ``out`` already.
+    """Observe images under a portfolio, or find what is in ``out`` already. What is large of it stays there.
 
     Args:
         run: whose network is observed.
@@ -57,6 +64,8 @@ def observe(
         out: folder in which the portfolio's observations have a folder of their own.
         splits: only these.
         settings: where the network runs and the images are, and whether on a Ray cluster; the run's own unless given.
+        fill: writes the blocks that are missing; unless given, by running the network.
+        in_memory: bytes of all that is read at once; see :func:`selector.observation.stored.read_blocks`.
 
     Raises:
         UserError: the portfolio lacks the default, or ``out`` holds observations of another network or other images, or
@@ -85,12 +94,14 @@ def observe(
     starts = range(0, len(source.keys), BLOCK)
     missing = [start for start in starts if not block_file(out, start).exists()]
     if missing:
-        _fill(run, source, portfolio, missing, earlier, out, settings or run.settings)
+        if fill is not None:
+            fill(missing, out)
+        else:
+            _fill(run, source, portfolio, missing, earlier, out, settings or run.settings)
     earlier.drop()
-    blocks = [read_arrays(block_file(out, start)) for start in starts]
-    joined = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-    del blocks
-    readable = joined.pop("readable")
+    found = read_blocks(Blocks(tuple(block_file(out, start) for start in starts), BLOCK), _GROUPS, in_memory)
+    readable = np.asarray(found.pop("readable"))
+    kept: dict[str, Any] = {name: rows_of(values, readable) for name, values in found.items()}
     sides = source.metadata.get("side")
     return Observations(
         keys=source.keys[readable],
@@ -102,9 +113,8 @@ def observe(
         digests=run.digests,
         costs=Costs(network, portfolio, source.resolution),
         stages=stages,
-        stage_values={name: joined[name][readable] for name in distinct.values()},
-        **{name: joined[name][readable].astype(np.float32) for name in _GROUPS},
-        **{name: joined[name][readable] for name in EXACT},
+        stage_values={name: kept[name] for name in distinct.values()},
+        **{name: kept[name] for name in (*_GROUPS, *EXACT)},
     )
 
 

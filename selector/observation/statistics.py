@@ -89,13 +89,12 @@ def _fill(grey: np.ndarray, out: np.ndarray) -> None:
     low, high = np.minimum.reduce(grey, axis=1)[:, None], np.maximum.reduce(grey, axis=1)[:, None]
     scaled = grey - low
     scaled /= np.maximum(high - low, _TINY)
-    mean = _sums(scaled)[:, None] / _COUNT
-    centred = scaled - mean
+    mean = _sums(scaled) / _COUNT
+    centred = scaled - mean[:, None]
     squares = centred * centred
     deviation = np.maximum(np.sqrt(_sums(squares) / _COUNT), _TINY)
-    squares *= centred
-    out[:, 0], out[:, 1] = mean[:, 0], deviation
-    out[:, 2] = _sums(squares) / _COUNT / deviation**3
+    out[:, 0], out[:, 1] = mean, deviation
+    out[:, 2] = np.vecdot(squares, centred) / _COUNT / deviation**3
     out[:, 3:6] = _histogram(scaled)
     edges, spreads = out[:, 6 : 6 + _OCTAVES], out[:, 6 + _OCTAVES : 6 + 2 * _OCTAVES]
     finest = _edges(scaled, edges, spreads)
@@ -112,71 +111,86 @@ def _fill(grey: np.ndarray, out: np.ndarray) -> None:
     out[:, 27], out[:, 28], out[:, 29] = np.sqrt(vx + vy), mx, my
 
 
+@functools.cache
+def _ones(count: int) -> np.ndarray:
+    return np.ones(count, dtype=np.float32)
+
+
 def _sums(values: np.ndarray) -> np.ndarray:
     """(N,) of (N, M)."""
-    return np.asarray(np.add.reduce(values, axis=1))
+    return np.asarray(np.vecdot(values, _ones(values.shape[1])))
 
 
 def _histogram(scaled: np.ndarray) -> np.ndarray:
-    """(N, 3): entropy of 32 bins of the values from 0 to 1, and the shares of dark and bright ones."""
-    count = len(scaled)
+    """(N, 3): entropy of 32 bins of the values from 0 to 1, and the shares of dark and bright ones.
+
+    Pixels are counted in pairs, by both their bins, which halves what is counted one by one.
+    """
+    count, half = len(scaled), _PIXELS // 2
     bins = scaled * np.float32(_BINS - 1)
     np.rint(bins, out=bins)
+    pairs, second = bins[:, :half], bins[:, half:]
+    second *= np.float32(_BINS)
+    pairs += second
     if count > 1:
-        bins += np.arange(0, count * _BINS, _BINS, dtype=np.float32)[:, None]
-    shares = np.bincount(bins.astype(np.intp).ravel(), minlength=count * _BINS).reshape(count, _BINS) / _PIXELS
+        pairs += np.arange(0, count * _BINS**2, _BINS**2, dtype=np.float32)[:, None]
+    counted = np.bincount(pairs.astype(np.intp).ravel(), minlength=count * _BINS**2).reshape(count, _BINS, _BINS)
+    shares = (counted.sum(axis=1) + counted.sum(axis=2)) / _PIXELS
     entropy = -(shares * np.log2(np.maximum(shares, 1e-9))).sum(axis=1)
     return np.stack([entropy, shares[:, :4].sum(axis=1), shares[:, -8:].sum(axis=1)], axis=1)
 
 
 def _edges(level: np.ndarray, means: np.ndarray, spreads: np.ndarray) -> np.ndarray:
-    """Write mean and deviation of the gradient in each octave; returns the finest gradients squared, (N, 94, 96).
+    """Write mean and deviation of the gradient in each octave; returns the finest gradients squared, (N, 94, 96), halved.
 
-    An image is one line of pixels, so that every step passes over whole memory; where a row meets the next, in the last two
-    columns, gradients are set to zero.
+    With sums s of 2 x 2 pixels, p and q their differences along the two diagonals, Sobel's gradients are p + q and p - q, so
+    that their squares sum up to 2 (p * p + q * q); and each second s is the next octave. An image is one line of pixels, so
+    that every step passes over whole memory; where a row meets the next, in the last two columns, gradients are set to zero.
     """
     count, side, finest = len(level), _SIDE, level
     for octave in range(_OCTAVES):
-        if octave:
-            pairs = level.reshape(count, side // 2, 2, side)
-            halves = (pairs[:, :, 0] + pairs[:, :, 1]).reshape(count, -1)
-            level = halves[:, 0::2] + halves[:, 1::2]
-            level *= np.float32(0.25)
-            side //= 2
-        double = level + level
-        down = level[:, : -2 * side] + level[:, 2 * side :]
-        down += double[:, side:-side]
-        along = level[:, :-2] + level[:, 2:]
-        along += double[:, 1:-1]
-        squares = np.zeros((count, (side - 2) * side), dtype=np.float32)
-        across = np.subtract(down[:, 2:], down[:, :-2], out=squares[:, :-2])
-        across *= across
-        upright = along[:, 2 * side :] - along[:, : -2 * side]
-        upright *= upright
-        across += upright
-        squares *= np.float32(1 / 64)  # of the two kernels, which are eighths
+        sums = level[:, :-side] + level[:, side:]
+        sums[:, :-1] += sums[:, 1:]
+        length = (side - 2) * side
+        squares = np.zeros((count, length), dtype=np.float32)
+        falling = np.subtract(sums[:, side + 1 : -1], sums[:, : length - 2], out=squares[:, :-2])
+        rising = sums[:, 1 : length - 1] - sums[:, side:-2]
+        falling *= falling
+        rising *= rising
+        falling += rising
         maps = squares.reshape(count, side - 2, side)
         maps[:, :, -2:] = 0
         finest = maps if octave == 0 else finest
-        size = (side - 2) ** 2
-        mean = _sums(np.sqrt(squares)) / np.float32(size)
+        size = np.float32((side - 2) ** 2)
+        roots = np.sqrt(squares)
+        mean = _sums(roots) * np.float32(math.sqrt(2) / 8) / size  # the kernels are eighths
         means[:, octave] = mean
-        spreads[:, octave] = np.sqrt(np.maximum(_sums(squares) / np.float32(size) - mean * mean, 0))
+        spreads[:, octave] = np.sqrt(np.maximum(_sums(squares) / np.float32(32) / size - mean * mean, 0))
+        if octave + 1 < _OCTAVES:
+            rows = sums.reshape(count, side - 1, side)[:, ::2, ::2]
+            level = np.multiply(rows, np.float32(0.25)).reshape(count, -1)
+            side //= 2
     return finest
 
 
 def _extent(weights: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(N,) variances and means of the position from 0 to 1, weighted by (N, height, at least width): x, y, x, y."""
-    ys, xs = weights.sum(axis=2), weights.sum(axis=1)[:, :width]
-    total = np.maximum(ys.sum(axis=1, dtype=float, keepdims=True), 1e-9)
-    (my, vy), (mx, vx) = (_moments(values / total) for values in (ys, xs))
+    """(N,) variances and means of the position from 0 to 1, weighted by (N, height, 96), 0 from width on: x, y, x, y."""
+    rows = (weights @ _powers(width)).astype(float)  # sums of a row's weights, times x from the middle, times its square
+    total = np.maximum(rows[:, :, 0].sum(axis=1), 1e-9)
+    across = np.add.reduce(rows, axis=1) / total[:, None]
+    down = rows[:, :, 0] @ _powers(weights.shape[1]).astype(float)[: weights.shape[1]] / total[:, None]
+    (vx, mx), (vy, my) = (
+        (np.maximum(sums[:, 2] - sums[:, 1] ** 2, 0), sums[:, 1] + 0.5 * sums[:, 0]) for sums in (across, down)
+    )
     return vx, vy, mx, my
 
 
-def _moments(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    places = np.linspace(0, 1, shares.shape[1])
-    mean = shares @ places
-    return mean, np.maximum((shares * (places - mean[:, None]) ** 2).sum(axis=1), 0)
+@functools.cache
+def _powers(width: int) -> np.ndarray:
+    """(96, 3): powers 0, 1 and 2 of the places from the middle of a side of ``width``, which is one long; zeros beyond."""
+    made = np.zeros((_SIDE, 3), dtype=np.float32)
+    made[:width] = np.linspace(-0.5, 0.5, width)[:, None] ** np.arange(3)
+    return made
 
 
 @functools.cache
@@ -190,8 +204,7 @@ def _waves() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray
     even, odd = np.arange(_HALF + 1), np.arange(1, _HALF)
     cosines, sines = np.cos(angle * np.outer(even, even)), np.sin(angle * np.outer(odd, odd))
     twice = np.where((even > 0) & (even < _HALF), math.sqrt(2), 1.0)[:, None]
-    waves = np.concatenate([even, odd]) / _SIDE
-    frequency = np.hypot(waves[:, None], waves[None]).ravel()
+    frequency = np.hypot(even[:, None], even[None]).ravel() / _SIDE
     band = np.floor(_BANDS + 2 * np.log2(np.maximum(frequency, 1e-6) / 0.5)).clip(0, _BANDS - 1)
     order = np.argsort(band, kind="stable")
     starts = np.searchsorted(band[order], np.arange(_BANDS))
@@ -203,16 +216,24 @@ def _waves() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray
 def _spectrum(centred: np.ndarray) -> np.ndarray:
     """(N, 8) power in bands of spatial frequency, an octave apart by halves, of (N, 96 * 96) values of mean zero."""
     row_cosines, row_sines, cosines, sines, order, starts = _waves()
+    edge = _HALF + 1  # before it cosines, which are one more, behind it sines
     values = centred.reshape(-1, _SIDE, _SIDE)
-    half = np.empty_like(values)
+    folded, half = np.empty_like(values), np.empty_like(values)
+    folded[:, 0], folded[:, _HALF] = values[:, 0], values[:, _HALF]
     first, mirrored = values[:, 1:_HALF], values[:, :_HALF:-1]
-    even = np.concatenate([values[:, :1], first + mirrored, values[:, _HALF : _HALF + 1]], axis=1)
-    np.matmul(row_cosines, even, out=half[:, : _HALF + 1])
-    np.matmul(row_sines, first - mirrored, out=half[:, _HALF + 1 :])
-    made = np.empty_like(values)
+    np.add(first, mirrored, out=folded[:, 1:_HALF])
+    np.subtract(first, mirrored, out=folded[:, edge:])
+    np.matmul(row_cosines, folded[:, :edge], out=half[:, :edge])
+    np.matmul(row_sines, folded[:, edge:], out=half[:, edge:])
+    folded[:, :, 0], folded[:, :, _HALF] = half[:, :, 0], half[:, :, _HALF]
     first, mirrored = half[:, :, 1:_HALF], half[:, :, :_HALF:-1]
-    even = np.concatenate([half[:, :, :1], first + mirrored, half[:, :, _HALF : _HALF + 1]], axis=2)
-    np.matmul(even, cosines, out=made[:, :, : _HALF + 1])
-    np.matmul(first - mirrored, sines, out=made[:, :, _HALF + 1 :])
+    np.add(first, mirrored, out=folded[:, :, 1:_HALF])
+    np.subtract(first, mirrored, out=folded[:, :, edge:])
+    made = half
+    np.matmul(folded[:, :, :edge], cosines, out=made[:, :, :edge])
+    np.matmul(folded[:, :, edge:], sines, out=made[:, :, edge:])
     made *= made
-    return np.add.reduceat(made.reshape(-1, _PIXELS).take(order, axis=1), starts, axis=1).astype(float)
+    made[:, :, 1:_HALF] += made[:, :, edge:]  # of one frequency, by columns and by rows
+    powers = made[:, :edge, :edge]
+    powers[:, 1:_HALF] += made[:, edge:, :edge]
+    return np.add.reduceat(powers.reshape(-1, edge * edge).take(order, axis=1), starts, axis=1).astype(float)

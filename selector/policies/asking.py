@@ -45,7 +45,7 @@ class Asks:
 
     @classmethod
     def of_groups(cls, groups: Sequence[str], columns: int, default: int) -> Asks:
-        """Groups as :func:`selector.policies.base.gather` takes them, then any one answer.
+        """Groups as :func:`selector.policies.gathering.gather` takes them, then any one answer.
 
         >>> Asks.of_groups(["stem", "answer:default"], 3, 0)
         Asks(groups=('stem',), stages=(), ladders=((0, 1), (0, 2)))

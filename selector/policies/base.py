@@ -12,11 +12,11 @@ from __future__ import annotations
 import gzip
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from safetensors.numpy import load_file, save
@@ -25,9 +25,9 @@ from dynamic.errors import UserError
 from dynamic.files import write_whole
 from dynamic.integrity import digest_of_file, read_record, write_record
 from oracle.run_record import Digests
-from selector.observation.images import Group, Images
+from selector.observation.images import Images, RecordedImages
 from selector.observation.observations import Observations
-from selector.policies.asking import ANSWER, Asks
+from selector.policies.asking import Asks
 from selector.policies.objectives import TERMS, Objective, OperatingPoint, Terms, best
 
 POLICY = "policy.json"
@@ -163,21 +163,37 @@ class Policy(ABC):
         Raises:
             UserError: not fitted, or fitted on another portfolio.
         """
-        if not hasattr(self, "portfolio_"):
-            raise UserError(f"{self.name} is not fitted: call fit first")
-        ids = tuple(c.id for c in images.portfolio)
-        if ids != self.portfolio_:
-            raise UserError(f"{self.name} was fitted on another portfolio ({len(self.portfolio_)} configurations)")
+        self._require(images)
         if not len(images):
             return np.empty(0, dtype=np.int64)
         if dial is None and self.dials:
             dial = self.dials[0]
         return self._checked(self._decide(images, 0.0 if dial is None else dial), len(images))
 
+    def decide_each(
+        self, images: RecordedImages, dials: Sequence[float | None]
+    ) -> Iterator[tuple[np.ndarray, RecordedImages]]:
+        """:meth:`decide` at each dial, each with a fork of the images that is charged for it.
+
+        Args:
+            images: nothing has been asked of them.
+            dials: see :meth:`decide`.
+        """
+        for dial in dials:
+            forked = images.fork()
+            yield self.decide(forked, dial), forked
+
+    def _require(self, images: Images) -> None:
+        """Raise UserError where the policy cannot decide on the images' portfolio."""
+        if not hasattr(self, "portfolio_"):
+            raise UserError(f"{self.name} is not fitted: call fit first")
+        if [c.id for c in images.portfolio] != list(self.portfolio_):
+            raise UserError(f"{self.name} was fitted on another portfolio ({len(self.portfolio_)} configurations)")
+
     def _checked(self, columns: np.ndarray, count: int) -> np.ndarray:
         """Positions in the portfolio, one an image; raises UserError where they are something else."""
-        fits = isinstance(columns, np.ndarray) and columns.shape == (count,) and np.issubdtype(columns.dtype, np.integer)
-        if not fits or (columns < 0).any() or (columns >= len(self.portfolio_)).any():
+        fits = isinstance(columns, np.ndarray) and columns.shape == (count,) and columns.dtype.kind in "iu"
+        if not fits or columns.min() < 0 or columns.max() >= len(self.portfolio_):
             raise UserError(
                 f"{self.name} must give for {count} images an array of as many whole numbers from 0 to "
                 f"{len(self.portfolio_) - 1}, positions in the portfolio"
@@ -284,40 +300,6 @@ class Policy(ABC):
 def _point_of(facts: Mapping[str, float]) -> OperatingPoint:
     """A saved operating point; what else earlier versions noted of it is left out."""
     return OperatingPoint(**{f.name: facts[f.name] for f in fields(OperatingPoint) if f.name in facts})
-
-
-def gather(images: Images, groups: Sequence[str]) -> np.ndarray:
-    """(N, features) float32 of several groups side by side; each is charged.
-
-    ``answer:COLUMN`` or ``answer:default`` is what that configuration answers: see :func:`answer_features`.
-    """
-    parts = []
-    for group in groups:
-        if group.startswith(ANSWER):
-            column = group.removeprefix(ANSWER)
-            parts.append(answer_features(images.look(images.default if column == "default" else int(column))))
-        else:
-            found = images.features(cast(Group, group))
-            parts.append(found.reshape(len(found), -1))
-    return np.concatenate(parts, axis=1)
-
-
-TOP = 3
-
-
-def answer_features(probabilities: np.ndarray) -> np.ndarray:
-    """(N, classes) probabilities as features: the largest three, their margin, the entropy, the class, all logarithms.
-
-    The logarithms are left out for more than 64 classes.
-    """
-    ordered = np.sort(probabilities, axis=1)[:, ::-1]
-    logs = np.log(np.clip(probabilities, 1e-6, 1))
-    entropy = -(probabilities * logs).sum(axis=1)
-    margin = ordered[:, 0] - ordered[:, min(1, ordered.shape[1] - 1)]
-    parts = [ordered[:, :TOP], margin[:, None], entropy[:, None], probabilities.argmax(axis=1)[:, None]]
-    if probabilities.shape[1] <= 64:
-        parts.append(logs)
-    return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 def load_facts(folder: Path) -> Mapping[str, Any]:

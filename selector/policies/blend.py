@@ -107,8 +107,7 @@ class TopTwo(Blend):
         super()._fit(observed)
         self.temperatures_ = fit_temperatures(observed)
 
-    def _decide(self, images: Images, dial: float) -> np.ndarray:
-        scores = self._scores(images)
+    def _choose(self, scores: np.ndarray, images: Images, dial: float) -> np.ndarray:
         images.charge(self.own_macs_)
         order = np.argsort(-scores, axis=1, kind="stable")
         best, second = (np.take_along_axis(scores, order[:, place : place + 1], axis=1)[:, 0] for place in (0, 1))

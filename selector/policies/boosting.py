@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from selector.observation.images import Images, RecordedImages
+from selector.observation.images import Images
 from selector.observation.observations import Observations
 from selector.policies.base import State
 from selector.policies.constant import preferred_columns
@@ -17,6 +17,13 @@ from selector.policies.scoring import ScoringPolicy
 
 def boosted(features: np.ndarray, target: np.ndarray, rounds: int, seed: int, **options: Any) -> str:
     """The text of a small model, for :class:`selector.policies.forest.Forest`; the same seed gives the same model."""
+    return next(boosted_each(features, [target], rounds, seed, **options))
+
+
+def boosted_each(
+    features: np.ndarray, targets: Iterable[np.ndarray], rounds: int, seed: int, **options: Any
+) -> Iterator[str]:
+    """:func:`boosted` for one target after the other, whose features are sorted into bins only once."""
     import lightgbm as lgb  # here: who only decides does without
     import torch
 
@@ -36,8 +43,15 @@ def boosted(features: np.ndarray, target: np.ndarray, rounds: int, seed: int, **
         "num_threads": torch.get_num_threads(),
         "seed": seed,
     }
-    data = lgb.Dataset(features, target, group=options.pop("group", None), categorical_feature=options.pop("categories", []))
-    return lgb.train(settings | options, data, num_boost_round=rounds).model_to_string()
+    group, categories = options.pop("group", None), options.pop("categories", [])
+    settings |= options
+    data = None
+    for target in targets:
+        if data is None:
+            data = lgb.Dataset(features, target, group=group, categorical_feature=categories)
+        else:
+            data.set_label(target)
+        yield lgb.train(settings, data, num_boost_round=rounds).model_to_string()
 
 
 class PreferredClassifier(ScoringPolicy):
@@ -55,7 +69,7 @@ class PreferredClassifier(ScoringPolicy):
         self.rounds = rounds
 
     def _fit(self, observed: Observations) -> None:
-        features = self._features(RecordedImages(observed))
+        features = self._learned_from(observed)
         kept = observed.correct.any(axis=1)
         if not kept.any():
             kept = ~kept  # nothing is ever right: any label is as good
@@ -92,12 +106,13 @@ class Ranker(ScoringPolicy):
         self.rounds = rounds
 
     def _fit(self, observed: Observations) -> None:
-        features = self._features(RecordedImages(observed))
+        features = self._learned_from(observed)
         images, columns = observed.correct.shape
         relevance = np.where(observed.correct, 2 + (observed.quality > 1.8), 0) + (observed.quality > 0.3)
-        every = np.tile(np.arange(columns, dtype=np.float32), images)[:, None]
+        each = np.empty((images, columns, features.shape[1] + 1), np.float32)
+        each[:, :, :-1], each[:, :, -1] = features[:, None], np.arange(columns)
         model = boosted(
-            np.concatenate([np.repeat(features, columns, axis=0), every], axis=1),
+            each.reshape(images * columns, -1),
             relevance.ravel().astype(int),
             self.rounds,
             self.seed,
@@ -140,8 +155,8 @@ class Correctness(ScoringPolicy):
         self.rounds = rounds
 
     def _fit(self, observed: Observations) -> None:
-        features = self._features(RecordedImages(observed))
-        models = [boosted(features, right, self.rounds, self.seed, objective="binary") for right in observed.correct.T]
+        features = self._learned_from(observed)
+        models = boosted_each(features, observed.correct.T, self.rounds, self.seed, objective="binary")
         self._restore(State(texts={f"model_{column:02d}": model for column, model in enumerate(models)}))
 
     def _scores(self, images: Images) -> np.ndarray:

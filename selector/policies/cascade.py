@@ -8,7 +8,7 @@ weight: what was paid for is not thrown away.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -16,7 +16,8 @@ import numpy as np
 from oracle.evaluation.bounds import hull
 from selector.observation.images import Images
 from selector.observation.observations import Observations
-from selector.policies.answers import consensus, fit_temperatures, tempered
+from selector.observation.stored import columns_of
+from selector.policies.answers import ROWS, consensus, fit_temperatures, tempered
 from selector.policies.asking import Asks
 from selector.policies.base import Policy, State
 
@@ -52,12 +53,18 @@ class Averaging(Policy):
 
     def _fit(self, observed: Observations) -> None:
         self.temperatures_ = fit_temperatures(observed)
-        answers = tempered(observed.probabilities, self.temperatures_[:, None])
         order: list[int] = []
+        summed = np.zeros((len(observed), observed.probabilities.shape[2]), np.float32)  # of those in the order
         for _ in range(min(self.most, len(observed.portfolio))):
             rest = [column for column in range(len(observed.portfolio)) if column not in order]
-            together = [answers[:, [*order, column]].mean(axis=1).argmax(axis=1) == observed.labels for column in rest]
-            order.append(rest[int(np.argmax([right.mean() for right in together]))])
+            hits = np.zeros(len(rest), np.int64)
+            for rows, answers in _calibrated(observed, self.temperatures_, rest):
+                for place in range(len(rest)):
+                    mean = (summed[rows] + answers[:, place]) / np.float32(len(order) + 1)
+                    hits[place] += np.count_nonzero(mean.argmax(axis=1) == observed.labels[rows])
+            order.append(rest[int(hits.argmax())])
+            for rows, answers in _calibrated(observed, self.temperatures_, order[-1:]):
+                summed[rows] += answers[:, 0]
         self.order_ = order
 
     def asks(self, default: int, layers: int) -> Asks:
@@ -99,15 +106,11 @@ class Cascade(Policy):
 
     def _fit(self, observed: Observations) -> None:
         self.temperatures_ = fit_temperatures(observed)
-        answers = tempered(observed.probabilities, self.temperatures_[:, None])
-        columns = self._near_hull(observed)
-        found: list[_Step] = []
-        for count in range(1, self.rungs + 1):
-            for ladder in itertools.permutations(columns, count):
-                costs = observed.costs.whole[list(ladder)]
-                if (np.diff(costs) > 0).all():
-                    found += _ladder(answers, observed, ladder)
-        self.steps_ = _best_steps(found)
+        columns, macs = self._near_hull(observed), observed.costs.whole
+        every = [ladder for count in range(1, self.rungs + 1) for ladder in itertools.permutations(columns, count)]
+        ladders = [ladder for ladder in every if (np.diff(macs[list(ladder)]) > 0).all()]
+        answered = _climbed(observed, self.temperatures_, columns, ladders)
+        self.steps_ = _best_steps([step for ladder in ladders for step in _ladder(answered, observed, ladder)])
 
     def _near_hull(self, observed: Observations) -> list[int]:
         """Columns by their distance below the static hull."""
@@ -122,19 +125,20 @@ class Cascade(Policy):
 
     def _decide(self, images: Images, dial: float) -> np.ndarray:
         step = self._step(dial)
-        chosen = np.zeros(len(images), dtype=np.int64)
-        rows = np.arange(len(images))
-        answers: list[np.ndarray] = []
+        columns, last = np.array(step.columns), len(step.columns) - 1
+        chosen = np.full(len(images), columns[0])  # who stays on the first rung has nothing to agree about
+        rows, answers = np.arange(len(images)), np.empty(0, dtype=np.float32)
         for rung, column in enumerate(step.columns):
-            if not len(rows):
+            made = tempered(images.look(column, rows), self.temperatures_[column])[:, None]
+            answers = np.concatenate([answers, made], axis=1) if rung else made
+            together = _blended(answers)
+            going = together.max(axis=1) < step.thresholds[rung] if rung < last else np.zeros(len(rows), dtype=bool)
+            if rung and not going.all():
+                stays = ~going
+                chosen[rows[stays]] = consensus(together[stays], answers[stays], columns[: rung + 1])
+            if not going.any():
                 break
-            answers.append(tempered(images.look(column, rows), self.temperatures_[column]))
-            stacked = np.stack(answers, axis=1)
-            together = _blended(stacked)
-            chosen[rows] = consensus(together, stacked, np.array(step.columns[: rung + 1]))
-            if rung + 1 < len(step.columns):
-                going = together.max(axis=1) < step.thresholds[rung]
-                rows, answers = rows[going], [answer[going] for answer in answers]
+            rows, answers = rows[going], answers[going]
         return chosen
 
     def _step(self, dial: float) -> _Step:
@@ -165,8 +169,12 @@ def _blended(answers: np.ndarray) -> np.ndarray:
     """(N, classes) of (N, rungs, classes): each rung's answer with :data:`KEPT` of what stood before."""
     together = answers[:, 0]
     for rung in range(1, answers.shape[1]):
-        together = KEPT * together + (1 - KEPT) * answers[:, rung]
+        together = _joined(together, answers[:, rung])
     return np.asarray(together)
+
+
+def _joined(before: np.ndarray, answer: np.ndarray) -> np.ndarray:
+    return np.asarray(KEPT * before + (1 - KEPT) * answer)
 
 
 def _best_steps(found: Sequence[_Step]) -> list[_Step]:
@@ -180,12 +188,58 @@ def _best_steps(found: Sequence[_Step]) -> list[_Step]:
     return [best[i] for i in sorted({int(np.abs(macs - w).argmin()) for w in wanted}, reverse=True)]
 
 
-def _ladder(answers: np.ndarray, observed: Observations, ladder: Sequence[int]) -> list[_Step]:
+_Climbed = dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]]
+"""By the columns so far: (N,) how sure the answer of these together is, float32, and whether it is right."""
+
+
+def _calibrated(
+    observed: Observations, temperatures: np.ndarray, columns: Sequence[int]
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Some images after the other, and what some configurations answer, calibrated: (rows, columns, classes) float32."""
+    probabilities = columns_of(observed.probabilities, columns)
+    for start in range(0, len(observed), ROWS):
+        rows = slice(start, start + ROWS)
+        yield rows, tempered(probabilities[rows], temperatures[columns, None])
+
+
+def _climbed(
+    observed: Observations, temperatures: np.ndarray, columns: Sequence[int], ladders: Sequence[tuple[int, ...]]
+) -> _Climbed:
+    """What every ladder answers where all images climb it to its top."""
+    count = len(observed)
+    found: _Climbed = {ladder: (np.empty(count, np.float32), np.empty(count, bool)) for ladder in ladders}
+    for rows, answers in _calibrated(observed, temperatures, columns):
+        for place, column in enumerate(columns):
+            _climb((column,), answers[:, place], answers, columns, rows, observed.labels[rows], found)
+    return found
+
+
+def _climb(
+    ladder: tuple[int, ...],
+    together: np.ndarray,
+    answers: np.ndarray,
+    columns: Sequence[int],
+    rows: slice,
+    labels: np.ndarray,
+    found: _Climbed,
+) -> None:
+    """Note what a ladder answers, and every one that goes on from it."""
+    if ladder not in found:
+        return
+    sure, right = found[ladder]
+    place = together.argmax(axis=1)
+    sure[rows], right[rows] = together[np.arange(len(place)), place], place == labels
+    for position, column in enumerate(columns):
+        if (*ladder, column) in found:
+            _climb((*ladder, column), _joined(together, answers[:, position]), answers, columns, rows, labels, found)
+
+
+def _ladder(answered: _Climbed, observed: Observations, ladder: tuple[int, ...]) -> list[_Step]:
     """A ladder under every combination of deferral thresholds tried."""
     costs = observed.costs
-    means = [_blended(answers[:, list(ladder[: rung + 1])]) for rung in range(len(ladder))]
-    right = [mean.argmax(axis=1) == observed.labels for mean in means]
-    sure = [mean.max(axis=1) for mean in means[:-1]]
+    each = [answered[ladder[: rung + 1]] for rung in range(len(ladder))]
+    right = [hits for _, hits in each]
+    sure = [confidence for confidence, _ in each[:-1]]
     paid = [float(costs.paths[list(ladder[: rung + 1])].any(axis=0) @ costs.macs) for rung in range(len(ladder))]
     tried = []
     first = [np.quantile(sure[0], SHARES)] if sure else []

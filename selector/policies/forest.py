@@ -15,6 +15,9 @@ from dynamic.compiled.runtimes import Graph, small_graph
 DEPTH = 4
 """Of every tree."""
 
+_ROWS = 4096
+"""Images whose features are held in double precision at once."""
+
 _CATEGORICAL = 1
 """Bit of a decision's type."""
 
@@ -44,8 +47,8 @@ class Forest:
 
     def raw(self, features: np.ndarray) -> np.ndarray:
         """(N, outputs) float64 sums of leaves of (N, features); a model of several classes has an output for each."""
-        (sums,) = self._graph({"features": np.ascontiguousarray(features, dtype=np.float64)})
-        return sums
+        parts = [features[start : start + _ROWS] for start in range(0, max(len(features), 1), _ROWS)]
+        return np.concatenate([self._graph({"features": np.ascontiguousarray(p, dtype=np.float64)})[0] for p in parts])
 
     @cached_property
     def _graph(self) -> Graph:

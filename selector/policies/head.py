@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from selector.observation.images import Images, RecordedImages
-from selector.observation.observations import Observations
+from selector.observation.images import Images
+from selector.observation.observations import Observations, in_parts
 from selector.policies.base import State
+from selector.policies.gathering import gather_recorded
 from selector.policies.scoring import ScoringPolicy
 
 EVALUATED = 1024
@@ -37,12 +38,13 @@ class Head(ScoringPolicy):
     def _fit(self, observed: Observations) -> None:
         from selector.policies.head_training import train_head  # here: who only decides needs no torch
 
-        maps, vectors = self._asked(RecordedImages(observed))
-        self.map_mean_ = maps.mean(axis=(0, 2, 3))
-        self.map_scale_ = maps.std(axis=(0, 2, 3)) + 1e-3
+        vectors = gather_recorded(observed, ("image", "stem"))
+        self.map_mean_, spread = _channel_statistics(observed)
+        self.map_scale_ = spread + np.float32(1e-3)
         self.mean_, self.scale_ = vectors.mean(axis=0), vectors.std(axis=0) + 1e-3
+        maps = observed.grid
         weights = train_head(
-            *self._standardised(maps, vectors),
+            lambda rows: self._standardised(maps[rows], vectors[rows]),
             observed.correct,
             epochs=self.epochs,
             width=self.width,
@@ -95,3 +97,19 @@ class Head(ScoringPolicy):
         places = 6 * 6
         layers = self.weights_["join.weight"].size + self.weights_["out.weight"].size
         self.own_macs_ = float(places * (reduce.size + see.size) + layers)
+
+
+def _channel_statistics(observed: Observations) -> tuple[np.ndarray, np.ndarray]:
+    """(channels,) float32 means and deviations of the maps, some images at a time, summed in double precision."""
+    channels = observed.grid.shape[1]
+    count, mean, squares = 0, np.zeros(channels), np.zeros(channels)
+    for part in in_parts(observed):
+        maps = np.asarray(part.grid, np.float32)
+        here = maps.mean(axis=(0, 2, 3), dtype=np.float64)
+        maps = maps - here[:, None, None].astype(np.float32)
+        spread = np.square(maps, out=maps).mean(axis=(0, 2, 3), dtype=np.float64)
+        total = count + len(part)
+        squares += len(part) * spread + (here - mean) ** 2 * count * len(part) / total
+        mean += (here - mean) * len(part) / total
+        count = total
+    return mean.astype(np.float32), np.sqrt(squares / count).astype(np.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -26,17 +28,23 @@ class HeadNet(nn.Module):
 
 
 def train_head(
-    maps: np.ndarray, vectors: np.ndarray, right: np.ndarray, *, epochs: int, width: int, sharpness: float, seed: int
+    take: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    right: np.ndarray,
+    *,
+    epochs: int,
+    width: int,
+    sharpness: float,
+    seed: int,
 ) -> dict[str, np.ndarray]:
     """Weights of :class:`selector.policies.head.Head` by name; its parameters have the same names.
 
     Args:
-        maps: (N, channels, 6, 6) float32, standardised.
-        vectors: (N, features) float32, standardised.
+        take: gives some rows' (rows, channels, 6, 6) maps and (rows, features) vectors, float32 and standardised.
         right: (N, K) bool.
         epochs, width, sharpness, seed: see :class:`selector.policies.head.Head`.
     """
-    seen, known, target = torch.from_numpy(maps), torch.from_numpy(vectors), torch.from_numpy(right.astype(np.float32))
+    target = torch.from_numpy(right.astype(np.float32))
+    maps, vectors = take(np.arange(1))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = HeadNet(maps.shape[1], vectors.shape[1], right.shape[1], width)
@@ -52,7 +60,8 @@ def train_head(
         for _ in range(epochs):
             for rows in torch.randperm(len(target))[: len(target) // size * size].split(size):
                 optimizer.zero_grad()
-                _loss(net(seen[rows], known[rows]), target[rows], sharpness).backward()
+                seen, known = map(torch.from_numpy, take(rows.numpy()))
+                _loss(net(seen, known), target[rows], sharpness).backward()
                 optimizer.step()
                 schedule.step()
     return {name: value.numpy() for name, value in net.state_dict().items()}

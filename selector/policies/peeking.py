@@ -10,6 +10,7 @@ import numpy as np
 from dynamic.errors import UserError
 from selector.observation.images import Group, RecordedImages
 from selector.observation.observations import Observations
+from selector.observation.stored import Values
 from selector.policies.base import Policy
 
 _FEATURES = ("image", "stem", "prefix", "grid", "probabilities", "predicted")
@@ -82,6 +83,6 @@ class _Watched(RecordedImages):
         return self._ask().answer(column, rows)
 
 
-def _zeros(like: np.ndarray) -> np.ndarray:
+def _zeros(like: Values) -> np.ndarray:
     """As large as ``like``, without its memory."""
     return np.broadcast_to(np.zeros((), like.dtype), like.shape)

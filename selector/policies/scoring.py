@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from selector.observation.images import Images, RecordedImages
 from selector.observation.observations import Observations
 from selector.policies.asking import Asks
-from selector.policies.base import Policy, State, gather
+from selector.policies.base import Policy, State
+from selector.policies.gathering import gather, gather_recorded
 
 PRICES = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 1.0)
 """The dial: how much score the MACs of one default run are worth; accuracy as a fraction, where scores are that."""
@@ -25,7 +26,7 @@ class ScoringPolicy(Policy):
 
     Args:
         groups: which features it asks for; see :mod:`selector.observation.features` and
-            :func:`selector.policies.base.gather`.
+            :func:`selector.policies.gathering.gather`.
         seed: of whatever is drawn while fitting.
     """
 
@@ -43,13 +44,32 @@ class ScoringPolicy(Policy):
         """Its groups, before it chooses."""
         return Asks.of_groups(self.groups, len(self.portfolio_), default)
 
-    def _decide(self, images: Images, dial: float) -> np.ndarray:
+    def decide_each(
+        self, images: RecordedImages, dials: Sequence[float | None]
+    ) -> Iterator[tuple[np.ndarray, RecordedImages]]:
+        """See :meth:`Policy.decide_each`: scores are made once."""
+        if self.source is not None or not len(images):  # one of one's own may decide in a way of its own
+            yield from super().decide_each(images, dials)
+            return
+        self._require(images)
         scores = self._scores(images)
+        for dial in dials:
+            forked = images.fork()
+            columns = self._choose(scores, forked, self.dials[0] if dial is None else dial)
+            yield self._checked(columns, len(images)), forked
+
+    def _decide(self, images: Images, dial: float) -> np.ndarray:
+        return self._choose(self._scores(images), images, dial)
+
+    def _choose(self, scores: np.ndarray, images: Images, dial: float) -> np.ndarray:
         images.charge(self.own_macs_)
         return np.asarray((scores - dial * images.further / images.costs.default).argmax(axis=1))
 
     def _features(self, images: Images) -> np.ndarray:
         return gather(images, self.groups)
+
+    def _learned_from(self, observed: Observations) -> np.ndarray:
+        return gather_recorded(observed, self.groups)
 
     @abstractmethod
     def _scores(self, images: Images) -> np.ndarray:
@@ -71,7 +91,7 @@ class Neighbours(ScoringPolicy):
         self.k = k
 
     def _fit(self, observed: Observations) -> None:
-        features = self._features(RecordedImages(observed))
+        features = self._learned_from(observed)
         self.mean_, self.scale_ = features.mean(axis=0), features.std(axis=0) + 1e-6
         self.known_ = ((features - self.mean_) / self.scale_).astype(np.float16)
         self.correct_ = observed.correct

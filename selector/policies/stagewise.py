@@ -13,7 +13,7 @@ from selector.observation.images import Images, RecordedImages
 from selector.observation.observations import Observations
 from selector.policies.asking import Asks
 from selector.policies.base import Policy, State
-from selector.policies.boosting import boosted
+from selector.policies.boosting import boosted_each
 from selector.policies.forest import Forest
 
 
@@ -65,30 +65,38 @@ class Stagewise(Policy):
         half = stream.permutation(len(observed)) % 2
         images = RecordedImages(observed)
         relative = observed.costs.whole / observed.costs.default
-        for number, price in enumerate(self.prices):
-            rewards = observed.correct - price * relative
-            self._learn(self.tree_, images, rewards, half, str(number), texts)
+        rewards = np.stack([observed.correct - price * relative for price in self.prices])
+        self._learn(self.tree_, images, rewards, half, "", texts)
         self._take(texts)
 
     def _learn(
         self, node: _Node, images: Images, rewards: np.ndarray, half: np.ndarray, name: str, texts: dict[str, str]
     ) -> np.ndarray:
-        """Learn the forks below ``node`` into ``texts``; returns the (N,) reward of following it from here on."""
+        """Learn the forks below ``node`` into ``texts``; returns the (prices, N) reward of following it from here on.
+
+        All prices and branches of a fork are learned together, so that what its layer reads is sorted into bins once.
+        """
         branches = node.branches
         if not branches:
-            return np.asarray(rewards[:, node.column])
+            return np.asarray(rewards[:, :, node.column])
         followed = [self._learn(b, images, rewards, half, f"{name}_{i}", texts) for i, b in enumerate(branches)]
-        below = np.stack(followed, axis=1)
         if len(branches) == 1:
-            return np.asarray(below[:, 0])
+            return followed[0]
+        below = np.stack(followed, axis=2)
         features = images.stage(node.layer, node.column, np.arange(len(images)))
+        each = list(np.ndindex(len(self.prices), len(branches)))
         crossed = np.empty_like(below)
-        for branch in range(len(branches)):
-            for part in (0, 1):
-                model = boosted(features[half != part], below[half != part, branch], self.rounds, self.seed)
-                crossed[half == part, branch] = Forest((model,)).raw(features[half == part])[:, 0]
-            texts[f"{name}_{branch}"] = boosted(features, below[:, branch], self.rounds, self.seed)
-        return np.asarray(below[np.arange(len(below)), crossed.argmax(axis=1)])
+        for part in (0, 1):
+            models = self._boosted(features[half != part], [below[price, half != part, b] for price, b in each])
+            crossed[:, half == part] = (
+                Forest(models).raw(features[half == part]).reshape(-1, *below.shape[::2]).swapaxes(0, 1)
+            )
+        for (price, b), text in zip(each, self._boosted(features, [below[p, :, b] for p, b in each]), strict=True):
+            texts[f"{price}{name}_{b}"] = text
+        return np.take_along_axis(below, crossed.argmax(axis=2)[:, :, None], axis=2)[:, :, 0]
+
+    def _boosted(self, features: np.ndarray, targets: Sequence[np.ndarray]) -> list[str]:
+        return list(boosted_each(features, targets, self.rounds, self.seed))
 
     def _take(self, texts: Mapping[str, str]) -> None:
         """One forest a fork, by its name: a tree's output for each branch.

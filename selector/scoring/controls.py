@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
 from selector.policies.boosting import Correctness
-from selector.policies.running import run_policy
+from selector.policies.running import run_recorded
 from selector.scoring.metrics import References, measure_gap
 
 
@@ -18,5 +17,7 @@ def shuffled_control(label: Observations, test: Observations, references: Refere
     """Closed gap of a correctness policy whose labels and answers were shuffled over the images: it must close nothing."""
     order = np.random.default_rng(seed).permutation(len(label))
     answers = ("labels", "probabilities", "predicted", "p_true")
-    shuffled = replace(label, **{name: getattr(label, name)[order] for name in answers})
-    return measure_gap(run_policy(Correctness(seed=seed).fit(shuffled), RecordedImages(test), 0.0), test, references)
+    others = label.rows(order)
+    shuffled = replace(label, **{name: getattr(others, name) for name in answers})
+    (outcome,) = run_recorded(Correctness(seed=seed).fit(shuffled), test, [0.0])
+    return measure_gap(outcome, test, references)

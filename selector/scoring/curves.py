@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from oracle.evaluation.bounds import hull
-from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
 from selector.policies.base import Policy
-from selector.policies.running import run_policy
+from selector.policies.running import run_recorded
 
 Point = Sequence[float]
 """(GMACs an image, accuracy)."""
@@ -31,7 +30,7 @@ def dial_curves(policies: Sequence[Policy], test: Observations) -> dict[str, lis
     found = {}
     for policy in policies:
         if policy.dials:
-            outcomes = [run_policy(policy, RecordedImages(test), dial) for dial in policy.dials]
+            outcomes = run_recorded(policy, test, policy.dials)
             found[policy.name] = [[float(o.macs.mean() / 1e9), float((o.predicted == test.labels).mean())] for o in outcomes]
     return found
 

@@ -9,10 +9,9 @@ import numpy as np
 from tqdm import tqdm
 
 from selector.learning.fitting import calibrate
-from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
 from selector.policies.base import Policy
-from selector.policies.running import run_policy
+from selector.policies.running import run_recorded
 from selector.scoring.metrics import References, measure_gap
 
 SIZES = (250, 500, 1000, 2000, 4000, 8000)
@@ -37,6 +36,6 @@ def learning_curve(
             fitted = calibrate(policy.fresh(), label.rows(np.arange(size)))
             point = fitted.point("accuracy", 1.0, np.inf)
             assert point is not None
-            outcome = run_policy(fitted, RecordedImages(test), point.dial)
+            (outcome,) = run_recorded(fitted, test, [point.dial])
             rows.append({"policy": policy.name, "images": size} | measure_gap(outcome, test, references))
     return rows

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from dynamic.errors import UserError
 from oracle.evaluation.paired import holm
 from selector.observation.images import RecordedImages
@@ -16,7 +18,7 @@ from selector.policies.constant import Oracle
 from selector.policies.objectives import OBJECTIVES, Objective, OperatingPoint, Terms
 from selector.policies.own import own_errors
 from selector.policies.peeking import refuse_peeking
-from selector.policies.running import PolicyRun, run_policy
+from selector.policies.running import PolicyRun, run_policy, run_recorded
 from selector.scoring.metrics import References, measure
 from selector.scoring.promises import kept
 
@@ -36,9 +38,9 @@ class Ranking:
     references: References
 
 
-def refuse_overlap(policy: Policy, observed: Observations) -> None:
-    """Raise UserError where a policy was fitted on images it would be scored on."""
-    shared = sorted(policy.fitted_on_.intersection(map(str, observed.keys)))
+def refuse_overlap(policy: Policy, keys: np.ndarray) -> None:
+    """Raise UserError where a policy was fitted on images, by their (N,) keys, that it would be scored on."""
+    shared = sorted(policy.fitted_on_.intersection(map(str, keys)))
     if shared:
         raise UserError(
             f"{policy.name} was fitted on {len(shared)} of the images it would be scored on, such as {shared[0]}: "
@@ -63,7 +65,7 @@ def rank(policies: Sequence[Policy], label: Observations, test: Observations) ->
         UserError: a policy was fitted on a test image.
     """
     for policy in policies:
-        refuse_overlap(policy, test)
+        refuse_overlap(policy, test.keys)
         with own_errors(policy):
             refuse_peeking(policy, test)
     by_name = {policy.name: policy for policy in policies}
@@ -73,11 +75,14 @@ def rank(policies: Sequence[Policy], label: Observations, test: Observations) ->
     static = float(label.correct[:, label.default].mean()), float(label.costs.default)
     rows, outcomes = [], {}
     for policy in [*(p for p in policies if not p.learned), oracle, *(p for p in policies if p.learned)]:
-        for objective in OBJECTIVES if policy.dials else (None,):
-            point = policy.point(objective or "accuracy", *static)
+        objectives: Sequence[Objective | None] = OBJECTIVES if policy.dials else (None,)
+        points = [policy.point(objective or "accuracy", *static) for objective in objectives]
+        dials = list(dict.fromkeys(point.dial if point else None for point in points))
+        with own_errors(policy):
+            found = dict(zip(dials, run_recorded(policy, test, dials), strict=True))
+        for objective, point in zip(objectives, points, strict=True):
             name = f"{policy.name}/{objective}" if objective else policy.name
-            with own_errors(policy):
-                outcomes[name] = run_policy(policy, RecordedImages(test), point.dial if point else None)
+            outcomes[name] = found[point.dial if point else None]
             row: dict[str, Any] = {
                 "name": name,
                 "policy": policy.name,

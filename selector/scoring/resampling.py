@@ -20,8 +20,13 @@ def draw_resamples(count: int, seed: int = 0, resamples: int = RESAMPLES) -> np.
     >>> draw_resamples(5, resamples=3).sum(axis=1).tolist()
     [5, 5, 5]
     """
-    stream = np.random.default_rng(seed)
-    return stream.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.uint16)
+    stream, even = np.random.default_rng(seed), np.full(count, 1 / count)
+    draws = np.empty((resamples, count), np.uint16)
+    step = max(1, _BLOCK // max(count, 1))
+    for start in range(0, resamples, step):
+        size = min(step, resamples - start)
+        draws[start : start + size] = stream.multinomial(count, even, size=size)
+    return draws
 
 
 def resampled_means(values: np.ndarray, draws: np.ndarray) -> np.ndarray:

@@ -26,19 +26,22 @@ FIELD_BYTES = 4096
 MEMORY_BYTES = 4 * 2**20
 """Of a form's files that stay in memory; what comes behind goes to disk."""
 
+MEMORY_TOGETHER = 32 * 2**20
+"""Of all forms' files, likewise: those of many that stall are not all in memory."""
+
 Form = dict[str, list[str | UploadFile]]
 """What a form says, by name."""
 
 
 class Disk:
-    """What forms have on disk together, from when they are read until their answers are sent.
+    """What forms have on disk and in memory together, from when they are read until their answers are sent.
 
     Args:
-        most: bytes.
+        most: bytes on disk.
     """
 
     def __init__(self, most: float = math.inf) -> None:
-        self._most, self.taken = most, 0
+        self._most, self.taken, self.in_memory = most, 0, 0
 
     def take(self, size: int) -> None:
         """Take some bytes. Raises OSError where so many are not left."""
@@ -79,7 +82,7 @@ class FormReader:
         except FormParserError as error:
             raise Rejection("malformed", f"the form cannot be parsed: {str(error)[:200]}") from None
         self._max_files, self._form, self._ended = max_files, Form(), False
-        self._disk, self._received, self._on_disk = disk or Disk(), 0, 0
+        self._disk, self._received, self._on_disk, self._in_memory = disk or Disk(), 0, 0, 0
         self._files: list[UploadFile] = []
         self._fields = 0
         self._part = _Part()
@@ -92,6 +95,7 @@ class FormReader:
         for upload in self._files:
             upload.file.close()
         self._disk.taken -= self._on_disk
+        self._disk.in_memory -= self._in_memory
 
     async def read(self, stream: AsyncIterable[bytes]) -> Form:
         """Read the form to its end.
@@ -120,12 +124,14 @@ class FormReader:
     async def _write(self, upload: UploadFile, data: bytes) -> None:
         upload.size = (upload.size or 0) + len(data)
         self._received += len(data)
-        if self._received > MEMORY_BYTES:
+        if self._received > MEMORY_BYTES or self._disk.in_memory + len(data) > MEMORY_TOGETHER:
             more = self._received - self._on_disk
             self._disk.take(more)
             self._on_disk += more
             await asyncio.to_thread(_write_to_disk, upload.file, data)
         else:
+            self._disk.in_memory += len(data)
+            self._in_memory += len(data)
             upload.file.write(data)
 
     def _on_part_begin(self) -> None:

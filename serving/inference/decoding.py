@@ -17,6 +17,10 @@ COST = 12
 """Scans of a picture of the most pixels that may be decoded; smaller ones may have more."""
 
 
+_WHOLE = 2**30
+"""Bytes; more than any file has."""
+
+
 def silence_pillow() -> None:
     """Keep Pillow's warnings off stderr: a stranger's EXIF block makes it write megabytes."""
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -52,6 +56,8 @@ def open_picture(file: bytes | IO[bytes], max_megapixels: float, max_decoded_meg
     # A phone's JPEG may carry a second picture, a preview or a depth map (MPO); an animation is something else.
     if animated:
         raise Rejection("unsupported_media_type", "the picture is animated: send one frame")
+    # Read at once: where the decoder does not get on, Pillow hands it all it has read again with every further piece.
+    picture.decodermaxblock = _WHOLE
     return picture
 
 

@@ -48,6 +48,8 @@ def answer(deployment: Deployment, images: np.ndarray, plans: Sequence[Plan]) ->
     Returns:
         One result for each image, in their order.
     """
+    if all(plan.configuration is None for plan in plans):
+        return _run(deployment, deployment.network, images, plans)
     networks = [
         deployment.network if plan.configuration is None else deployment.network_of(plan.configuration) for plan in plans
     ]
@@ -65,8 +67,11 @@ def _run(deployment: Deployment, network: ServedNetwork, images: np.ndarray, pla
     session, seen = network.session(images), network.seen(images)
     chosen: list[Configuration] = [deployment.default] * len(plans)
     charged = np.zeros(len(plans))
-    for plan in dict.fromkeys(plans):
-        rows = np.array([row for row, other in enumerate(plans) if other == plan])
+    groups: dict[Plan, list[int]] = {}
+    for row, plan in enumerate(plans):
+        groups.setdefault(plan, []).append(row)
+    for plan, members in groups.items():
+        rows = np.array(members)
         if plan.configuration is not None:
             columns = [plan.configuration] * len(rows)
         else:

@@ -26,10 +26,19 @@ TEXTS = 1000
 """Text chunks of a PNG, at most."""
 
 TEXT_BYTES = 4 * 2**20
-"""Of a PNG's text once it is unpacked, all together; of its colour profile likewise."""
+"""Of a PNG's text once it is unpacked, all together; of its colour profiles likewise."""
+
+TABLE_BYTES = 16 * 1024
+"""Of a JPEG's quantisation tables, all together; four of 129 bytes are the most that one needs."""
+
+JUNK_BYTES = 64 * 1024
+"""Between a JPEG's segments before its first scan, all together; Pillow reads them one by one."""
+
+PHOTOSHOP_BYTES = 2 * 2**20
+"""Of what Photoshop writes beside a JPEG's pixels, all together."""
 
 EXIF_ENTRIES = 1000
-"""At most; cameras write about fifteen into the first directory."""
+"""Of all blocks, at most; cameras write about fifteen into the first directory of one."""
 
 EXIF_BYTES = 2**20
 """Of an EXIF block, and of all values that its entries name, at most."""
@@ -38,6 +47,9 @@ EXPECTED = "send a JPEG, PNG or WebP picture"
 
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 """Of a JPEG's segment: neither a byte of a scan's data nor a restart within it."""
+
+_WINDOW = 2**20
+"""Bytes that are searched for a marker at a time: no other thread, the event loop's neither, runs meanwhile."""
 
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
@@ -120,9 +132,13 @@ def damaged() -> Rejection:
 
 def _jpeg(data: bytes) -> Header:
     """What stands behind the end of a JPEG's first picture does not count: phones put films there."""
-    at, scans, frame, exif = 2, 0, None, b""
+    at, scans, frame, exif, entries, tables, photoshop, junk = 2, 0, None, b"", 0, 0, 0, 0
     for _ in range(CHUNKS):
-        found = _MARKER.search(data, at)
+        found = _marker(data, at)
+        if not scans:
+            junk += (len(data) if found is None else found.start()) - at
+            if junk > JUNK_BYTES:
+                raise damaged()
         if found is None or (marker := data[found.start() + 1]) == 0xD9:
             break
         at = found.end()
@@ -131,6 +147,14 @@ def _jpeg(data: bytes) -> Header:
         length = int.from_bytes(data[at : at + 2], "big")
         if marker == 0xDA:
             scans += 1
+        elif marker == 0xDB:
+            tables += length
+            if tables > TABLE_BYTES:
+                raise Rejection("bad_image", f"the JPEG's quantisation tables have over {TABLE_BYTES >> 10} KiB: {EXPECTED}")
+        elif marker == 0xED:
+            photoshop += length
+            if photoshop > PHOTOSHOP_BYTES:
+                raise _too_much(f"more than {PHOTOSHOP_BYTES >> 20} MiB of Photoshop's data")
         elif marker in _FRAMES and frame is None and len(data) >= at + 7:
             frame = (marker, *struct.unpack_from(">HH", data, at + 3))
         elif marker == 0xE1 and data.startswith(b"Exif\0\0", at + 2):
@@ -138,41 +162,53 @@ def _jpeg(data: bytes) -> Header:
             if len(exif) > EXIF_BYTES:
                 raise _too_much(f"more than {EXIF_BYTES >> 20} MiB of EXIF")
         elif marker == 0xE2 and data.startswith(b"MPF\0", at + 2):
-            _check_exif(data[at + 6 : at + length])
+            entries = _check_exif(data[at + 6 : at + length], entries)
         at += length
     else:
         raise Rejection("bad_image", f"the JPEG has more than {CHUNKS:,} segments: {_WITHOUT}")
     if frame is None:
         raise damaged()
-    _check_exif(exif)
+    _check_exif(exif, entries)
     if scans > SCANS:
         raise Rejection("bad_image", f"the JPEG has {scans} scans: send one of at most {SCANS}")
     kind, height, width = frame
     return Header(format="JPEG", width=width, height=height, scans=max(1, scans), progressive=kind in _PROGRESSIVE)
 
 
+def _marker(data: bytes, at: int) -> re.Match[bytes] | None:
+    """The next one of a JPEG's markers."""
+    while at < len(data):
+        if found := _MARKER.search(data, at, at + _WINDOW):
+            return found
+        at += _WINDOW - 1
+    return None
+
+
 def _png(data: bytes) -> Header:
     if len(data) < 24 or data[12:16] != b"IHDR":
         raise damaged()
-    texts, text_bytes = 0, 0
+    texts, text_bytes, profile_bytes, entries = 0, 0, 0, 0
     for name, body in _chunks(data, 8, ">I4s", 4):
         if name in (b"tEXt", b"zTXt", b"iTXt"):
             texts += 1
             text_bytes += _text_bytes(name, body, TEXT_BYTES - text_bytes)
             if texts > TEXTS or text_bytes > TEXT_BYTES:
                 raise _too_much(f"more than {TEXTS:,} texts, or {TEXT_BYTES >> 20} MiB of them")
-        elif name == b"iCCP" and _unpacked(body.partition(b"\0")[2][1:], TEXT_BYTES) > TEXT_BYTES:
-            raise Rejection("bad_image", f"the picture's colour profile has over {TEXT_BYTES >> 20} MiB: {_WITHOUT}")
+        elif name == b"iCCP":
+            profile_bytes += _unpacked(body.partition(b"\0")[2][1:], TEXT_BYTES - profile_bytes)
+            if profile_bytes > TEXT_BYTES:
+                raise Rejection("bad_image", f"the picture's colour profile has over {TEXT_BYTES >> 20} MiB: {_WITHOUT}")
         elif name == b"eXIf":
-            _check_exif(body)
+            entries = _check_exif(body, entries)
     width, height = struct.unpack_from(">II", data, 16)
     return Header(format="PNG", width=width, height=height)
 
 
 def _webp(data: bytes) -> Header:
+    entries = 0
     for name, body in _chunks(data, 12, "<4sI", 0):
         if name == b"EXIF":
-            _check_exif(body)
+            entries = _check_exif(body, entries)
     start, kind = data[:30], data[12:16]
     if len(start) < 30:
         raise damaged()
@@ -217,25 +253,34 @@ def _unpacked(packed: bytes, most: int) -> int:
         return len(packed)
 
 
-def _check_exif(block: bytes) -> None:
-    """Count the entries of an EXIF block's first directory, and the bytes that they name."""
+def _check_exif(block: bytes, before: int) -> int:
+    """Count the entries of an EXIF block's first directory, and the bytes that they name.
+
+    Args:
+        block: of EXIF.
+        before: entries of the picture's other blocks.
+
+    Returns:
+        Entries with this block's.
+    """
     block = block.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(block[:2])
     if order is None or len(block) < 8:
-        return
+        return before + 1
     (at,) = struct.unpack_from(f"{order}I", block, 4)
     if at + 2 > len(block):
-        return
+        return before + 1
     (entries,) = struct.unpack_from(f"{order}H", block, at)
     entries = min(entries, (len(block) - at - 2) // 12)
-    if entries > EXIF_ENTRIES:
-        raise _too_much(f"{entries:,} EXIF entries")
+    if before + entries > EXIF_ENTRIES:
+        raise _too_much(f"{before + entries:,} EXIF entries")
     named = 0
     for entry in range(entries):
         kind, count = struct.unpack_from(f"{order}HI", block, at + 2 + 12 * entry + 2)
         named += min(_UNITS.get(kind, 0) * count, len(block))
     if named > EXIF_BYTES:
         raise _too_much(f"EXIF entries that name more than {EXIF_BYTES >> 20} MiB")
+    return before + entries + 1
 
 
 def _too_much(what: str) -> Rejection:

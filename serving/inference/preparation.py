@@ -19,8 +19,11 @@ _DECODERS = 2
 """Threads."""
 _PART = 8
 """Pictures of a request that one thread decodes in a row."""
-_REQUEST = 4
-"""How many times the pixels of one picture all pictures of a request may have together."""
+_REQUEST = 10
+"""How many times the pixels of one picture all pictures of a request may have together: twenty of twelve megapixels, as many
+as a body of 32 MiB holds."""
+_SCANS = 4
+"""How many times what decoding one picture may cost all pictures of a request may together."""
 _SMALL = 100_000
 """Pixels of all pictures of a request that are decoded in a millisecond or so."""
 _SMALL_BYTES = 64 * 1024
@@ -44,6 +47,8 @@ class Preparation:
     ) -> None:
         self._transform, self._max_megapixels, self._max_decoded = transform, max_megapixels, max_decoded_megapixels
         self._decoders = ThreadPoolExecutor(_DECODERS, "decoder")
+        # Requests that cost more than the largest picture wait for each other, and nobody else for them.
+        self._costly = ThreadPoolExecutor(1, "costly")
         self._pending = 0
 
     @property
@@ -74,17 +79,18 @@ class Preparation:
             headers = await loop.run_in_executor(self._decoders, self._headers, uploads)
         pixels = sum(0 if isinstance(header, Rejection) else header.decoded_pixels for header in headers)
         cost = sum(0 if isinstance(header, Rejection) else header.cost for header in headers)
-        most = _REQUEST * self._max_decoded * 1e6
-        if pixels > most or cost > COST * most:
-            scans = "" if pixels > most else f", or {COST} times as many over all their scans"
-            raise Rejection(
-                "too_large", f"the pictures have more than {most / 1e6:g} megapixels together{scans}: send fewer"
-            )
+        largest = self._max_decoded * 1e6
+        if pixels > _REQUEST * largest:
+            message = f"the pictures have more than {_REQUEST * largest / 1e6:g} megapixels together: send fewer at a time"
+            raise Rejection("too_large", message)
+        if cost > _SCANS * COST * largest:
+            raise Rejection("too_large", "the pictures have too many scans together: send fewer at a time, or plain JPEG")
         if small and pixels <= _SMALL and cost <= COST * _SMALL:  # quicker than handing them to a thread
             return self._arrays(uploads, headers)
+        threads = self._costly if max(pixels, cost) > largest else self._decoders
         parts = [slice(at, at + _PART) for at in range(0, len(uploads), _PART)]
         made = await asyncio.gather(
-            *(loop.run_in_executor(self._decoders, self._arrays, uploads[part], headers[part]) for part in parts)
+            *(loop.run_in_executor(threads, self._arrays, uploads[part], headers[part]) for part in parts)
         )
         return [prepared for part in made for prepared in part]
 
@@ -127,3 +133,4 @@ class Preparation:
     def close(self) -> None:
         """End the threads."""
         self._decoders.shutdown()
+        self._costly.shutdown()

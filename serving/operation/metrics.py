@@ -5,9 +5,11 @@ None of them ever raises into the service: what cannot be counted is not counted
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,30 +18,39 @@ import prometheus_client
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from serving.operation.logs import LOGGER
+from serving.operation.logs import LOGGER, event
 from serving.operation.server_folder import lives, metrics_folder
 
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _POWERS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _FILE_BYTES = 2**20
 """Of each file in which Prometheus' client shares values between processes."""
+_RETRY = 5.0
+"""Seconds between two attempts to take room for them."""
 
 
 class Metric:
     """A metric of Prometheus whose failures stay here.
 
     Args:
-        made: the metric; None where it could not be made, and then nothing is counted.
+        made: the metric; None where it could not be made, and then nothing is counted until :meth:`make`.
     """
 
     def __init__(self, made: Any) -> None:
         self._made = made
+        self._said: float | None = None
         self._children: dict[tuple[object, ...], Metric] = {}
+
+    def make(self, made: Any) -> None:
+        """Count from now on with the metric that there is room for now; a gauge says what it said last."""
+        self._made = made
+        if self._said is not None:
+            self.set(self._said)
 
     def labels(self, *values: object) -> Metric:
         """The series of these label values."""
         found = self._children.get(values)
-        if found is None:
+        if found is None or found._made is None:
             found = self._children[values] = Metric(_attempt(lambda: self._made.labels(*values), self._made))
         return found
 
@@ -49,6 +60,7 @@ class Metric:
 
     def set(self, value: float) -> None:
         """Say what it is now."""
+        self._said = value
         _attempt(lambda: self._made.set(value), self._made)
 
     def observe(self, value: float) -> None:
@@ -72,29 +84,51 @@ def _attempt(what: Any, made: Any) -> Any:
         return None
 
 
-def _allocate(folder: Path | None) -> bool:
+def _allocate(folder: Path | None) -> OSError | None:
     """Take the disk space of this process's files now: a page that cannot be had later would kill the process."""
     if folder is None or not hasattr(os, "posix_fallocate"):
-        return True
-    kinds = ("counter", "histogram", "gauge_sum", "gauge_livesum", "gauge_livemin", "gauge_mostrecent")
+        return None
+    kinds = ("counter", "histogram", "gauge_sum", "gauge_livesum", "gauge_livemin", "gauge_livemax", "gauge_mostrecent")
     try:
         for kind in kinds:
             with (folder / f"{kind}_{os.getpid()}.db").open("ab") as file:
                 os.posix_fallocate(file.fileno(), 0, _FILE_BYTES)
-    except OSError:
-        LOGGER.exception("no room for metrics in %s: nothing is counted", folder)
+    except OSError as error:
         for kind in kinds:
             (folder / f"{kind}_{os.getpid()}.db").unlink(missing_ok=True)
-        return False
-    return True
+        return error
+    return None
 
 
 _SHARED = metrics_folder()
-_ENABLED = _allocate(_SHARED)
+_REFUSED = _allocate(_SHARED)
+if _REFUSED is not None:
+    event(f"no room for metrics: this process counts nothing until there is ({_REFUSED})", logging.ERROR)
+_tried = time.monotonic()
+_waiting: list[tuple[Metric, Callable[[], Any]]] = []
+
+
+def take_room() -> None:
+    """Begin to count where there was no room for it when this process started, and there is now."""
+    global _tried
+    if not _waiting or time.monotonic() - _tried < _RETRY:
+        return
+    _tried = time.monotonic()
+    if _allocate(_SHARED) is None:
+        for metric, making in _waiting:
+            metric.make(_attempt(making, metric))
+        _waiting.clear()
+        event("there is room for metrics: this process counts from now on", logging.WARNING)
 
 
 def _make(kind: Any, name: str, what: str, labels: Sequence[str] = (), **options: Any) -> Metric:
-    return Metric(_attempt(lambda: kind(name, what, labels, **options), kind) if _ENABLED else None)
+    def making() -> Any:
+        return kind(name, what, labels, **options)
+
+    if _REFUSED is None:
+        return Metric(_attempt(making, kind))
+    _waiting.append((metric := Metric(None), making))
+    return metric
 
 
 def _counter(name: str, what: str, *labels: str) -> Metric:
@@ -136,6 +170,12 @@ QUEUE = _gauge("serving_queue_images", "Images that wait", over_processes="lives
 READY = _gauge("serving_ready", "Processes that are warmed up", over_processes="livesum")
 STARTS = _counter("serving_worker_starts", "Processes that were warmed up since the server started")
 RESTARTS = _counter("serving_restarts", "Deaths of a part of a process, after each of which it was started again", "part")
+TAKEOVERS = _counter(
+    "serving_takeovers", "New runs that a process took over, refused, or dropped because another refused", "outcome"
+)
+RUN = _gauge(
+    "serving_run", "Processes that serve a run, by its name and weights", "run", "weights", over_processes="livesum"
+)
 DATABASE_UP = _gauge("serving_database_up", "Whether every process can use the database", over_processes="livemin")
 KEPT_IMAGES = _counter("serving_kept_images", "Images kept for evaluation")
 UNRECORDED_ANSWERS = _counter(
@@ -159,6 +199,36 @@ LIVE_GAP = _gauge(
     "serving_live_recovered_gap",
     "(policy - default) / (oracle - default) on live images, by policy",
     "policy",
+    over_processes="mostrecent",
+)
+OUT_OF_RANGE = _gauge(
+    "serving_out_of_range",
+    "1 where a process finds live images unlike those that its policy was measured on",
+    over_processes="livemax",
+)
+SHADOW_IMAGES = _counter(
+    "serving_shadow_images",
+    "Images for the shadow policy: answered (not_recorded: while the database was away), failed, or shed for want of time",
+    "shadow",
+    "outcome",
+)
+SHADOW_AGREED = _counter("serving_shadow_agreed", "Images on which shadow and active policy agreed", "shadow")
+SHADOW_GMACS = _counter(
+    "serving_shadow_gmacs", "10^9 multiply-accumulates of shadow and active policy on the same images", "shadow", "who"
+)
+SHADOW_ACCURACY = _gauge(
+    "serving_shadow_accuracy",
+    "Of active policy and shadow on the same labelled live images",
+    "policy",
+    "shadow",
+    "who",
+    over_processes="mostrecent",
+)
+SHADOW_DIFFERENCE = _gauge(
+    "serving_shadow_difference",
+    "Accuracy of the shadow less that of the active policy on the same labelled live images",
+    "policy",
+    "shadow",
     over_processes="mostrecent",
 )
 CONNECTIONS = _gauge("serving_connections", "Open connections", over_processes="livesum")
@@ -202,10 +272,10 @@ def exposition() -> bytes:
     return generate_latest(registry)
 
 
-def ready_processes() -> int:
-    """How many of the server's processes are warmed up."""
-    lines = [line for line in exposition().decode().splitlines() if line.startswith("serving_ready ")]
-    return int(sum(float(line.split()[1]) for line in lines))
+def warns_out_of_range() -> bool:
+    """Whether any of the server's processes finds live images unlike those that its policy was measured on."""
+    lines = [line for line in exposition().decode().splitlines() if line.startswith("serving_out_of_range ")]
+    return any(float(line.split()[1]) for line in lines)
 
 
 def bury_the_dead() -> None:

@@ -71,6 +71,7 @@ class Readiness:
         states = self.states()
         if self._state is not None and os.getpid() not in states:  # whoever cleans temporary folders took it for forgotten
             self.publish(self._state)
+        metrics.take_room()
         others = {state for pid, state in states.items() if pid != os.getpid()}
         return self._state == "ready" and others <= {"ready"}
 

@@ -43,6 +43,17 @@ def jpeg_with_exif(block: bytes, size: tuple[int, int] = (60, 30)) -> bytes:
     return whole[:2] + made + whole[2:]
 
 
+def jpeg_with(marker: bytes, body: bytes, count: int) -> bytes:
+    """A JPEG with further segments behind its start."""
+    whole = picture("JPEG", (60, 30))
+    return whole[:2] + (b"\xff" + marker + struct.pack(">H", len(body) + 2) + body) * count + whole[2:]
+
+
+def webp_with(name: bytes, body: bytes, count: int) -> bytes:
+    """A WebP with further chunks behind its pixels."""
+    return picture("WEBP", (60, 30)) + (name + struct.pack("<I", len(body)) + body) * count
+
+
 def jpeg_of_scans(side: int, scans: int) -> bytes:
     """A progressive JPEG whose last scan is repeated."""
     import io
@@ -74,4 +85,25 @@ def strange() -> dict[str, bytes]:
             exif_of([(n, 1, 60_000, struct.pack("<I", 8)) for n in range(900)]) + bytes(60_000)
         ),
         "JPEG of 25 megapixels and 99 scans": jpeg_of_scans(5000, 80),
+        "PNG of 7000 profiles of 4 MiB": png_with(*[(b"iCCP", b"p\0\0" + zlib.compress(bytes(4 * 2**20), 9))] * 7000),
+        "PNG of 2500 EXIF blocks": png_with(*[(b"eXIf", _block()[6:])] * 2500),
+        "WebP of 2500 EXIF blocks": webp_with(b"EXIF", _block()[6:], 2500),
+        "JPEG of 2500 blocks that name further pictures": jpeg_with(b"\xe2", b"MPF\0" + _block()[6:], 2500),
+        "JPEG of 30 MiB of tables": jpeg_with(b"\xdb", (b"\0" + bytes([1] * 64)) * 1000, 480),
+        "JPEG of 27 MiB of Photoshop": jpeg_with(b"\xed", b"Photoshop 3.0\0" + b"8BIM\4\4\0\0\0\0\0\0" * 5000, 480),
     }
+
+
+def _block() -> bytes:
+    """An EXIF block of as many entries as a picture may have."""
+    return exif_of([(1, 3, 1, bytes(4))] * 1000)
+
+
+def costly() -> dict[str, bytes]:
+    """By name; small pictures in files of 31 MiB whose bytes are as slow to look through as any. They are no crime."""
+    whole = picture("JPEG", (60, 30))
+    made = {f"JPEG of {name}": whole[:-2] + data * (31 * 2**20 // len(data)) for name, data in _FILLING.items()}
+    return made | {"JPEG of nothing before its picture": whole[:20] + bytes(31 * 2**20) + whole[20:]}
+
+
+_FILLING = {"stuffed bytes": b"\xff\0", "fill bytes": b"\xff", "restarts": b"\xff\xd0", "nothing": b"\0"}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+
 import pytest
 from PIL import Image
 from sqlalchemy.exc import OperationalError
@@ -9,7 +11,7 @@ from serving.errors import CODES
 from serving.ids import new_id
 from serving.inference.decoding import decode
 from serving.settings import ServingSettings
-from tests.pictures import corpus
+from tests.pictures import corpus, saved
 from tests.serving.bad_inputs import bad_requests, picture, png_of
 from tests.serving.conftest import worker_of
 
@@ -48,9 +50,17 @@ def test_everyday_pictures_that_are_not_plain_rgb_are_answered(client: TestClien
 
 def test_pictures_of_a_request_have_a_limit_together(client: TestClient) -> None:
     large = png_of(4900, 5000, data=bytes(4901 * 5000))
-    response = client.post("/v1/classify_batch", files=[("images", large)] * 5)
+    response = client.post("/v1/classify_batch", files=[("images", large)] * 11)
     assert response.status_code == 413
-    assert "together" in response.json()["error"]["message"]
+    assert "250 megapixels together" in response.json()["error"]["message"]
+
+
+def test_nine_photos_of_twelve_megapixels_are_answered(client: TestClient) -> None:
+    photo = picture("JPEG", (40, 30), "L")
+    photo = saved(Image.open(io.BytesIO(photo)).resize((4000, 3000)), "JPEG")
+    response = client.post("/v1/classify_batch", files=[("images", photo)] * 9)
+    assert response.status_code == 200, response.text
+    assert all(result["error"] is None for result in response.json()["results"])
 
 
 def test_one_picture_that_cannot_be_prepared_harms_nobody(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,3 +137,15 @@ assert "torch" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     np.testing.assert_allclose(np.array(eval(done.stdout)), expected, atol=1e-5)
+
+
+def test_stretches_side_by_side_give_what_each_gives_alone() -> None:
+    compiled = family("residual").compiled
+    graphs = [graph for graph in compiled.record.graphs if graph.start is None]
+    jobs = [(graphs[n % len(graphs)], {"images": images(compiled, count)}) for n, count in enumerate([1, 4, 2, 1, 3, 1])]
+    for some in (jobs, jobs[:1], jobs[1:2] + jobs[4:5], []):
+        for made, job in zip(compiled.run_all(some), some, strict=True):
+            for values, expected in zip(made, compiled.run(*job), strict=True):
+                np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(Exception, match="nothing"):
+        compiled.run_all([jobs[0], (graphs[0], {"nothing": images(compiled, 1)})])

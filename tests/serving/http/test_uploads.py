@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 
 import pytest
 from starlette.datastructures import UploadFile
@@ -126,6 +127,22 @@ def test_forms_share_the_disk_until_they_are_answered(monkeypatch: pytest.Monkey
             with FormReader(BOUNDARY, 1, disk) as small:
                 await small.read(pieces(part("image", b"x" * 5, "a") + b"--a--\r\n"))  # stays in memory
         assert disk.taken == 0
+
+    asyncio.run(main())
+
+
+def test_forms_share_memory_and_what_is_too_much_for_it_goes_to_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms, "MEMORY_TOGETHER", 250)
+    disk, whole = Disk(), part("image", b"x" * 100, "a") + b"--a--\r\n"
+
+    async def main() -> None:
+        with ExitStack() as opened:
+            readers = [opened.enter_context(FormReader(BOUNDARY, 1, disk)) for _ in range(40)]
+            found = [await reader.read(pieces(whole)) for reader in readers]
+            assert (disk.in_memory, disk.taken) == (200, 38 * 100)
+            assert all(form["image"][0].file.read() == b"x" * 100 for form in found)
+            assert sum(form["image"][0].file._rolled for form in found) == 38
+        assert (disk.in_memory, disk.taken) == (0, 0)
 
     asyncio.run(main())
 

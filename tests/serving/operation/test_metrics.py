@@ -55,17 +55,23 @@ from serving.operation import server_folder
 if {full}:
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
-    os.posix_fallocate = full
+    fallocate, os.posix_fallocate = os.posix_fallocate, full
 from serving.operation import metrics
 metrics.REQUESTS.labels("/", 200).inc()
 metrics.READY.set(1)
 print(metrics.exposition().decode())
+if {full}:
+    os.posix_fallocate = fallocate
+    metrics._tried -= 60
+    metrics.take_room()
+    metrics.REQUESTS.labels("/", 200).inc()
+    print(metrics.exposition().decode().replace("serving_", "later_"))
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no posix_fallocate on this system")
 @pytest.mark.parametrize("full", [False, True])
-def test_a_worker_starts_on_a_full_disk_without_counting(tmp_path: Path, full: bool) -> None:
+def test_a_worker_starts_on_a_full_disk_without_counting_until_there_is_room(tmp_path: Path, full: bool) -> None:
     # Not that of a server which an earlier test made in this process: the child would take it for its own.
     environment = {name: value for name, value in os.environ.items() if name != "DYNAMIC_CLASSIFIER_FOLDER"}
     environment |= {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "TMPDIR": str(tmp_path)}
@@ -75,7 +81,10 @@ def test_a_worker_starts_on_a_full_disk_without_counting(tmp_path: Path, full: b
     assert done.returncode == 0, done.stderr
     assert ('serving_requests_total{page="/",status="200"} 1.0' in done.stdout) is not full
     assert ("serving_ready 1.0" in done.stdout) is not full
-    assert ("nothing is counted" in done.stderr) is full
+    assert ("counts nothing until" in done.stderr) is full
+    assert "Traceback" not in done.stderr
+    for line in ("later_ready 1.0", 'later_requests_total{page="/",status="200"} 1.0', "counts from now on"):
+        assert (line in done.stdout + done.stderr) is full, line
     assert list(tmp_path.iterdir()) == [], "the server's folder is gone with it"
 
 
