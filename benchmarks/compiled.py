@@ -35,6 +35,7 @@ from dynamic.resources import keep_freed_memory
 from dynamic.session import Session
 from oracle.reporting.text import aligned
 from oracle.runs import Run
+from selector.compiling.graphs import images_of
 from selector.observation.features import pooled
 from selector.observation.images import Images
 from selector.policies import load_policies
@@ -82,7 +83,7 @@ def main(settings: CompiledSettings) -> None:
     policies = {policy.name: policy for policy in load_policies(run)}
     if "cascade" not in policies:
         raise UserError(f"{settings.network} has no cascade: train its policies first (python -m selector.train)")
-    source = run.images()
+    source = images_of(run)
     label, test = (np.flatnonzero(source.splits == split) for split in ("label", "test"))
     calibration = source.load(label[:: max(1, len(label) // 128)][:128]).images.numpy()
     images = source.load(test[:: max(1, len(test) // 256)][:256]).images.numpy()

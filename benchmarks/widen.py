@@ -3,10 +3,12 @@
     python -m benchmarks.widen --out trained/widened.safetensors
     python -m benchmarks.widen --run runs/full-width                              # the run "matched" at full width
     python -m benchmarks.widen --weights default --run runs/full-width-plain      # before it was trained for its options
+    python -m benchmarks.widen --resolution 224 --run runs/full-width-224         # on images of 224 pixels
 
 Every channel stands as often as the full network is wider, and what reads it divides by that (Net2WiderNet: Chen, Goodfellow
 and Shlens, ICLR 2016). Answers, and so every policy, are the slim network's within rounding; arithmetic, memory and time are
-the full ResNet-50's. It says nothing of how well a full-size network would do: it is there to be timed.
+the full ResNet-50's. It says nothing of how well a full-size network would do: it is there to be timed. Least of all at
+another resolution than 96, where objects are larger than any that weights, batch norms and thresholds were fitted on.
 """
 
 from __future__ import annotations
@@ -50,7 +52,12 @@ class WidenSettings:
     shipped run "matched". Of its own weights also its batch-norm statistics, its outcomes (the slim network's, which are the
     same within rounding) and the policies that look at answers alone; of others nothing but the static default."""
 
+    resolution: int = 96
+    """Side in pixels that a run's network sees; scenes are enlarged to it."""
+
     def __post_init__(self) -> None:
+        if not 32 <= self.resolution <= 1024:
+            raise UserError(f"--resolution must be from 32 to 1024, not {self.resolution}")
         if self.run is not None and self.run.exists():
             raise UserError(f"--run {self.run} is there already: delete it, or name another folder")
 
@@ -85,13 +92,14 @@ _TIMES = 4
 """As many channels has the full ResNet-50."""
 
 
-def make_run(weights: str, stored: Path, folder: Path) -> None:
+def make_run(weights: str, stored: Path, folder: Path, resolution: int) -> None:
     """A run of the widened network.
 
     Args:
         weights: of the slim network.
         stored: the widened ones.
         folder: of the run.
+        resolution: side in pixels that its network sees.
     """
     source, run = Run.open(SHIPPED["matched"]), Run(folder)
     make_writable(folder)
@@ -123,7 +131,9 @@ def make_run(weights: str, stored: Path, folder: Path) -> None:
         statistics.save(run.statistics_file)
         digest = statistics.digest
     shutil.copytree(source.outcomes_store, run.outcomes_store)
-    run.write_record(replace(source.record, settings=settings, network=network, statistics=digest, files={}))
+    preprocessing = replace(source.record.preprocessing, resize=resolution, crop=resolution)
+    same_otherwise = replace(source.record, settings=settings, network=network, statistics=digest, files={})
+    run.write_record(replace(same_otherwise, resolution=resolution, preprocessing=preprocessing))
     run.seal()
     if same:
         copy_policies(source, run, full)
@@ -134,7 +144,8 @@ def copy_policies(source: Run, run: Run, full: LoadedNetwork) -> None:
 
     What they are expected to cost is scaled as the default's cost is, which is exact for the default alone.
     """
-    times = full.macs(full.default, run.record.resolution) / source.network.macs(full.default, run.record.resolution)
+    before = source.network.macs(full.default, source.record.resolution)
+    times = full.macs(full.default, run.record.resolution) / before
     for policy in load_policies(source):
         asked = policy.asks(0, len(full.dynamic_layers))
         if asked.groups or asked.stages:
@@ -158,7 +169,7 @@ def main(settings: WidenSettings) -> None:
     if settings.run is None:
         print(f"weights: {out}   try them: python -m oracle.run --model resnet50 --weights {out} ...")
         return
-    make_run(settings.weights, out, settings.run)
+    make_run(settings.weights, out, settings.run, settings.resolution)
     if settings.out is None:
         out.unlink()  # the run has a copy
     print(f"run: {settings.run}   try it: SERVING_NETWORK={settings.run} bentoml serve")

@@ -47,6 +47,7 @@ class RunFolder:
         self.compiled = folder / "compiled"
         self.benchmark = folder / "benchmark"
         self.results = self.benchmark / "results.json"
+        self.reached = self.benchmark / "reached.json"
 
     def shifted(self, name: str) -> Path:
         """Observations of the test images of another run, called ``name``."""

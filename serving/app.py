@@ -15,12 +15,13 @@ from pathlib import Path
 
 from pydantic import BaseModel
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from serving.errors import Rejection
+from serving.errors import Rejection, rejection_for
 from serving.http.asked import asked_of
 from serving.http.front import FrontDoor
 from serving.http.pages import PAGES
@@ -54,17 +55,25 @@ def create_app(settings: ServingSettings, folder: Path | None = None) -> Starlet
             Route("/v1/feedback", feedback, methods=["POST"]),
             Route("/v1/gap", _gap),
             Route("/v1/network", _network),
+            Route("/admin/reload", _reload, methods=["GET", "POST"]),
             Route("/livez", _livez),
             Route("/healthz", _livez),
             Route("/readyz", _readyz),
             *PAGES,
         ],
         middleware=[Middleware(FrontDoor, settings=settings, check_room=lambda: worker.classifier.check_room())],
+        exception_handlers={HTTPException: _refuse},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # to an address that the client's own Host names
     app.state.worker = worker
     return app
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    """No such page, or not by this method: in the one shape, which the front door gives it."""
+    assert isinstance(error, HTTPException)
+    raise rejection_for(error.status_code, error.headers)
 
 
 async def classify(request: Request) -> Response:
@@ -99,6 +108,11 @@ async def _gap(request: Request) -> Response:
 
 async def _network(request: Request) -> Response:
     return JSONResponse(_worker(request).classifier.describe())
+
+
+async def _reload(request: Request) -> Response:
+    worker = _worker(request)
+    return JSONResponse(await worker.take_over() if request.method == "POST" else worker.served())
 
 
 async def _livez(request: Request) -> Response:

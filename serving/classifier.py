@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
-import PIL.Image
 from starlette.datastructures import UploadFile
 
+from dynamic.errors import UserError
 from selector.policies.objectives import OperatingPoint
 from serving.errors import Rejection
 from serving.http.urgency import NORMAL, Urgency
@@ -20,12 +19,10 @@ from serving.ids import new_id
 from serving.inference.batcher import BatchedResult, Batcher
 from serving.inference.budget import open_reserve_for, plan_request
 from serving.inference.deployment import Deployment
-from serving.inference.description import describe, describe_configuration, describe_maker
-from serving.inference.engine import ImageResult, answer
-from serving.inference.opening import open_deployment
+from serving.inference.description import describe_configuration, describe_maker
+from serving.inference.engine import ImageResult
 from serving.inference.plans import Plan
 from serving.inference.preparation import Preparation, Upload
-from serving.live.evaluator import Evaluator
 from serving.live.feedback import take_label
 from serving.live.live_gap import live_gap, publish
 from serving.live.no_store import open_store
@@ -35,11 +32,15 @@ from serving.live.records import StoredAnswer
 from serving.live.store import Store, in_database
 from serving.live.tidying import Tidying
 from serving.operation import logs, metrics
+from serving.running import Running
 from serving.schema import Answer, Expected, Feedback, FeedbackAnswer, Options, Prediction
 from serving.settings import ServingSettings
 
 _GAP_SECONDS = 2.0
 """How long a live gap is shown before it is computed anew."""
+
+_EARLIER = 100
+"""Deployments that were replaced whose answers may still be labelled."""
 
 
 class Classifier:
@@ -47,7 +48,7 @@ class Classifier:
 
     Args:
         settings: of the service.
-        deployment: what answers.
+        deployment: what answers, opened; or at work already.
         store: the database.
         give_up: called where it can answer no more, see :attr:`Batcher.failed`.
     """
@@ -55,25 +56,15 @@ class Classifier:
     def __init__(
         self,
         settings: ServingSettings,
-        deployment: Deployment,
+        deployment: Deployment | Running,
         store: Store,
         give_up: Callable[[], None] = lambda: None,
     ) -> None:
-        self.settings, self.deployment, self.store = settings, deployment, store
-        self.batcher = Batcher(
-            functools.partial(answer, deployment),
-            max_batch=settings.max_batch,
-            max_wait=settings.max_wait_ms / 1000,
-            max_queue=settings.max_queue,
-            share=settings.batch_share,
-            observe=_observe_batch,
-            watch=metrics.QUEUE.set,
-            give_up=give_up,
-        )
-        self.preparation = Preparation(deployment.transform, settings.max_megapixels, settings.max_decoded_megapixels)
-        self._description = describe(deployment, settings)
+        self.settings, self.store, self._give_up = settings, store, give_up
+        self._running = deployment if isinstance(deployment, Running) else Running(settings, deployment, store, give_up)
+        self._earlier: list[str] = []
+        self._retiring: set[asyncio.Task[None]] = set()
         self._recorder = Recorder(store, settings)
-        self._evaluator = Evaluator(deployment, store, settings, lambda: not self.batcher.busy)
         self._tidying = Tidying(store, settings)
         self._live: tuple[float, dict[str, Any]] | None = None
         self._counting = asyncio.Lock()
@@ -81,26 +72,65 @@ class Classifier:
     @classmethod
     async def open(cls, settings: ServingSettings, give_up: Callable[[], None] = lambda: None) -> Self:
         """Load, connect and warm up. Raises UserError where the settings name what is not there."""
-        deployment = await asyncio.to_thread(open_deployment, settings)
         store = await asyncio.to_thread(open_store, settings.database_url)
-        # Counting the MACs of every configuration for the first time takes seconds where there are hundreds.
-        await asyncio.to_thread(lambda: [deployment.macs(c) for c in deployment.configurations])
-        classifier = cls(settings, deployment, store, give_up)
         try:
-            await classifier._warm_up()
+            return cls(settings, await Running.start(settings, store, give_up), store, give_up)
         except BaseException:
-            await classifier.close()
+            store.close()
             raise
-        return classifier
+
+    @property
+    def deployment(self) -> Deployment:
+        """What answers requests that begin now."""
+        return self._running.deployment
+
+    @property
+    def batcher(self) -> Batcher:
+        """Its batches."""
+        return self._running.batcher
+
+    @property
+    def preparation(self) -> Preparation:
+        """What prepares pictures for it."""
+        return self._running.preparation
+
+    async def beside(self, settings: ServingSettings) -> Running:
+        """Open what the settings name now beside what answers, ready to :meth:`take_over`.
+
+        Raises:
+            UserError: it is not there, is damaged, or has other classes; what answers goes on.
+        """
+        running = await Running.start(settings, self.store, self._give_up)
+        if running.deployment.classes != self.deployment.classes:
+            await running.close()
+            old, new = len(self.deployment.classes), len(running.deployment.classes)
+            what = f"{new} instead of {old}" if old != new else "other names, or another order"
+            raise UserError(f"{running.deployment.name} has other classes ({what}): start another server for it")
+        return running
+
+    def take_over(self, running: Running) -> None:
+        """Answer requests that begin from now on with another deployment; those under way finish on the earlier one."""
+        retired, self._running, self._live = self._running, running, None
+        running.watch.publish()
+        if retired.deployment.key != running.deployment.key:
+            self._earlier = [key for key in self._earlier if key != running.deployment.key][-_EARLIER:]
+            self._earlier.append(retired.deployment.key)
+        task = asyncio.get_running_loop().create_task(retired.retire())
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def retired(self) -> None:
+        """Wait until earlier deployments are closed."""
+        await asyncio.gather(*self._retiring)
 
     async def close(self) -> None:
         """Answer what was accepted, store what was answered; each step, whatever became of the one before."""
         async with contextlib.AsyncExitStack() as last_first:
-            last_first.callback(self.preparation.close)
             last_first.callback(self.store.close)
-            for part in (self._tidying, self._evaluator, self._recorder):
+            for part in (self._tidying, self._recorder):
                 last_first.push_async_callback(asyncio.to_thread, part.close)
-            last_first.push_async_callback(self.batcher.close)
+            last_first.push_async_callback(self._running.close)
+            last_first.push_async_callback(self.retired)
 
     async def answer(
         self, uploads: Sequence[Upload], options: Options, urgency: Urgency = NORMAL, notes: logs.Notes | None = None
@@ -116,20 +146,26 @@ class Classifier:
         Raises:
             Rejection: options that cannot be had, or a full queue: none is answered.
         """
-        if options.configuration is not None and self.deployment.reserve is not None:
-            await asyncio.to_thread(open_reserve_for, self.deployment, options.configuration)
-        plan, point = plan_request(self.deployment, options.policy, options.max_gmacs, options.configuration)
-        self.check_room(len(uploads))
+        with self._running.used() as running:
+            return await self._answers(running, uploads, options, urgency, notes or logs.Notes(new_id()))
+
+    async def _answers(
+        self, running: Running, uploads: Sequence[Upload], options: Options, urgency: Urgency, notes: logs.Notes
+    ) -> list[Answer | Rejection]:
+        deployment = running.deployment
+        if options.configuration is not None and deployment.reserve is not None:
+            await asyncio.to_thread(open_reserve_for, deployment, options.configuration)
+        plan, point = plan_request(deployment, options.policy, options.max_gmacs, options.configuration)
+        running.batcher.check_room(len(uploads) + running.preparation.pending)
         began = time.time_ns()
-        inputs = await self.preparation.prepare(uploads)
+        inputs = await running.preparation.prepare(uploads)
         prepared = time.time_ns()
         good = {position: image for position, image in enumerate(inputs) if isinstance(image, np.ndarray)}
         results: list[BatchedResult | Exception] = []
         if good:
             waiting = list(good.values())
-            results = await self.batcher.submit(waiting, plan, priority=urgency.priority, deadline=urgency.deadline)
+            results = await running.batcher.submit(waiting, plan, priority=urgency.priority, deadline=urgency.deadline)
         answers: list[Answer | Rejection] = [i if isinstance(i, Rejection) else Rejection("internal", "") for i in inputs]
-        notes = notes or logs.Notes(new_id())
         ids = [notes.id if len(uploads) == 1 else f"{notes.id}-{position}" for position in range(len(uploads))]
         for position, result in zip(good, results, strict=True):
             if isinstance(result, Rejection):
@@ -142,21 +178,24 @@ class Classifier:
                     plan.policy,
                     result.result.configuration.id,
                     gmacs=result.result.macs / 1e9,
-                    default=float(self.deployment.costs.default) / 1e9,
+                    default=float(deployment.costs.default) / 1e9,
                     expected=None if point is None else point.macs / 1e9,
                     queued=result.queued_ms / 1000,
                 )
-                kept = self._record(ids[position], uploads[position], result.result, plan, options.keep)
-                answers[position] = self._answer(ids[position], result, plan, point, options.top_k, kept)
+                running.watch.see(result.result, plan)
+                if running.shadow is not None:
+                    running.shadow.offer(ids[position], good[position], result.result, plan)
+                kept = self._record(deployment, ids[position], uploads[position], result.result, plan, options.keep)
+                answers[position] = self._answer(deployment, ids[position], result, plan, point, options.top_k, kept)
         notes.moments += [("prepare", began, prepared), *_moments(results, prepared)]
         notes.facts |= {"images": len(uploads), "policy": plan.policy, "refused": len(uploads) - len(good)}
         return answers
 
-    def _record(self, id_: str, upload: Upload, result: ImageResult, plan: Plan, keep: bool) -> bool:
+    def _record(self, deployment: Deployment, id_: str, upload: Upload, result: ImageResult, plan: Plan, keep: bool) -> bool:
         """Record an answer; true where its picture is kept."""
         stored = StoredAnswer(
             id=id_,
-            network=self.deployment.key,
+            network=deployment.key,
             policy=plan.label,
             configuration=result.configuration.id,
             predicted=result.predicted,
@@ -168,7 +207,14 @@ class Classifier:
         return keeps
 
     def _answer(
-        self, id_: str, batched: BatchedResult, plan: Plan, point: OperatingPoint | None, top_k: int, kept: bool
+        self,
+        deployment: Deployment,
+        id_: str,
+        batched: BatchedResult,
+        plan: Plan,
+        point: OperatingPoint | None,
+        top_k: int,
+        kept: bool,
     ) -> Answer:
         """The body of an answer."""
         result = batched.result
@@ -177,16 +223,16 @@ class Classifier:
         return Answer(
             id=id_,
             predictions=[
-                Prediction(name=self.deployment.classes[i], index=int(i), probability=float(result.probabilities[i]))
+                Prediction(name=deployment.classes[i], index=int(i), probability=float(result.probabilities[i]))
                 for i in order
             ],
             policy=plan.policy,
             dial=plan.dial,
             expected=None if point is None else Expected(accuracy=point.accuracy, gmacs=point.macs / 1e9),
-            configuration=describe_configuration(self.deployment, result.configuration),
-            made_by=describe_maker(self.deployment, result.configuration),
+            configuration=describe_configuration(deployment, result.configuration),
+            made_by=describe_maker(deployment, result.configuration),
             gmacs=result.macs / 1e9,
-            default_gmacs=float(self.deployment.costs.default) / 1e9,
+            default_gmacs=float(deployment.costs.default) / 1e9,
             queued_ms=batched.queued_ms,
             ran_ms=batched.ran_ms,
             batch=batched.batch,
@@ -195,7 +241,7 @@ class Classifier:
 
     async def feedback(self, given: Feedback) -> FeedbackAnswer:
         """Store the true class of an earlier answer; see :func:`serving.live.feedback.take_label`."""
-        return await take_label(self.deployment, self.store, given, self.settings)
+        return await take_label(self.deployment, self.store, given, self.settings, self._earlier)
 
     async def gap(self) -> dict[str, Any]:
         """The gap to the oracle, offline and live, JSON-ready; the live one computed anew every few seconds at most.
@@ -208,6 +254,8 @@ class Classifier:
             if self._live is None or now - self._live[0] > _GAP_SECONDS:
                 live = await in_database(live_gap, self.deployment, self.store)
                 publish(live)
+                warns = await asyncio.to_thread(metrics.warns_out_of_range)
+                live["range"] = self._running.watch.report() | {"out_of_range": warns}
                 self._live = now, live
         return {"network": self.deployment.name, "offline": offline_gap(self.deployment), "live": self._live[1]}
 
@@ -217,19 +265,7 @@ class Classifier:
 
     def describe(self) -> dict[str, Any]:
         """What is deployed, JSON-ready; made once."""
-        return self._description
-
-    async def _warm_up(self) -> None:
-        """Run images alone and together, under the active policy and the default: a first run of anything is slow."""
-        stream = np.random.default_rng(0)
-        side = self.deployment.resolution
-        shape = self.deployment.transform(PIL.Image.new("L", (side, side))).shape
-        for plan in (self.deployment.active, plan_request(self.deployment, policy="default")[0]):
-            for count in (1, 1, 8):
-                images = stream.standard_normal((count, *shape), np.float32)
-                for result in await self.batcher.submit(list(images), plan):
-                    if isinstance(result, Exception):
-                        raise result
+        return self._running.description
 
 
 def _moments(results: Sequence[BatchedResult | Exception], since: int) -> list[tuple[str, int, int]]:
@@ -239,11 +275,6 @@ def _moments(results: Sequence[BatchedResult | Exception], since: int) -> list[t
         return []
     ran = since + int(first.queued_ms * 1e6)
     return [("queue", since, ran), ("network", ran, ran + int(first.ran_ms * 1e6))]
-
-
-def _observe_batch(images: int, seconds: float) -> None:
-    metrics.BATCH.observe(images)
-    metrics.BATCH_SECONDS.observe(seconds)
 
 
 def _bytes_of(upload: Upload) -> bytes | None:

@@ -14,7 +14,7 @@ CODES: Mapping[str, tuple[int, str]] = {
     "not_found": (404, "no such page, or no answered request of that id"),
     "method_not_allowed": (405, "the page knows other methods"),
     "timeout": (408, "the head or body took too long to arrive"),
-    "conflict": (409, "the label of an answer, changed too often or too late"),
+    "conflict": (409, "the label of an answer, changed too often or too late; or a run that is not taken over"),
     "too_large": (413, "the body, the number of images, or the pixels of one"),
     "unsupported_media_type": (415, "neither form data, nor a JPEG, PNG or WebP picture with 8 bits of grey or RGB"),
     "bad_image": (422, "a picture that cannot be decoded, or is too small"),
@@ -36,12 +36,15 @@ class Rejection(Exception):  # noqa: N818, a refusal is no error of ours
         code: one of :data:`CODES`.
         message: what was wrong and what would be right, for the client.
         retry_after: seconds after which to try again; None where that would not help.
+        headers: of the response, beside those that follow from the code.
     """
 
-    def __init__(self, code: str, message: str, retry_after: int | None = None) -> None:
+    def __init__(
+        self, code: str, message: str, retry_after: int | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
         message = message.encode("utf-8", "replace").decode()  # it may quote what no JSON can hold
         super().__init__(message)
-        self.code, self.message, self.retry_after = code, message, retry_after
+        self.code, self.message, self.retry_after, self._headers = code, message, retry_after, headers or {}
 
     @property
     def status(self) -> int:
@@ -55,14 +58,18 @@ class Rejection(Exception):  # noqa: N818, a refusal is no error of ours
 
     def response(self) -> JSONResponse:
         """The response that the client gets."""
-        headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        headers = dict(self._headers)
+        if self.retry_after is not None:
+            headers["Retry-After"] = str(self.retry_after)
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
         return JSONResponse(self.body, self.status, headers)
 
 
-def rejection_for(status: int) -> Rejection:
-    """The refusal for a status that the framework answers with."""
+def rejection_for(status: int, headers: Mapping[str, str] | None = None) -> Rejection:
+    """The refusal for a status and headers that the framework answers with."""
     code = next((code for code, (known, _) in CODES.items() if known == status), None)
     if code is None:
         code = "malformed" if status < 500 else "internal"
     phrase = "an unexpected error; the server's log has it" if status >= 500 else HTTPStatus(status).phrase.lower()
-    return Rejection(code, phrase)
+    return Rejection(code, phrase, headers=headers)

@@ -23,11 +23,14 @@ from dynamic.resources import keep_freed_memory
 from serving import app
 from serving.http.connections import ConnectionLimits, limit_connections
 from serving.http.front import ANSWER_SECONDS
+from serving.inference.finding import target_of
 from serving.operation import logs, tracing
-from serving.operation.server_folder import enter
+from serving.operation.server_folder import enter, supervisor
+from serving.operation.takeover import Takeovers
 from serving.schema import Answer, BatchAnswer, Feedback, FeedbackAnswer, Options
 from serving.settings import ServingSettings, read_settings
 from serving.startup import check_before_start
+from serving.takeover import hear_hangups
 
 
 def _settings() -> ServingSettings:
@@ -41,7 +44,9 @@ def _settings() -> ServingSettings:
 
 
 SETTINGS = _settings()
-enter()  # before the workers start: they look for the server's folder in their environment
+TAKEOVERS = Takeovers(enter())  # before the workers start: they look for the server's folder in their environment
+if supervisor() is None:
+    TAKEOVERS.begin(target_of(SETTINGS))
 
 
 class _Picture(bentoml.IODescriptor):
@@ -95,3 +100,10 @@ class DynamicClassifier:
         app.classify_batch
     )
     feedback = bentoml.api(route="/v1/feedback", input_spec=Feedback, output_spec=FeedbackAnswer)(app.feedback)
+
+    @bentoml.on_deployment
+    @staticmethod
+    def deploy() -> None:
+        """In the process that starts the workers, before it does."""
+        logs.set_up(SETTINGS.log_level)
+        hear_hangups(TAKEOVERS, SETTINGS)

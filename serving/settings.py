@@ -91,6 +91,11 @@ class ServingSettings(BaseSettings):
     by cross-validation, or default where none beats it."""
     objective: Objective = "efficiency"
     """What chooses the policy's operating point: accuracy, default_cost or efficiency."""
+    shadow_policy: str | None = None
+    """A second policy of the run, or default, that answers a share of the images again for comparison, while the server has
+    nothing else to do: /v1/gap has both side by side."""
+    shadow_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Of the images answered by the active policy, those that the shadow is to answer too, drawn by their ids."""
     static: bool = False
     """Serve the default configuration alone, with the network's own batch norms folded into its convolutions: what one would
     deploy without policies, and so the baseline of python -m benchmarks.serving."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import gc
+import functools
 import itertools
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 from dynamic.errors import UserError
 from serving.classifier import Classifier
@@ -16,8 +17,10 @@ from serving.http.connections import accept_one_at_a_time, tell_who_may_connect
 from serving.operation import logs, metrics, tracing
 from serving.operation.readiness import Readiness, drain_first, end_with_the_supervisor
 from serving.operation.server_folder import remove_if_last
-from serving.operation.supervision import end_this_worker
+from serving.operation.supervision import end_this_worker, supervised
+from serving.operation.takeover import TakeoverError, Takeovers
 from serving.settings import ServingSettings
+from serving.takeover import follow_takeovers, ignore_hangups, keep_from_the_collector, status, take_over
 
 
 class Worker:
@@ -38,6 +41,8 @@ class Worker:
         self._closing = False
         self._tried = asyncio.Event()
         self._loading: asyncio.Task[None] | None = None
+        self._takeovers = None if folder is None else Takeovers(folder)
+        self._following: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Load and warm up: in the background, or before it takes connections where another process can take them."""
@@ -56,8 +61,9 @@ class Worker:
     async def stop(self) -> None:
         """Answer what was accepted, store what was answered."""
         self._closing = True
-        if self._loading is not None:
-            self._loading.cancel()
+        for task in (self._loading, self._following):
+            if task is not None:
+                task.cancel()
         self.readiness.withdraw()
         try:
             if self._classifier is not None:
@@ -86,10 +92,32 @@ class Worker:
             raise Rejection("starting", "the server is not warmed up: try again", retry_after=2)
         return self._classifier
 
+    async def take_over(self) -> dict[str, Any]:
+        """Have all workers of the server serve what the settings name now.
+
+        Raises:
+            Rejection: they serve on what they serve.
+        """
+        try:
+            return await asyncio.to_thread(take_over, self._server, self.settings)
+        except TakeoverError as error:
+            raise Rejection("conflict", f"no other run is taken over: {error}") from None
+
+    def served(self) -> dict[str, Any]:
+        """Which run each worker of the server serves, JSON-ready."""
+        return status(self._server, self.settings)
+
+    @property
+    def _server(self) -> Takeovers:
+        if self._takeovers is None:
+            raise Rejection("conflict", "no other run is taken over: this app is a guest in its process, not a server's")
+        return self._takeovers
+
     def _enter_process(self, loop: asyncio.AbstractEventLoop) -> None:
         accept_one_at_a_time(loop, lambda address: tell_who_may_connect(address, self.settings))
         tracing.set_up()
         end_with_the_supervisor()
+        ignore_hangups()
         drain_first(self.settings.drain_seconds, self._drain, loop)
 
     def _drain(self) -> None:
@@ -110,16 +138,22 @@ class Worker:
     async def _try_to_load(self) -> None:
         began = time.monotonic()
         try:
-            self._classifier = await Classifier.open(self.settings, end_this_worker if self._owns_process else lambda: None)
+            number, target = 0, self.settings.network
+            if self._takeovers is not None:  # a link may lead elsewhere since
+                number, target = self._takeovers.agreed(target)
+            give_up = end_this_worker if self._owns_process else lambda: None
+            self._classifier = await Classifier.open(self.settings.model_copy(update={"network": target}), give_up)
         except UserError as error:
             logs.event(f"cannot serve: {error}", logging.ERROR)
         except Exception:
             logs.LOGGER.exception("cannot serve")
         else:
             if self._owns_process:
-                # What is loaded now stays: walking it takes the collector a third of a second, again and again.
-                gc.collect()
-                gc.freeze()
+                keep_from_the_collector()
+            if self._takeovers is not None:
+                following = functools.partial(follow_takeovers, self._takeovers, self._classifier, number)
+                part = supervised("takeover", following, ended=lambda: self._closing, give_up=give_up)
+                self._following = asyncio.create_task(part)
             if not self._closing:
                 self.readiness.publish("ready")
             metrics.STARTS.inc()

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dynamic.compiled.folder import RECORD, WEIGHTS, CompiledNetwork
 from dynamic.compiled.needs import Needs
+from dynamic.compiled.optimising import optimise
 from dynamic.compiled.pieces import Weights
 from dynamic.compiled.plan import Stretch, plan
 from dynamic.compiled.quantising import quantise
@@ -92,6 +93,8 @@ def compile_network(
             quantise(compiled, made, calibration, progress)
         if precision != "float32":
             write_record(made / RECORD, replace(compiled.record, precision=precision, files=_digests(made)).to_json())
+        if precision == "float32":
+            optimise(made, compiled.record)
         for name, record in (beside or {}).items():
             write_record(made / name, record)
         if folder.exists():

@@ -3,6 +3,7 @@
 RUN/compiled/float32/   compiled.json    what :class:`dynamic.compiled.record.CompiledRecord` says, with a checksum
                         weights.bin      every tensor of all graphs, each once
                         000.onnx, ...    the graphs, which refer to it
+                        optimised/       the same for one kind of CPU, see :mod:`dynamic.compiled.optimising`
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dynamic.compiled.optimising import OPTIMISED, OptimisedGraphs
 from dynamic.compiled.record import CompiledRecord, GraphRecord
 from dynamic.compiled.runtimes import Graph, Precision, RuntimeName, open_runtime
 from dynamic.configuration import Configuration
@@ -34,7 +36,8 @@ FEWEST = 8
 class CompiledNetwork:
     """An opened folder. Graphs are made ready when they are first run.
 
-    Each holds tensors of its own: where there are too many for the memory that is free, the one not run longest is closed.
+    Each holds tensors of its own, unless they were optimised for this kind of CPU: where there are too many for the memory
+    that is free, the one not run longest is closed.
 
     Attributes:
         folder: that it was opened from.
@@ -60,9 +63,15 @@ class CompiledNetwork:
         self.runtime, self._runtime = open_runtime(self.precision, runtime, threads)
         self._paths = dict(zip(self.configurations, record.paths, strict=True))
         self._graphs: dict[str, Graph] = {}
-        self._stamps = {name: _stamp(folder / name) for name in record.files}
+        optimised = OptimisedGraphs.find(folder, record) if self.runtime == "onnxruntime" else None
+        self._tensors = None if optimised is None else optimised.mapped()
+        self._place, files = (folder, record.files) if optimised is None else (folder / OPTIMISED, optimised.files)
+        self._files = dict(files)
+        self._stamps = {name: _stamp(self._place / name) for name in files}
         self._lock = threading.Lock()
         self._most = max(FEWEST, available_memory() // 4 // max((folder / WEIGHTS).stat().st_size, 1))
+        if optimised is not None:  # whose tensors are held once, however many are open
+            self._most = len(record.graphs)
         self._threads = threads or cpu_count()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="compiled")
         self.makers = record.makers
@@ -136,7 +145,7 @@ class CompiledNetwork:
             made = self._graphs.pop(file, None)
             if made is None:
                 try:
-                    made = self._runtime.load(self.folder / file)
+                    made = self._runtime.load(self._place / file, None if self._tensors is None else self._tensors[file])
                 finally:
                     self._refuse_others(file)  # behind loading, so that what was loaded is known to be what was opened
             self._graphs[file] = made  # the latest last
@@ -147,9 +156,9 @@ class CompiledNetwork:
     def _refuse_others(self, file: str) -> None:
         """Raise UserError where another network's graph may lie under the same name."""
         for name in (file, WEIGHTS):
-            stamp = _stamp(self.folder / name)
+            stamp = _stamp(self._place / name)
             if stamp != self._stamps[name]:
-                if stamp is None or digest_of_file(self.folder / name) != self.record.files[name]:
+                if stamp is None or digest_of_file(self._place / name) != self._files[name]:
                     raise UserError(f"{self.folder} was compiled anew while it was in use: start again what uses it")
                 self._stamps[name] = stamp
 

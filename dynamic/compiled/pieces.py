@@ -137,14 +137,21 @@ class Weights:
         self._known: dict[str, tuple[int, int]] = {}
         self._seen: dict[int, tuple[np.ndarray, str]] = {}
 
-    def refer(self, name: str, value: np.ndarray, location: str) -> onnx.TensorProto:
-        """A tensor that lies in the file; a small one is in the graph."""
+    def refer(self, name: str, value: np.ndarray, location: str, again: bool = True) -> onnx.TensorProto:
+        """A tensor that lies in the file; a small one is in the graph.
+
+        Where the same object comes ``again`` it is known without reading it, and kept for that.
+        """
         if value.size <= _INLINE or value.dtype == object:
             return numpy_helper.from_array(np.asarray(value, order="C"), name)
         tensor = onnx.TensorProto(name=name, data_type=onnx.helper.np_dtype_to_tensor_dtype(value.dtype), dims=value.shape)
-        if id(value) not in self._seen:
-            self._seen[id(value)] = (value, self._store(np.ascontiguousarray(value).tobytes()))
-        offset, length = self._known[self._seen[id(value)][1]]
+        if id(value) in self._seen:
+            key = self._seen[id(value)][1]
+        else:
+            key = self._store(np.ascontiguousarray(value).tobytes())
+            if again:
+                self._seen[id(value)] = (value, key)
+        offset, length = self._known[key]
         tensor.data_location = onnx.TensorProto.EXTERNAL
         for entry, text in (("location", location), ("offset", str(offset)), ("length", str(length))):
             tensor.external_data.add(key=entry, value=text)
@@ -152,7 +159,7 @@ class Weights:
 
     def moved(self, model: onnx.ModelProto, location: str) -> onnx.ModelProto:
         """``model`` with its tensors in the file."""
-        tensors = [self.refer(t.name, numpy_helper.to_array(t), location) for t in model.graph.initializer]
+        tensors = [self.refer(t.name, numpy_helper.to_array(t), location, again=False) for t in model.graph.initializer]
         del model.graph.initializer[:]
         model.graph.initializer.extend(tensors)
         return model

@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import threading
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -31,8 +32,11 @@ class Graph(Protocol):
 class Runtime(Protocol):
     """Opens graphs."""
 
-    def load(self, path: Path) -> Graph:
-        """Make the graph of an ONNX file ready to run."""
+    def load(self, path: Path, tensors: Mapping[str, np.ndarray] | None = None) -> Graph:
+        """Make the graph of an ONNX file ready to run.
+
+        Where ``tensors`` are given by name it was optimised before, for ONNX Runtime, and reads these instead of its own.
+        """
 
 
 def open_runtime(precision: Precision, name: str | None = None, threads: int | None = None) -> tuple[RuntimeName, Runtime]:
@@ -114,14 +118,49 @@ class _OnnxRuntime:
                 kind, use = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
                 onnxruntime.create_and_register_allocator(onnxruntime.OrtMemoryInfo("Cpu", kind, 0, use), None)
 
-    def load(self, model: Path | bytes) -> Graph:
+    def load(self, model: Path | bytes, tensors: Mapping[str, np.ndarray] | None = None) -> Graph:
+        options, values = self.options(), []
+        if tensors is not None:
+            options.graph_optimization_level = self._library.GraphOptimizationLevel.ORT_DISABLE_ALL
+            for name, tensor in tensors.items():
+                values.append(self._library.OrtValue.ortvalue_from_numpy(tensor))
+                options.add_initializer(name, values[-1])
+        session = self._library.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return _OnnxGraph(session, values)
+
+    def options(self) -> Any:
+        """Of a session that uses the pool and the arena of all."""
         options = self._library.SessionOptions()
         options.use_per_session_threads = False
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.log_severity_level = 3
-        session = self._library.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        outputs = [output.name for output in session.get_outputs()]
-        return lambda inputs: session.run(outputs, inputs)
+        return options
+
+
+class _OnnxGraph:
+    """A session, and the tensors that it reads and does not own."""
+
+    def __init__(self, session: Any, tensors: Sequence[Any]) -> None:
+        self._session, self._tensors = session, tensors
+        self._outputs = [output.name for output in session.get_outputs()]
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        made: list[np.ndarray] = self._session.run(self._outputs, inputs)
+        return made
+
+
+def write_optimised(graph: Path, optimised: Path) -> None:
+    """Write a graph as ONNX Runtime optimises it for this CPU."""
+    runtime = _OnnxRuntime(None)
+    options = runtime.options()
+    options.optimized_model_filepath = str(optimised)
+    runtime._library.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def layout_of_onnxruntime() -> str | None:
+    """On what an optimised graph depends: the runtime's version and the CPU's widest vectors; None where nothing tells."""
+    width = next((flag for flag in ("avx512f", "avx2", "avx") if flag in _cpu_flags()), None)
+    return None if width is None else f"onnxruntime {version('onnxruntime')} {width}"
 
 
 class _OpenVino:
@@ -135,7 +174,7 @@ class _OpenVino:
             "INFERENCE_NUM_THREADS": threads or cpu_count(),
         }
 
-    def load(self, path: Path) -> Graph:
+    def load(self, path: Path, tensors: Mapping[str, np.ndarray] | None = None) -> Graph:
         compiled = self._core.compile_model(self._core.read_model(str(path)), "CPU", self._settings)
         return _OpenVinoGraph(compiled)
 

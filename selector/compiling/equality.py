@@ -1,15 +1,16 @@
-"""Whether a compiled network in float32 gives what the eager one does, policy by policy, image by image."""
+"""Whether a policy gives the same on two networks, or from a session and from what was seen before, image by image."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dynamic.compiled.folder import CompiledNetwork
 from dynamic.compiled.session import CompiledSession
+from selector.compiling.looking import BATCH, Seen
 from selector.observation.answers import classes_of, probabilities_of
 from selector.observation.images import LiveImages, RecordedImages
 from selector.observation.observations import Observations
@@ -46,74 +47,67 @@ class Equality:
         """Whether every image has the same class, charge and, within :data:`TOLERANCE`, probabilities."""
         return not self.other_class and not self.other_macs and self.probability < TOLERANCE
 
-    def add(self, eager: PolicyRun, compiled: PolicyRun, expected: np.ndarray, made: np.ndarray) -> None:
-        """Count a batch.
+    def add(self, expected: PolicyRun, made: PolicyRun, probabilities: tuple[np.ndarray, np.ndarray]) -> None:
+        """Count some images.
 
         Args:
-            eager, compiled: what came of the policy on both.
-            expected, made: (N, classes) float32 probabilities of the configuration that each chose, unrounded.
+            expected, made: what came of the policy on both.
+            probabilities: of both, (N, classes) float32 of the configuration that each chose, unrounded.
         """
-        same = eager.columns == compiled.columns
-        ordered = np.sort(expected, axis=1)
+        same = expected.columns == made.columns
+        ordered = np.sort(probabilities[0], axis=1)
         tie = ordered[:, -1] - ordered[:, -min(2, ordered.shape[1])] < TOLERANCE
-        other = same & (eager.predicted != compiled.predicted)
+        other = same & (expected.predicted != made.predicted)
         self.images += len(same)
         self.other_configuration += int((~same).sum())
         self.other_class += int((other & ~tie).sum())
         self.ties += int((other & tie).sum())
-        self.other_macs += int((same & (np.abs(eager.macs - compiled.macs) >= 0.5)).sum())
-        self.probability = max(self.probability, float(np.abs(expected - made)[same].max(initial=0.0)))
+        self.other_macs += int((same & (np.abs(expected.macs - made.macs) >= 0.5)).sum())
+        self.probability = max(self.probability, float(np.abs(probabilities[0] - probabilities[1])[same].max(initial=0.0)))
 
 
-@dataclass(kw_only=True)
-class Comparison:
-    """Both networks on the same images.
+def total(equalities: Sequence[Equality]) -> dict[str, Any]:
+    """Of all settings together, JSON-ready."""
+    found: dict[str, Any] = {name: sum(getattr(e, name) for e in equalities) for name in vars(Equality())}
+    largest = max((e.probability for e in equalities), default=0.0)
+    return found | {"probability": largest, "holds": all(e.holds for e in equalities)}
 
-    Attributes:
-        settings: (policy, setting of its dial) that are compared.
-        equality: by setting's position.
-        compiled, eager: what came of each, by batch.
-    """
 
-    settings: Sequence[tuple[Policy, float | None]]
-    equality: list[Equality] = field(default_factory=list)
-    compiled: list[list[PolicyRun]] = field(default_factory=list)
-    eager: list[list[PolicyRun]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        for made in (self.compiled, self.eager):
-            made.extend([] for _ in self.settings)
-        self.equality.extend(Equality() for _ in self.settings)
-
-    def add(self, network: CompiledNetwork, images: np.ndarray, observed: Observations, probabilities: np.ndarray) -> None:
-        """Let every policy decide on a batch, live on the compiled network and from what the eager one gave.
-
-        Args:
-            network: the compiled one.
-            images: (N, C, H, W) float32.
-            observed: what the eager one gave of them.
-            probabilities: (N, K, classes) the same, unrounded.
-        """
-        for position, (policy, dial) in enumerate(self.settings):
-            eager = run_policy(policy, RecordedImages(observed), dial)
-            made, compiled = decide_live(policy, dial, network, images, observed)
-            expected = probabilities[np.arange(len(images)), eager.columns]
-            self.equality[position].add(eager, compiled, expected, made)
-            self.eager[position].append(eager)
-            self.compiled[position].append(compiled)
-
-    def summary(self) -> dict[str, Any]:
-        """All settings together, JSON-ready."""
-        total = {name: sum(getattr(e, name) for e in self.equality) for name in vars(Equality())}
-        return total | {"probability": max((e.probability for e in self.equality), default=0.0)}
+def decide_recorded(policy: Policy, dial: float | None, seen: Seen) -> tuple[PolicyRun, np.ndarray]:
+    """What comes of a policy on what was seen, and the (N, classes) float32 probabilities of what it chose."""
+    made = run_policy(policy, RecordedImages(seen.observed), dial)
+    return made, seen.probabilities[np.arange(len(made.columns)), made.columns]
 
 
 def decide_live(
     policy: Policy, dial: float | None, network: CompiledNetwork, images: np.ndarray, observed: Observations
-) -> tuple[np.ndarray, PolicyRun]:
-    """(N, classes) float32 probabilities of what a policy chose on a compiled network, and what came of it."""
+) -> tuple[PolicyRun, np.ndarray]:
+    """The same from a session, which runs what the policy asks for and nothing else."""
     session = CompiledSession(network, images)
     live = LiveImages(session, images, observed.portfolio, network.default, observed.costs, observed.keys)
     columns = policy.decide(live, dial)
     logits = session.mixed([observed.portfolio[column] for column in columns])
-    return probabilities_of(logits), PolicyRun(columns, classes_of(logits), session.macs + live.charged)
+    return PolicyRun(columns, classes_of(logits), session.macs + live.charged), probabilities_of(logits)
+
+
+def live_as_seen(
+    settings: Sequence[tuple[Policy, float | None]], network: CompiledNetwork, images: np.ndarray, seen: Seen
+) -> dict[str, Any]:
+    """Whether every policy decides live, :data:`BATCH` images at a time, as it does on what was seen of the same images.
+
+    Args:
+        settings: policies, each with a setting of its dial.
+        network: that gave it.
+        images: (N, C, H, W) float32.
+        seen: of them.
+    """
+    found = []
+    for policy, dial in settings:
+        equality, (expected, answers) = Equality(), decide_recorded(policy, dial, seen)
+        for start in range(0, len(images), BATCH):
+            part = np.arange(start, min(start + BATCH, len(images)))
+            made, live = decide_live(policy, dial, network, images[part], seen.observed.rows(part))
+            here = PolicyRun(expected.columns[part], expected.predicted[part], expected.macs[part])
+            equality.add(here, made, (answers[part], live))
+        found.append(equality)
+    return total(found)

@@ -14,7 +14,7 @@ from dynamic.compiled.runtimes import Precision
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 from oracle.data.sources import ImageSource
-from oracle.data.views import View
+from oracle.data.views import View, view_source
 from oracle.runs import Run
 from selector.compiling.opening import MADE_FOR
 from selector.observation.features import LOOKS
@@ -90,9 +90,15 @@ def needs_of(policies: Sequence[Policy], portfolio: Sequence[Configuration], def
     return joined(policy.asks(column, len(default.stride)) for policy in policies).needs(portfolio, column)
 
 
+def images_of(run: Run, data_dir: Path | None = None) -> ImageSource:
+    """A run's images at the resolution of its graphs, where the source has another; see :meth:`Run.images`."""
+    source = run.images(data_dir)
+    return view_source(source, View(resize=run.record.resolution / source.resolution))
+
+
 def calibration_images(run: Run, source: ImageSource | None) -> np.ndarray:
     """(images, C, H, W) float32 of the label split, evenly spaced. Raises UserError where there are none."""
-    source = run.images() if source is None else source
+    source = images_of(run) if source is None else source
     rows = np.flatnonzero(source.splits == "label")
     if not len(rows):
         raise UserError(f"{run.folder} has no label images, on which int8 is calibrated")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,7 +24,36 @@ from selector.observation.observations import Observations, rounded
 BATCH = 32
 """Images that run together."""
 
+CHUNK = 256
+"""Images that are read, and that policies decide on, at once."""
+
 _ROUNDED = ("image", "stem", "prefix", "grid")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What one network gave of some images.
+
+    Attributes:
+        observed: everything that policies may ask for.
+        probabilities: (N, K, classes) float32, unrounded.
+    """
+
+    observed: Observations
+    probabilities: np.ndarray
+
+    def first(self, count: int) -> Seen:
+        """The same of the first images."""
+        kept = np.arange(min(count, len(self.observed)))
+        return Seen(observed=self.observed.rows(kept), probabilities=self.probabilities[kept])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Seen]) -> Seen:
+        """Of images one after the other."""
+        return cls(
+            observed=Observations.joined([part.observed for part in parts]),
+            probabilities=np.concatenate([part.probabilities for part in parts]),
+        )
 
 
 class Looker:
@@ -41,23 +71,35 @@ class Looker:
         self.default = self.portfolio.index(run.network.default)
         self._stages, self._distinct = stage_names(run.network, portfolio)
 
-    def batches(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Rows that could be read, :data:`BATCH` at a time, and their images, (rows, C, H, W) float32."""
-        for start in range(0, len(rows), BATCH):
-            part = rows[start : start + BATCH]
+    def chunks(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Rows that could be read, :data:`CHUNK` at a time, and their images, (rows, C, H, W) float32."""
+        for start in range(0, len(rows), CHUNK):
+            part = rows[start : start + CHUNK]
             batch = self.source.load(part)
-            yield part[batch.readable], batch.images.numpy()[batch.readable]
+            if batch.readable.any():
+                yield part[batch.readable], batch.images.numpy()[batch.readable]
 
-    def eagerly(self, network: DynamicNetwork, rows: np.ndarray, images: np.ndarray) -> tuple[Observations, np.ndarray]:
-        """Observations of a batch, and its (N, K, classes) float32 probabilities, unrounded."""
+    def eagerly(self, network: DynamicNetwork, rows: np.ndarray, images: np.ndarray) -> Seen:
+        """What the eager network gives of (rows,) images (rows, C, H, W) float32."""
+        return self._in_batches(lambda some, part: self._eager_batch(network, some, part), rows, images)
+
+    def compiled(self, network: CompiledNetwork, needs: Needs, rows: np.ndarray, images: np.ndarray) -> Seen:
+        """The same from a compiled network, every configuration and look once; what it has no graph for is left out."""
+        return self._in_batches(lambda some, part: self._compiled_batch(network, needs, some, part), rows, images)
+
+    def _in_batches(self, look: Callable[[np.ndarray, np.ndarray], Seen], rows: np.ndarray, images: np.ndarray) -> Seen:
+        parts = [slice(start, start + BATCH) for start in range(0, len(rows), BATCH)]
+        return Seen.joined([look(rows[part], images[part]) for part in parts])
+
+    def _eager_batch(self, network: DynamicNetwork, rows: np.ndarray, images: np.ndarray) -> Seen:
         prepared = torch.from_numpy(images).to(memory_format=torch.channels_last)
         found = look_at_batch(network, prepared, self.portfolio, self._distinct, max_rows=256)
         stages = {name: found[name] for name in self._distinct.values()}
         groups = {name: found[name] for name in _ROUNDED}
-        return self._observations(rows, groups, stages, found["probabilities"], found["predicted"]), found["probabilities"]
+        observed = self._observations(rows, groups, stages, found["probabilities"], found["predicted"])
+        return Seen(observed=observed, probabilities=found["probabilities"])
 
-    def compiled(self, network: CompiledNetwork, needs: Needs, rows: np.ndarray, images: np.ndarray) -> Observations:
-        """The same from a compiled network; what it has no graph for is left out."""
+    def _compiled_batch(self, network: CompiledNetwork, needs: Needs, rows: np.ndarray, images: np.ndarray) -> Seen:
         session = CompiledSession(network, images)
         live = LiveImages(session, images, self.portfolio, network.default, self.costs)
         everything = np.arange(len(rows))
@@ -78,7 +120,8 @@ class Looker:
         logits = np.stack([session.logits(c, everything) for c in self.portfolio], axis=1)
         flat = logits.reshape(-1, logits.shape[2])
         probabilities, predicted = probabilities_of(flat).reshape(logits.shape), classes_of(flat).reshape(logits.shape[:2])
-        return self._observations(rows, groups, stages, probabilities, predicted)
+        observed = self._observations(rows, groups, stages, probabilities, predicted)
+        return Seen(observed=observed, probabilities=probabilities)
 
     def _observations(
         self,
@@ -105,28 +148,6 @@ class Looker:
             predicted=predicted,
             p_true=probabilities[np.arange(len(labels)), :, labels],
         )
-
-
-def look_at_all(
-    looker: Looker,
-    rows: np.ndarray,
-    look: Callable[[np.ndarray, np.ndarray], Observations],
-    progress: Callable[[int], object],
-) -> Observations:
-    """Observations of many images, batch by batch.
-
-    Args:
-        looker: reads them.
-        rows: of its source.
-        look: at (rows,) images (rows, C, H, W).
-        progress: called with the images of each batch.
-    """
-    parts = []
-    for part, images in looker.batches(rows):
-        if len(part):
-            parts.append(look(part, images))
-        progress(min(BATCH, len(rows)))
-    return Observations.joined(parts)
 
 
 def _has(needs: Needs, kind: str, layer: int, configuration: Configuration) -> bool:

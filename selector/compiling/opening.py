@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from dynamic.compiled.folder import CompiledNetwork
 from dynamic.errors import UserError
@@ -18,6 +19,9 @@ MADE_FOR = "made_for.json"
 
 POLICIES = "policies"
 """In a folder of graphs of another precision than float32: the policies that were fitted on its answers."""
+
+RESULTS = "results.json"
+"""In such a folder: what these policies reach on the test split."""
 
 
 def open_graphs(run: RunFolder, folder: Path, runtime: str | None = None, threads: int | None = None) -> CompiledNetwork:
@@ -80,3 +84,24 @@ def open_policies(run: RunFolder, network: CompiledNetwork) -> list[Policy]:
         for policy in policies:
             policy.labels_ = labels
     return policies
+
+
+def read_results_beside(run: RunFolder, network: CompiledNetwork) -> dict[str, Any]:
+    """What the policies of another precision than float32 reach on the test split, as ``selector.benchmark`` writes it.
+
+    Raises:
+        UserError: none are there, or they are damaged, or of other policies or another runtime.
+    """
+    path = network.folder / RESULTS
+    command = f"run python -m selector.compile {run.folder} --precision {network.precision} --runtime {network.runtime}"
+    if not path.is_file():
+        raise UserError(
+            f"{network.folder} was compiled by an earlier version, without results in {network.precision}: {command}"
+        )
+    results = read_record(path)
+    if results.get("policies_digest") != digest_of_policies(policies_folder(run, network)):
+        raise UserError(f"{path} is of other policies than those beside it: {command}")
+    measured = results["run"]["runtime"]
+    if measured != network.runtime:
+        raise UserError(f"{path} was measured with {measured}, not {network.runtime}: {command}")
+    return results

@@ -30,6 +30,8 @@ def sentences(report: Mapping[str, Any], place: Path, was_there: bool, network: 
             f"{default['accuracy']:.1%} of the {report['test_images']} test images right, "
             f"{difference_text(default['versus_float32'])} points from float32 (95 % interval, paired)."
         )
+    if report.get("live"):
+        said.append(_live(report["live"]))
     precision = "" if report["precision"] == "float32" else f" SERVING_PRECISION={report['precision']}"
     return [*said, f"Serve it: SERVING_NETWORK={network}{precision} bentoml serve"]
 
@@ -43,3 +45,12 @@ def _equality(found: Mapping[str, Any]) -> list[str]:
         f"{found['other_configuration']} answers come from another configuration, since a feature or probability lay so "
         "near a threshold that rounding decided.",
     ]
+
+
+def _live(found: Mapping[str, Any]) -> str:
+    """Of sessions, which run no more than one policy asks for, beside what was seen of every configuration."""
+    return (
+        f"Of {found['images']} answers of policies that decided live, {found['other_configuration']} come from another "
+        f"configuration than by what was seen of all configurations before, {found['other_class'] + found['ties']} have "
+        f"another class and {found['other_macs']} another charge."
+    )

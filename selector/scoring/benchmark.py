@@ -26,6 +26,7 @@ from selector.scoring.curves import areas, dial_curves, static_points
 from selector.scoring.learning_curve import learning_curve
 from selector.scoring.opening import OpenedRun, facts_of, open_run, stopwatch_for, written_to
 from selector.scoring.ranking import rank
+from selector.scoring.reached import reached_by, record_of
 from selector.scoring.report import write_report
 from selector.scoring.sentences import sentences
 from selector.scoring.shifted import shifted_test
@@ -90,6 +91,7 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
             result = benchmark_run(settings, opened)
             opened.folder.benchmark.mkdir(parents=True, exist_ok=True)
             write_record(opened.folder.results, result)
+            write_record(opened.folder.reached, record_of(reached_by(opened.policies, opened.test), opened.policies_digest))
         results.append(result)
     write_report(results, settings.out)
     write_whole(settings.out / "results.json", json.dumps({"runs": results}, indent=1).encode())
@@ -111,7 +113,7 @@ def benchmark_run(settings: BenchmarkSettings, opened: OpenedRun) -> dict[str, A
         static_milliseconds = stopwatch.static_milliseconds()
     curves = dial_curves(policies, test)
     result = {
-        "run": facts_of(opened),
+        "run": facts_of(opened.run, policies, label, test),
         "policies": ranking.rows,
         "static": static_points(test),
         "static_network_milliseconds": static_milliseconds,

@@ -162,20 +162,20 @@ def stopwatch_for(opened: OpenedRun) -> Stopwatch:
     )
 
 
-def facts_of(opened: OpenedRun) -> dict[str, Any]:
-    """What the run is, JSON-ready."""
-    settings, test = opened.run.settings, opened.test
+def facts_of(run: Run, policies: Sequence[Policy], label: Observations, test: Observations) -> dict[str, Any]:
+    """What a run is, its policies and what was seen of its images, JSON-ready."""
+    settings = run.settings
     return {
-        "name": opened.run.name,
+        "name": run.name,
         "model": settings.model,
         "weights": Path(settings.weights).stem if Path(settings.weights).suffix else settings.weights,
         "dataset": settings.dataset,
         "regime": settings.regime if settings.dataset == "fashion-scenes" else None,
         "recalibrated_on": settings.recalibrate,
         "recalibrate_regime": settings.recalibrate_regime,
-        "label_images": len(opened.label),
+        "label_images": len(label),
         "test_images": len(test),
-        "fitted_on": opened.policies[0].labels_,
+        "fitted_on": policies[0].labels_,
         "configurations": [c.id for c in test.portfolio],
         "default": test.portfolio[test.default].id,
         "default_gmacs": test.costs.default / 1e9,

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from dynamic.errors import UserError
 from oracle.evaluation.paired import holm
 from selector.observation.images import RecordedImages
@@ -35,9 +37,9 @@ class Ranking:
     references: References
 
 
-def refuse_overlap(policy: Policy, observed: Observations) -> None:
-    """Raise UserError where a policy was fitted on images it would be scored on."""
-    shared = sorted(policy.fitted_on_.intersection(map(str, observed.keys)))
+def refuse_overlap(policy: Policy, keys: np.ndarray) -> None:
+    """Raise UserError where a policy was fitted on images, by their (N,) keys, that it would be scored on."""
+    shared = sorted(policy.fitted_on_.intersection(map(str, keys)))
     if shared:
         raise UserError(
             f"{policy.name} was fitted on {len(shared)} of the images it would be scored on, such as {shared[0]}: "
@@ -61,7 +63,7 @@ def rank(policies: Sequence[Policy], label: Observations, test: Observations) ->
         UserError: a policy was fitted on a test image.
     """
     for policy in policies:
-        refuse_overlap(policy, test)
+        refuse_overlap(policy, test.keys)
         with own_errors(policy):
             refuse_peeking(policy, test)
     by_name = {policy.name: policy for policy in policies}

@@ -30,7 +30,19 @@ from serving.settings import ServingSettings
 ANSWER_SECONDS = 90
 """Seconds from the whole request to its answer; then 503."""
 
-_PAGES = {*FILES, "/v1/feedback", "/v1/gap", "/v1/network", "/", "/ui", "/metrics", "/healthz", "/livez", "/readyz"}
+_PAGES = {
+    *FILES,
+    "/v1/feedback",
+    "/v1/gap",
+    "/v1/network",
+    "/admin/reload",
+    "/",
+    "/ui",
+    "/metrics",
+    "/healthz",
+    "/livez",
+    "/readyz",
+}
 _PROBES = {"/healthz", "/livez", "/readyz"}
 _QUIET = {"/metrics", *_PROBES}
 _OPEN = {"/", "/ui", "/docs.json"}

@@ -74,6 +74,13 @@ def document() -> dict[str, Any]:
                 _JSON,
                 ("invalid", "starting"),
             ),
+            "/admin/reload": {
+                **_get("Which run each worker serves", _JSON, ("conflict",)),
+                "post": {
+                    "summary": "Have all workers serve the run that SERVING_NETWORK leads to now, or none",
+                    "responses": _responses(_JSON, (*_WHO, "conflict", "starting")),
+                },
+            },
             "/ui": _get("A page to try it", {"text/html": {"schema": {"type": "string"}}}),
             "/metrics": _get("Prometheus metrics", _TEXT),
             "/docs.json": _get("This document", _JSON),

@@ -10,8 +10,9 @@ import numpy as np
 
 from dynamic.compiled.folder import CompiledNetwork
 from dynamic.configuration import Configuration
+from dynamic.errors import UserError
 from oracle.run_folder import RunFolder
-from selector.compiling.opening import open_policies, policies_folder
+from selector.compiling.opening import open_policies, policies_folder, read_results_beside
 from selector.observation.costs import Costs
 from selector.policies import digest_of_policies
 from selector.policies.constant import Default, constants
@@ -53,15 +54,16 @@ def _with_policies(settings: ServingSettings, run: RunFolder, network: CompiledN
         configurations=network.configurations,
         portfolio=portfolio,
         costs=_costs(network, portfolio),
-        **(results_of(run) if folder == run.policies else _no_results(network)),
+        **(results_of(run) if folder == run.policies else _results_beside(run, network)),
     )
 
 
-def _no_results(network: CompiledNetwork) -> dict[str, Any]:
-    why = (
-        f"python -m selector.benchmark measures in float32; {network.folder}/report.json says what {network.precision} costs"
-    )
-    return {"results": None, "why_no_results": why}
+def _results_beside(run: RunFolder, network: CompiledNetwork) -> dict[str, Any]:
+    """What the policies of another precision reached; or None, and why not."""
+    try:
+        return {"results": read_results_beside(run, network), "why_no_results": None}
+    except UserError as error:
+        return {"results": None, "why_no_results": str(error)}
 
 
 def _static(settings: ServingSettings, run: RunFolder, network: CompiledNetwork) -> Deployment:

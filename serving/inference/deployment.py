@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from dynamic.configuration import Configuration
 from selector.observation.costs import Costs
 from selector.policies.base import Policy
 from selector.policies.objectives import Objective
+from selector.scoring.reached import Reached
 from serving.inference.plans import Plan
 from serving.inference.reserve import Reserve
 from serving.inference.served_network import ServedNetwork
@@ -40,6 +41,7 @@ class Deployment:
         why_active: what it promises, or why no learned policy was taken, in a sentence.
         objective: that chose the active policy's operating point.
         results: what ``selector.benchmark`` measured; None where there is nothing, and ``why_no_results`` says why.
+        reached: what policies do to images like the run's, by name and setting; empty where nobody counted.
 
     Raises:
         ValueError: an active policy that is not there, no policy ``default``, neither results nor a reason for none.
@@ -62,6 +64,7 @@ class Deployment:
     objective: Objective
     results: dict[str, Any] | None
     why_no_results: str | None
+    reached: Mapping[tuple[str, float | None], Reached] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for policy in ("default", self.active.policy):

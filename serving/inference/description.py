@@ -28,6 +28,9 @@ def describe(deployment: Deployment, settings: ServingSettings) -> dict[str, Any
             "objective": deployment.objective,
             "why": deployment.why_active,
         },
+        "shadow": None
+        if settings.shadow_policy is None
+        else {"policy": settings.shadow_policy, "share": settings.shadow_share},
         "default": describe_configuration(deployment, deployment.default).model_dump(),
         "configurations": [describe_configuration(deployment, c).model_dump() for c in deployment.configurations],
         "other_configurations": deployment.reserve is not None,

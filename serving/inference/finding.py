@@ -20,6 +20,12 @@ def folder_of(settings: ServingSettings) -> Path | None:
     return path if path.is_dir() and not (path.name == settings.network and _is_network(settings.network)) else None
 
 
+def target_of(settings: ServingSettings) -> str:
+    """What the settings name now: a run's folder, whatever links lead to it, or a network's name."""
+    folder = folder_of(settings)
+    return settings.network if folder is None else str(folder.resolve())
+
+
 def _is_network(name: str) -> bool:
     if not torch_is_installed():
         return False
@@ -34,6 +40,7 @@ def torch_is_installed() -> bool:
 
 
 def check_policy(settings: ServingSettings, names: Sequence[str]) -> None:
-    """Raise UserError where the settings name a policy that is not among ``names``."""
-    if settings.policy is not None and settings.policy not in names:
-        raise UserError(f"SERVING_POLICY={settings.policy}: {settings.network} has {', '.join(names)}")
+    """Raise UserError where the settings name a policy, active or shadow, that is not among ``names``."""
+    for name, wanted in (("POLICY", settings.policy), ("SHADOW_POLICY", settings.shadow_policy)):
+        if wanted is not None and wanted not in names:
+            raise UserError(f"SERVING_{name}={wanted}: {settings.network} has {', '.join(names)}")

@@ -21,6 +21,8 @@ def open_deployment(settings: ServingSettings) -> Deployment:
         UserError: no such run or network, a run without policies, an unknown policy, graphs that are needed and not there.
     """
     folder = folder_of(settings)
+    if folder is not None:
+        folder = folder.resolve()  # graphs are read when they are first run: by then a link may lead elsewhere
     if folder is not None and settings.compiled:
         try:
             return open_compiled(settings, folder)

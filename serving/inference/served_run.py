@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from dynamic.errors import UserError
 from oracle.run_folder import RunFolder
 from selector.policies.base import Policy
+from selector.scoring.reached import Reached, read_reached
 from selector.scoring.results import read_results
 from serving.inference.deployment import Deployment
 from serving.inference.finding import check_policy
@@ -48,7 +50,10 @@ def active_of(settings: ServingSettings, policies: Mapping[str, Policy]) -> tupl
 
 def results_of(run: RunFolder) -> dict[str, Any]:
     """What was measured of the policies; or None, and why not."""
+    reached: Mapping[tuple[str, float | None], Reached] = {}
+    with suppress(UserError):
+        reached = read_reached(run)
     try:
-        return {"results": read_results(run), "why_no_results": None}
+        return {"results": read_results(run), "why_no_results": None, "reached": reached}
     except UserError as error:
-        return {"results": None, "why_no_results": str(error)}
+        return {"results": None, "why_no_results": str(error), "reached": reached}

@@ -20,14 +20,17 @@ _RECENT = 30.0
 _ID = re.compile(r"[0-9a-f]{20,40}(-\d{1,4})?")
 
 
-async def take_label(deployment: Deployment, store: Store, given: Feedback, settings: ServingSettings) -> FeedbackAnswer:
+async def take_label(
+    deployment: Deployment, store: Store, given: Feedback, settings: ServingSettings, earlier: Sequence[str] = ()
+) -> FeedbackAnswer:
     """Store the true class of an earlier answer; it is on disk when this returns.
 
     Args:
-        deployment: that answered.
+        deployment: that answers now.
         store: the database.
         given: the answer's id, and its true class.
         settings: how long labels may come, and how often they may be changed.
+        earlier: keys of deployments of the same classes that answered before it.
 
     Raises:
         Rejection: no such answer, or not recorded yet; no such class; a label changed too often or too late; the database
@@ -37,9 +40,8 @@ async def take_label(deployment: Deployment, store: Store, given: Feedback, sett
     labelled = None
     for _ in range(_RETRIES if _ID.fullmatch(given.id) else 0):
         try:
-            labelled = await in_database(
-                store.add_label, given.id, deployment.key, index, settings.label_changes, settings.label_seconds
-            )
+            limits = settings.label_changes, settings.label_seconds
+            labelled = await in_database(store.add_label, given.id, deployment.key, index, *limits, earlier)
         except LabelFixed as fixed:
             raise Rejection("conflict", str(fixed)) from None
         # Another process may still be about to record an answer that it has just given.

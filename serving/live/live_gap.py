@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from oracle.evaluation import bounds
+from selector.policies.objectives import Z, paired_error
 from selector.scoring.gaps import closed_gap, closed_gap_interval
 from selector.scoring.resampling import RESAMPLES
 from serving.inference.deployment import Deployment
-from serving.live.records import Evaluation, LabelledAnswer
+from serving.live.records import Evaluation, LabelledAnswer, Shadowed
 from serving.live.store import Store
 from serving.operation import metrics
 
@@ -23,7 +24,8 @@ def live_gap(deployment: Deployment, store: Store) -> dict[str, Any]:
     """What the latest labels and evaluations say of live traffic, by policy and its setting, JSON-ready.
 
     Accuracies carry 95 % intervals (Wilson's); gaps those of a paired bootstrap. Images of each policy are compared among
-    themselves: the same images under default, single best, the policy and the oracle.
+    themselves: the same images under default, single best, the policy and the oracle. What a shadow answered too stands
+    beside the active policy's answers to the same images, the difference with Agresti and Min's paired interval.
     """
     key = deployment.key
     labels, evaluations = store.labels(key, MOST), store.evaluations(key, MOST)
@@ -34,6 +36,7 @@ def live_gap(deployment: Deployment, store: Store) -> dict[str, Any]:
         "evaluated": evaluated,
         "latest": MOST,
         "answered": [_answers_of(name, [row for row in labels if row.policy == name]) for name in names],
+        "shadowed": _shadowed(store.shadowed(key, MOST, labelled=False), store.shadowed(key, MOST, labelled=True)),
         "compared": [_compare(deployment, name, [e for e in evaluations if e.policy == name]) for name in names],
     }
 
@@ -46,6 +49,45 @@ def _answers_of(policy: str, rows: Sequence[LabelledAnswer]) -> dict[str, Any]:
 
 def _accuracy(right: np.ndarray) -> dict[str, Any]:
     return {"accuracy": float(right.mean()), "accuracy_ci": list(bounds.interval(right))}
+
+
+def _shadowed(every: Sequence[Shadowed], labelled: Sequence[Shadowed]) -> list[dict[str, Any]]:
+    """Active and shadow policy on the same images: agreement and cost on all, accuracy on the labelled ones."""
+    return [
+        _beside(
+            *pair,
+            [row for row in every if (row.policy, row.shadow) == pair],
+            [row for row in labelled if (row.policy, row.shadow) == pair],
+        )
+        for pair in sorted({(row.policy, row.shadow) for row in (*every, *labelled)})
+    ]
+
+
+def _beside(policy: str, shadow: str, every: Sequence[Shadowed], labelled: Sequence[Shadowed]) -> dict[str, Any]:
+    rows = every or labelled
+    found: dict[str, Any] = {
+        "policy": policy,
+        "shadow": shadow,
+        "images": len(rows),
+        "agreement": float(np.mean([row.predicted == row.shadow_predicted for row in rows])),
+        "gmacs": {
+            "policy": float(np.mean([row.macs for row in rows])) / 1e9,
+            "shadow": float(np.mean([row.shadow_macs for row in rows])) / 1e9,
+        },
+        "labelled": len(labelled),
+        "cases": None,
+        "difference": None,
+        "difference_ci": None,
+    }
+    if labelled:
+        right = np.array([row.predicted == row.label for row in labelled])
+        shadow_right = np.array([row.shadow_predicted == row.label for row in labelled])
+        difference = float(shadow_right.mean() - right.mean())
+        margin = Z * paired_error(shadow_right, right)
+        found["cases"] = {"policy": _accuracy(right), "shadow": _accuracy(shadow_right)}
+        found["difference"] = difference
+        found["difference_ci"] = [max(-1.0, difference - margin), min(1.0, difference + margin)]
+    return found
 
 
 def _compare(deployment: Deployment, policy: str, rows: Sequence[Evaluation]) -> dict[str, Any]:
@@ -80,6 +122,11 @@ def _compare(deployment: Deployment, policy: str, rows: Sequence[Evaluation]) ->
 
 def publish(live: dict[str, Any]) -> None:
     """Set the Prometheus gauges."""
+    for row in live["shadowed"]:
+        for who, case in (row["cases"] or {}).items():
+            metrics.SHADOW_ACCURACY.labels(row["policy"], row["shadow"], who).set(case["accuracy"])
+        if row["difference"] is not None:
+            metrics.SHADOW_DIFFERENCE.labels(row["policy"], row["shadow"]).set(row["difference"])
     for row in live["compared"]:
         metrics.LIVE_IMAGES.labels(row["policy"]).set(row["images"])
         for who, case in row.get("cases", {}).items():

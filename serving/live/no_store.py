@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from serving.errors import Rejection
 from serving.live.database import NONE
-from serving.live.records import Evaluation, LabelledAnswer, StoredAnswer
+from serving.live.records import Evaluation, LabelledAnswer, Shadowed, StoredAnswer
 from serving.live.store import Store
 from serving.operation import metrics
 
@@ -25,12 +25,21 @@ class NoStore(Store):
     ) -> None:
         """Forget them."""
 
+    def add_shadows(self, answers: Sequence[StoredAnswer]) -> None:
+        """Forget them."""
+
     def kept_bytes(self) -> int:
         """None."""
         return 0
 
     def add_label(
-        self, id_: str, network: str, label: int, changes: int = 0, change_seconds: float = 0.0
+        self,
+        id_: str,
+        network: str,
+        label: int,
+        changes: int = 0,
+        change_seconds: float = 0.0,
+        others: Sequence[str] = (),
     ) -> LabelledAnswer | None:
         """Refuse it. Raises Rejection."""
         raise Rejection("unavailable", f"this server takes no labels (SERVING_DATABASE={NONE})")
@@ -48,6 +57,10 @@ class NoStore(Store):
         return 0, 0
 
     def labels(self, network: str, most: int) -> list[LabelledAnswer]:
+        """None."""
+        return []
+
+    def shadowed(self, network: str, most: int, labelled: bool) -> list[Shadowed]:
         """None."""
         return []
 

@@ -1,4 +1,4 @@
-"""The gap to the oracle on the run's test split, as ``python -m selector.benchmark`` measured it."""
+"""The gap to the oracle on the test split, by ``selector.benchmark``, or ``selector.compile`` in another precision."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def offline_gap(deployment: Deployment) -> dict[str, Any]:
         "model": facts["model"],
         "weights": facts["weights"],
         "split": "test",
+        "precision": facts.get("precision", "float32"),
         "images": facts["test_images"],
         "default": rows["default"],
         "single_best": rows["single_best"],

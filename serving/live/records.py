@@ -64,3 +64,23 @@ class Evaluation:
     policy_macs: float
     right: dict[str, bool]
     oracle_macs: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shadowed:
+    """An image that was answered twice.
+
+    Attributes:
+        policy, shadow: labels of the plans that answered.
+        predicted, shadow_predicted: classes; -1 where the network's answer was not finite.
+        macs, shadow_macs: that each ran, the selector's included.
+        label: the true class; None where it is not known.
+    """
+
+    policy: str
+    shadow: str
+    predicted: int
+    shadow_predicted: int
+    macs: float
+    shadow_macs: float
+    label: int | None

@@ -1,4 +1,4 @@
-"""Stores answers, their labels, kept pictures and evaluations, in SQLite or PostgreSQL."""
+"""Stores answers, their labels and shadows, kept pictures and evaluations, in SQLite or PostgreSQL."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from sqlalchemy.engine import Engine
 
 from serving.errors import Rejection
 from serving.live.database import Database, DatabaseAway, is_away
-from serving.live.records import Evaluation, LabelledAnswer, StoredAnswer
-from serving.live.tables import ANSWERS, EVALUATIONS, IMAGES, LABELS, NETWORK_LENGTH
+from serving.live.records import Evaluation, LabelledAnswer, Shadowed, StoredAnswer
+from serving.live.tables import ANSWERS, EVALUATIONS, IMAGES, LABELS, NETWORK_LENGTH, SHADOWS
 from serving.operation.logs import LOGGER
 
 T = TypeVar("T")
@@ -79,13 +79,26 @@ class Store:
             if pictures:
                 connection.execute(self._insert(IMAGES).on_conflict_do_nothing(), pictures)
 
+    def add_shadows(self, answers: Sequence[StoredAnswer]) -> None:
+        """Remember what a shadow policy answered, under the ids of the active one's answers."""
+        now = time.time()
+        rows = [asdict(answer) | {"network": fitting(answer.network), "created": now} for answer in answers]
+        with self._database.transaction() as connection:
+            connection.execute(self._insert(SHADOWS).on_conflict_do_nothing(), rows)
+
     def kept_bytes(self) -> int:
         """Bytes of all kept pictures."""
         with self._database.transaction() as connection:
             return int(connection.execute(sa.select(sa.func.coalesce(sa.func.sum(IMAGES.c.size), 0))).scalar_one())
 
     def add_label(
-        self, id_: str, network: str, label: int, changes: int = 3, change_seconds: float = 3600.0
+        self,
+        id_: str,
+        network: str,
+        label: int,
+        changes: int = 3,
+        change_seconds: float = 3600.0,
+        others: Sequence[str] = (),
     ) -> LabelledAnswer | None:
         """Store the true class of an image that ``network`` answered; a later label replaces an earlier one.
 
@@ -95,6 +108,7 @@ class Store:
             label: the class.
             changes: how often a label may be replaced by another one.
             change_seconds: how long after the first one that may be.
+            others: keys of deployments that may have answered instead.
 
         Returns:
             The answer with its label, on disk by now; None for an id that is unknown, or of another network.
@@ -103,7 +117,7 @@ class Store:
             LabelFixed: another label, too often or too late.
         """
         now = time.time()
-        mine = sa.select(ANSWERS).where(ANSWERS.c.id == id_, ANSWERS.c.network == fitting(network))
+        mine = sa.select(ANSWERS).where(ANSWERS.c.id == id_, ANSWERS.c.network.in_([*map(fitting, (network, *others))]))
         with self._database.transaction() as connection:
             found = connection.execute(mine).mappings().first()
             if found is None:
@@ -201,6 +215,23 @@ class Store:
             rows = connection.execute(query).mappings().all()
         return [_labelled(row, row["label"]) for row in rows]
 
+    def shadowed(self, network: str, most: int, labelled: bool) -> list[Shadowed]:
+        """The latest images of a network that were answered twice; if ``labelled``, only those whose label came, with it."""
+        known = LABELS if labelled else ANSWERS
+        columns = [
+            known.c.policy,
+            SHADOWS.c.policy.label("shadow"),
+            known.c.predicted,
+            SHADOWS.c.predicted.label("shadow_predicted"),
+            known.c.macs,
+            SHADOWS.c.macs.label("shadow_macs"),
+            LABELS.c.label if labelled else sa.null().label("label"),
+        ]
+        query = sa.select(*columns).join(SHADOWS, SHADOWS.c.id == known.c.id).where(SHADOWS.c.network == fitting(network))
+        with self._database.transaction() as connection:
+            rows = connection.execute(query.order_by(SHADOWS.c.created.desc()).limit(most)).mappings().all()
+        return [Shadowed(**row) for row in rows]
+
     def evaluations(self, network: str, most: int) -> list[Evaluation]:
         """The latest evaluations of a network."""
         mine = sa.select(EVALUATIONS).where(EVALUATIONS.c.network == fitting(network))
@@ -214,9 +245,9 @@ class Store:
         """Delete what is too old or too much: pictures whose time is over, old answers, labels and evaluations.
 
         Args:
-            answers_before: moment before which answers go; their labels stay.
-            labels_before: moment before which labels and evaluations go.
-            most_rows: of answers, labels and evaluations each; the oldest go first.
+            answers_before: moment before which answers go, and their shadows; of labelled ones label and shadow stay.
+            labels_before: moment before which these go, and evaluations.
+            most_rows: of answers, labels, shadows and evaluations each; the oldest go first.
 
         Returns:
             How many pictures, and how many other rows were deleted.
@@ -224,7 +255,10 @@ class Store:
         with self._database.transaction() as connection:
             pictures = connection.execute(IMAGES.delete().where(IMAGES.c.expires < time.time())).rowcount
             rows = 0
-            for table, moment in ((ANSWERS, answers_before), (LABELS, labels_before), (EVALUATIONS, labels_before)):
+            unlabelled = SHADOWS.c.id.not_in(sa.select(LABELS.c.id))
+            rows += connection.execute(SHADOWS.delete().where(SHADOWS.c.created < answers_before, unlabelled)).rowcount
+            moments = {ANSWERS: answers_before, LABELS: labels_before, SHADOWS: labels_before, EVALUATIONS: labels_before}
+            for table, moment in moments.items():
                 newest = sa.select(table.c.created).order_by(table.c.created.desc()).offset(most_rows).limit(1)
                 last = connection.execute(newest).scalar()
                 old = table.c.created < moment if last is None else table.c.created <= max(last, moment)

@@ -1,4 +1,4 @@
-"""The tables of the database: answers, labels, kept images, evaluations, as the newest migration leaves them.
+"""The tables of the database: answers, labels, shadows, kept images, evaluations, as the newest migration leaves them.
 
 Networks are named by :attr:`Deployment.key`, shortened where it does not fit; policies by :attr:`Plan.label`; moments are
 seconds since 1970. A change here needs a file in :mod:`serving.live.migrations.versions`; a test compares the two.
@@ -41,6 +41,19 @@ LABELS = sa.Table(
     sa.Column("changes", sa.Integer, nullable=False, server_default="0"),
 )
 """One row for each label, with the answer it belongs to, when it first came and how often it was changed since."""
+
+SHADOWS = sa.Table(
+    "shadows",
+    METADATA,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("created", sa.Double, index=True, nullable=False),
+    sa.Column("network", sa.String(NETWORK_LENGTH), index=True, nullable=False),
+    sa.Column("policy", sa.Text, nullable=False),
+    sa.Column("configuration", sa.Text, nullable=False),
+    sa.Column("predicted", sa.Integer, nullable=False),
+    sa.Column("macs", sa.Double, nullable=False),
+)
+"""What a shadow policy says of images that the active one answered under the same id."""
 
 IMAGES = sa.Table(
     "images",

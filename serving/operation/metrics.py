@@ -76,7 +76,7 @@ def _allocate(folder: Path | None) -> bool:
     """Take the disk space of this process's files now: a page that cannot be had later would kill the process."""
     if folder is None or not hasattr(os, "posix_fallocate"):
         return True
-    kinds = ("counter", "histogram", "gauge_sum", "gauge_livesum", "gauge_livemin", "gauge_mostrecent")
+    kinds = ("counter", "histogram", "gauge_sum", "gauge_livesum", "gauge_livemin", "gauge_livemax", "gauge_mostrecent")
     try:
         for kind in kinds:
             with (folder / f"{kind}_{os.getpid()}.db").open("ab") as file:
@@ -136,6 +136,12 @@ QUEUE = _gauge("serving_queue_images", "Images that wait", over_processes="lives
 READY = _gauge("serving_ready", "Processes that are warmed up", over_processes="livesum")
 STARTS = _counter("serving_worker_starts", "Processes that were warmed up since the server started")
 RESTARTS = _counter("serving_restarts", "Deaths of a part of a process, after each of which it was started again", "part")
+TAKEOVERS = _counter(
+    "serving_takeovers", "New runs that a process took over, refused, or dropped because another refused", "outcome"
+)
+RUN = _gauge(
+    "serving_run", "Processes that serve a run, by its name and weights", "run", "weights", over_processes="livesum"
+)
 DATABASE_UP = _gauge("serving_database_up", "Whether every process can use the database", over_processes="livemin")
 KEPT_IMAGES = _counter("serving_kept_images", "Images kept for evaluation")
 UNRECORDED_ANSWERS = _counter(
@@ -159,6 +165,36 @@ LIVE_GAP = _gauge(
     "serving_live_recovered_gap",
     "(policy - default) / (oracle - default) on live images, by policy",
     "policy",
+    over_processes="mostrecent",
+)
+OUT_OF_RANGE = _gauge(
+    "serving_out_of_range",
+    "1 where a process finds live images unlike those that its policy was measured on",
+    over_processes="livemax",
+)
+SHADOW_IMAGES = _counter(
+    "serving_shadow_images",
+    "Images for the shadow policy: answered (not_recorded: while the database was away), failed, or shed for want of time",
+    "shadow",
+    "outcome",
+)
+SHADOW_AGREED = _counter("serving_shadow_agreed", "Images on which shadow and active policy agreed", "shadow")
+SHADOW_GMACS = _counter(
+    "serving_shadow_gmacs", "10^9 multiply-accumulates of shadow and active policy on the same images", "shadow", "who"
+)
+SHADOW_ACCURACY = _gauge(
+    "serving_shadow_accuracy",
+    "Of active policy and shadow on the same labelled live images",
+    "policy",
+    "shadow",
+    "who",
+    over_processes="mostrecent",
+)
+SHADOW_DIFFERENCE = _gauge(
+    "serving_shadow_difference",
+    "Accuracy of the shadow less that of the active policy on the same labelled live images",
+    "policy",
+    "shadow",
     over_processes="mostrecent",
 )
 CONNECTIONS = _gauge("serving_connections", "Open connections", over_processes="livesum")
@@ -202,10 +238,10 @@ def exposition() -> bytes:
     return generate_latest(registry)
 
 
-def ready_processes() -> int:
-    """How many of the server's processes are warmed up."""
-    lines = [line for line in exposition().decode().splitlines() if line.startswith("serving_ready ")]
-    return int(sum(float(line.split()[1]) for line in lines))
+def warns_out_of_range() -> bool:
+    """Whether any of the server's processes finds live images unlike those that its policy was measured on."""
+    lines = [line for line in exposition().decode().splitlines() if line.startswith("serving_out_of_range ")]
+    return any(float(line.split()[1]) for line in lines)
 
 
 def bury_the_dead() -> None:

@@ -29,7 +29,7 @@ from tests.serving.conftest import metric, wait_until_ready, worker_of
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch, deployment: Deployment) -> None:
     """Apps share the graphs that this process has open: a network takes seconds to load."""
-    monkeypatch.setattr("serving.classifier.open_deployment", lambda settings: deployment)
+    monkeypatch.setattr("serving.running.open_deployment", lambda settings: deployment)
 
 
 def app_client(tmp_path: Path, name: str, **settings: Any) -> TestClient:

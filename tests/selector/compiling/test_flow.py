@@ -15,8 +15,9 @@ from dynamic import UserError
 from dynamic.compiled.session import CompiledSession
 from oracle.run_folder import RunFolder
 from oracle.runs import Run
-from selector.compiling import flow
-from selector.compiling.comparing import table
+from selector.compiling import judging
+from selector.compiling.comparing import settings_of, table
+from selector.compiling.decided import decided_in_float32
 from selector.compiling.flow import compile_for, reports_beside
 from selector.compiling.graphs import compile_run, refuse_uncompilable
 from selector.compiling.opening import open_graphs
@@ -30,6 +31,9 @@ from selector.policies import REFERENCES, load_policies
 from selector.policies.base import Policy
 from selector.policies.running import run_policy
 from selector.shipped import SHIPPED
+from serving.inference.opening import open_deployment
+from serving.live.offline_gap import offline_gap
+from serving.settings import ServingSettings
 from tests.oracle.conftest import run_command
 
 pytestmark = pytest.mark.slow  # exporting graphs takes seconds
@@ -59,6 +63,8 @@ def compiled(run_folder: Path) -> Path:
     assert line["equality"]["holds"]
     assert line["equality"]["other_class"] == line["equality"]["other_macs"] == 0
     assert line["equality"]["images"] >= 8 * IMAGES
+    assert line["live"]["holds"]
+    assert line["live"]["images"] == line["equality"]["images"]
     assert {row["policy"] for row in line["rows"]} == {path.name for path in (run_folder / "policies").iterdir()}
     for row in line["rows"]:
         assert row["equality"]["holds"]
@@ -76,6 +82,21 @@ def test_it_is_found_again(run_folder: Path, compiled: Path) -> None:
     assert place == compiled
     assert {path: path.stat().st_mtime_ns for path in compiled.rglob("*")} == before
     assert "is there already" in sentences(report, place, was_there, "mine")[0]
+
+
+def test_what_float32_decided_is_kept_for_other_precisions(run_folder: Path, compiled: Path) -> None:
+    run = Run.open(run_folder)
+    source, settings = run.images(), settings_of(load_policies(run))
+    test = np.flatnonzero(source.splits == "test")[:IMAGES]
+    keys, labels = source.keys[test], source.labels[test]
+    place = compiled.with_name("int8")
+    found = decided_in_float32(run, place, settings, keys, labels)
+    assert found is not None
+    _, report, _ = compile_for(CompileSettings(run=run_folder, images=IMAGES))
+    accuracies = [float((made.predicted == labels).mean()) for made in found]
+    assert accuracies == [row["float32"]["accuracy"] for row in report["rows"]]
+    assert [float(made.macs.mean() / 1e9) for made in found] == [row["float32"]["gmacs"] for row in report["rows"]]
+    assert decided_in_float32(run, place, settings, keys[1:], labels[1:]) is None, "of other images"
 
 
 def test_decisions_recorded_eager_and_compiled_are_the_same(run_folder: Path, compiled: Path) -> None:
@@ -131,10 +152,10 @@ def test_policies_of_a_precision_are_saved_together(tmp_path: Path, monkeypatch:
             raise KeyboardInterrupt
         return policies
 
-    monkeypatch.setattr(flow, "fit_all", fitted)
+    monkeypatch.setattr(judging, "fit_all", fitted)
     for seed in (1, 2, 3):
         with pytest.raises(KeyboardInterrupt) if seed == 2 else nullcontext():
-            flow._fitted([], None, tmp_path / "policies", seed)  # type: ignore[arg-type]
+            judging._fitted([], None, tmp_path / "policies", seed)  # type: ignore[arg-type]
         assert [path.name for path in (tmp_path / "policies").iterdir()] == [f"seed {1 if seed == 2 else seed}"]
     assert [path.name for path in tmp_path.iterdir()] == ["policies"]
 
@@ -158,6 +179,22 @@ def test_int8_has_policies_of_its_own_and_stands_beside_float32(run_folder: Path
     float32 = next(row for row in report["rows"] if row["policy"] == "default")["float32"]
     assert default[2] == f"{float32['accuracy']:.1%}"
     assert compile_for(settings)[2]
+    deployment = open_deployment(ServingSettings(network=str(run_folder), device="cpu", precision="int8"))
+    gap = offline_gap(deployment)
+    assert (gap["available"], gap["precision"], gap["images"]) == (True, "int8", IMAGES)
+    rows = {(row["policy"], row["objective"]): row for row in report["rows"]}
+    for shown in gap["policies"]:
+        if shown["policy"] != "oracle":
+            row = rows[shown["policy"], shown["objective"]]
+            assert shown["accuracy"] == row["accuracy"]
+            assert shown["objective"] is None or shown["dial"] == row["dial"]
+            assert shown["gmacs"] == pytest.approx(row["gmacs"])
+    # Without what float32 decided the eager network says the same again, and another seed is fitted anew.
+    (compiled / "decided.safetensors").unlink()
+    _, seeded, was_there = compile_for(replace(settings, seed=1))
+    assert not was_there
+    assert [row["float32"] for row in seeded["rows"]] == [row["float32"] for row in report["rows"]]
+    assert compile_for(replace(settings, seed=1))[2]
 
 
 def test_what_cannot_be_compiled_says_why(run_folder: Path, tmp_path: Path) -> None:

@@ -23,7 +23,34 @@ NETWORK = {
 }
 GAP = {
     "offline": {"available": False, "reason": "not measured"},
-    "live": {"labelled": 0, "evaluated": 0, "answered": [], "compared": []},
+    "live": {
+        "labelled": 0,
+        "evaluated": 0,
+        "answered": [],
+        "shadowed": [],
+        "compared": [],
+        "range": {"out_of_range": False},
+    },
+}
+SHADOWED = {
+    "policy": "cascade@0.5",
+    "shadow": "default",
+    "images": 200,
+    "agreement": 0.955,
+    "gmacs": {"policy": 0.028, "shadow": 0.051},
+    "labelled": 100,
+    "cases": {
+        "policy": {"accuracy": 0.88, "accuracy_ci": [0.8, 0.93]},
+        "shadow": {"accuracy": 0.9, "accuracy_ci": [0.83, 0.94]},
+    },
+    "difference": 0.02,
+    "difference_ci": [-0.01, 0.05],
+}
+RANGE = {
+    "out_of_range": True,
+    "watched": True,
+    "latest": {"images": 1000, "gmacs": 0.0386, "confidence": 0.814, "reached": [0.4, 0.6]},
+    "expected": {"gmacs": 0.0283, "confidence": 0.897, "reached": [0.6, 0.4]},
 }
 REFUSAL = {"error": {"code": "unauthorized", "message": "send a key"}}
 
@@ -56,4 +83,32 @@ def test_the_page_asks_for_a_key_where_one_is_needed_and_sends_it() -> None:
         page.reload()
         page.wait_for_selector("body[data-ready=true]")  # the tab keeps it
         assert not page.is_visible("#key")
+        browser.close()
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_the_page_shows_the_shadow_and_warns_of_images_out_of_range() -> None:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    gap = {**GAP, "live": {**GAP["live"], "shadowed": [SHADOWED], "range": RANGE}}
+
+    def answer(route: Any) -> None:
+        if route.request.url.endswith("/ui"):
+            route.fulfill(body=PAGE, content_type="text/html")
+        else:
+            found = NETWORK if route.request.url.endswith("/v1/network") else gap
+            route.fulfill(content_type="application/json", body=json.dumps(found))
+
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        page.route("**/*", answer)
+        page.goto("http://service.example/ui")
+        page.wait_for_selector("#range", state="visible")
+        warning = page.inner_text("#range")
+        assert "cost 38.6 MMACs where 28.3 were expected" in warning
+        assert "81.4 % sure where 89.7 % were" in warning
+        row = page.inner_text("#compared tbody tr")
+        assert "default beside cascade@0.5, on 200 images, same answer on 95.5 %" in row
+        assert "90.0 % [83.0, 94.0], +2.0 points [−1.0, +5.0]" in row
         browser.close()
