@@ -90,9 +90,9 @@ def markdown(cells: list[dict[str, Any]]) -> str:
     for entry in cells:
         by_name = {row["name"]: row for row in entry["policies"]}
         learned = [row for row in entry["policies"] if row["learned"] and row["expected"]]
-        labels = entry["labels"]
-        best, _ = recommended(learned, "accuracy", by_name["default"], labels)
-        lean, _ = recommended(learned, "efficiency", by_name["default"], labels)
+        run = {"label_images": entry["labels"]}
+        best, _ = recommended(learned, "accuracy", by_name["default"], run)
+        lean, _ = recommended(learned, "efficiency", by_name["default"], run)
         rows.append(
             [
                 f"{entry['network']}, {entry['regime']}",

@@ -228,7 +228,9 @@ class Classifier:
             ],
             policy=plan.policy,
             dial=plan.dial,
-            expected=None if point is None else Expected(accuracy=point.accuracy, gmacs=point.macs / 1e9),
+            expected=None
+            if point is None
+            else Expected(accuracy=point.accuracy, gmacs=point.macs / 1e9, guaranteed=point.guaranteed),
             configuration=describe_configuration(deployment, result.configuration),
             made_by=describe_maker(deployment, result.configuration),
             gmacs=result.macs / 1e9,

@@ -73,6 +73,8 @@ class Expected(_Model):
 
     accuracy: float
     gmacs: float
+    guaranteed: float | None = None
+    """Difference in accuracy from the default, at least, at the confidence that /v1/network tells; null where none is."""
 
 
 class MadeBy(_Model):

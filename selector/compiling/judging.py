@@ -34,7 +34,7 @@ from selector.observation.costs import Costs
 from selector.observation.observations import Observations
 from selector.policies import digest_of_policies
 from selector.policies.base import Policy
-from selector.policies.objectives import Objective
+from selector.policies.objectives import TERMS, Objective, Terms
 from selector.policies.running import PolicyRun
 from selector.scoring.ranking import refuse_overlap
 
@@ -161,7 +161,7 @@ def _refitted(
             parts.append(looker.compiled(network, needs, rows, images).observed)
             bar.update(len(rows))
     learned_from = Observations.joined(parts)
-    fitted = _fitted(policies, learned_from, place / POLICIES, settings.seed)
+    fitted = _fitted(policies, learned_from, place / POLICIES, settings.seed, policies[0].terms_ or TERMS)
     mine, theirs = settings_of(fitted), settings_of(policies)
     (distinct, order), (distinct_before, order_before) = _distinct(mine), _distinct(theirs)
     base = decided_in_float32(looker.run, place, theirs, looker.source.keys[test], looker.source.labels[test])
@@ -192,12 +192,12 @@ def _refitted(
     }
 
 
-def _fitted(policies: Sequence[Policy], label: Observations, folder: Path, seed: int) -> list[Policy]:
+def _fitted(policies: Sequence[Policy], label: Observations, folder: Path, seed: int, terms: Terms) -> list[Policy]:
     """Policies fitted anew, saved all together: half of them are never served."""
     making, before = folder.with_name("policies.new"), folder.with_name("policies.before")
     for left in (making, before):  # of a start that was interrupted
         shutil.rmtree(left, ignore_errors=True)
-    fitted = fit_all([policy.fresh() for policy in policies], label, making, seed)
+    fitted = fit_all([policy.fresh() for policy in policies], label, making, seed, terms)
     if folder.is_dir():
         os.replace(folder, before)
     os.replace(making, folder)

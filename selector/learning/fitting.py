@@ -8,7 +8,8 @@ import numpy as np
 
 from selector.observation.observations import Observations
 from selector.policies.base import Policy
-from selector.policies.objectives import OperatingPoint, Z, paired_error, simultaneous
+from selector.policies.guarantee import guaranteed
+from selector.policies.objectives import TERMS, OperatingPoint, Terms
 from selector.policies.own import own_errors
 from selector.policies.peeking import refuse_peeking
 from selector.policies.running import run_recorded
@@ -24,7 +25,7 @@ def folds(count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield np.setdiff1d(order, held), held
 
 
-def calibrate(policy: Policy, observed: Observations, seed: int = 0, tried: int = 1) -> Policy:
+def calibrate(policy: Policy, observed: Observations, seed: int = 0, tried: int = 1, terms: Terms = TERMS) -> Policy:
     """Fit on all label images, with operating points estimated on folds that were held out.
 
     Args:
@@ -32,15 +33,16 @@ def calibrate(policy: Policy, observed: Observations, seed: int = 0, tried: int 
         observed: the label split.
         seed: deals the folds.
         tried: policies among which one is to be chosen, this one included.
+        terms: of what the operating points guarantee.
     """
     with own_errors(policy):
         policy.fit(observed)  # first, since some dials depend on the portfolio
         refuse_peeking(policy, observed)
-        return _estimated(policy, observed, seed, tried)
+        return estimate(policy, observed, seed, tried, terms)
 
 
-def _estimated(policy: Policy, observed: Observations, seed: int, tried: int) -> Policy:
-    """The fitted policy with its operating points."""
+def estimate(policy: Policy, observed: Observations, seed: int = 0, tried: int = 1, terms: Terms = TERMS) -> Policy:
+    """Give a fitted policy its operating points; see :func:`calibrate`."""
     dials: list[float | None] = [*policy.dials] or [None]
     right = np.zeros((len(dials), len(observed)), dtype=bool)
     macs = np.zeros((len(dials), len(observed)))
@@ -50,12 +52,10 @@ def _estimated(policy: Policy, observed: Observations, seed: int, tried: int) ->
         for position, outcome in enumerate(run_recorded(partly, part, dials)):
             right[position, held] = outcome.predicted == part.labels
             macs[position, held] = outcome.macs
-    default = observed.correct[:, observed.default]
-    wider = simultaneous(right, default, tried) / Z
+    least = guaranteed(right, observed.correct[:, observed.default], tried, terms.confidence)
+    policy.terms_ = terms
     policy.points_ = tuple(
-        OperatingPoint(
-            float(dial) if dial is not None else 0.0, float(r.mean()), float(m.mean()), wider * paired_error(r, default)
-        )
-        for dial, r, m in zip(dials, right, macs, strict=True)
+        OperatingPoint(float(dial) if dial is not None else 0.0, float(r.mean()), float(m.mean()), float(bound))
+        for dial, r, m, bound in zip(dials, right, macs, least, strict=True)
     )
     return policy

@@ -26,7 +26,8 @@ from selector.observation.observations import Observations
 from selector.policies import load_policy, make
 from selector.policies.base import Policy
 from selector.policies.choice import choose
-from selector.policies.objectives import OBJECTIVE_WORDS, OBJECTIVES
+from selector.policies.guarantee import CONFIDENCE
+from selector.policies.objectives import OBJECTIVE_WORDS, OBJECTIVES, TERMS, TOLERANCE, Terms
 from selector.policies.own import own_errors
 
 SMALLEST = 8
@@ -48,6 +49,11 @@ class TrainSettings(RaySettings):
     """Where the run's images are now, if they were moved."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Where the network runs; the fitting is done on the CPU."""
+    tolerance: float = TOLERANCE
+    """Accuracy that may be given up for fewer multiply-accumulates, as a share: 0.01 is one point. A saving is recommended
+    only where the label images guarantee that no more is lost."""
+    confidence: float = CONFIDENCE
+    """Share of label sets for which what is guaranteed holds, at least."""
     seed: int = 0
     """Deals the folds."""
     json: bool = False
@@ -60,7 +66,13 @@ class TrainSettings(RaySettings):
         if self.seed < 0:
             raise UserError(f"--seed must not be negative, as {self.seed} is")
         make(self.policies)
+        self.terms  # noqa: B018, checks
         check_device(self.device)
+
+    @property
+    def terms(self) -> Terms:
+        """Of what policies guarantee."""
+        return Terms(tolerance=self.tolerance, confidence=self.confidence)
 
 
 def train(settings: TrainSettings, network: LoadedNetwork | None = None) -> list[Policy]:
@@ -106,16 +118,16 @@ def _train(settings: TrainSettings, run: Run) -> list[Policy]:
     if len(configurations) > settings.portfolio:
         chosen = learnable_portfolio(label, settings.portfolio, settings.seed)
         label = label.among([configurations[i] for i in chosen], run.network, source.resolution)
-    return fit_all(make(settings.policies), label, run.policies, settings.seed)
+    return fit_all(make(settings.policies), label, run.policies, settings.seed, settings.terms)
 
 
-def fit_all(policies: list[Policy], label: Observations, out: Path, seed: int) -> list[Policy]:
+def fit_all(policies: list[Policy], label: Observations, out: Path, seed: int, terms: Terms = TERMS) -> list[Policy]:
     """Fit, estimate and save each policy."""
     tried = sum(policy.learned for policy in policies)
     progress = tqdm(policies, unit="policy", mininterval=0)
     for policy in progress:
         progress.set_description(policy.name)
-        calibrate(policy, label, seed, tried)
+        calibrate(policy, label, seed, tried, terms)
         policy.save(out / policy.name)
         _refuse_forgetting(policy, out / policy.name, label)
     return policies

@@ -13,7 +13,7 @@ import gzip
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -28,7 +28,7 @@ from oracle.run_record import Digests
 from selector.observation.images import Images, RecordedImages
 from selector.observation.observations import Observations
 from selector.policies.asking import Asks
-from selector.policies.objectives import Objective, OperatingPoint, best
+from selector.policies.objectives import TERMS, Objective, OperatingPoint, Terms, best
 
 POLICY = "policy.json"
 """What makes a folder a policy's."""
@@ -81,6 +81,7 @@ class Policy(ABC):
         labels_: how many these are.
         digests_: of the network that these were observed with.
         points_: its operating points, once :func:`selector.learning.fitting.calibrate` has estimated them.
+        terms_: of what these guarantee; None where nothing was, as in runs of earlier versions.
     """
 
     name: ClassVar[str]
@@ -91,6 +92,7 @@ class Policy(ABC):
     portfolio_: tuple[str, ...]
     digests_: Digests
     points_: tuple[OperatingPoint, ...]
+    terms_: Terms | None = None
     fitted_on_file: KeysFile | None = None
     _fitted_on: frozenset[str] | None = None
     _labels: int | None = None
@@ -219,7 +221,7 @@ class Policy(ABC):
             accuracy: the default's, on the label split.
             macs: the default's.
         """
-        return best(self.points_, objective, OperatingPoint(0.0, accuracy, macs))
+        return best(self.points_, objective, OperatingPoint(0.0, accuracy, macs), (self.terms_ or TERMS).tolerance)
 
     @abstractmethod
     def _fit(self, observed: Observations) -> None: ...
@@ -261,6 +263,7 @@ class Policy(ABC):
             "network": asdict(self.digests_) | {"portfolio": portfolio_digest(self.portfolio_)},
             "portfolio": self.portfolio_,
             "points": [asdict(point) for point in self.points_],
+            "terms": None if self.terms_ is None else asdict(self.terms_),
             "state": state.facts,
             "texts": sorted(state.texts),
             "labels": self.labels_,
@@ -279,7 +282,8 @@ class Policy(ABC):
                     raise UserError(f"{folder / name} is damaged: it differs from its digest; fit the policy again")
             policy = cls(**facts["parameters"])
             policy.portfolio_ = tuple(facts["portfolio"])
-            policy.points_ = tuple(OperatingPoint(**point) for point in facts["points"])
+            policy.points_ = tuple(_point_of(point) for point in facts["points"])
+            policy.terms_ = Terms(**facts["terms"]) if facts.get("terms") else None
             policy.digests_ = digests
             policy.fitted_on_file = KeysFile(path=folder / _FITTED_ON, digest=facts["files"][_FITTED_ON])
             policy._labels = facts.get("labels")  # earlier versions did not count them
@@ -291,6 +295,11 @@ class Policy(ABC):
         except Exception as error:  # safetensors, LightGBM, zlib and torch each raise their own
             raise UserError(f"{folder} holds no whole {cls.name} policy ({error}): fit it again") from error
         return policy
+
+
+def _point_of(facts: Mapping[str, float]) -> OperatingPoint:
+    """A saved operating point; what else earlier versions noted of it is left out."""
+    return OperatingPoint(**{f.name: facts[f.name] for f in fields(OperatingPoint) if f.name in facts})
 
 
 def load_facts(folder: Path) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from selector.policies.base import Policy
-from selector.policies.objectives import Objective, OperatingPoint, Z, beats, best, labels_needed
+from selector.policies.objectives import TERMS, Objective, OperatingPoint, Terms, beats, best, labels_needed
 
 DEFAULT = "default"
 
@@ -22,6 +22,7 @@ class Choice:
         default: what the default promises.
         nearest: the learned policy that came nearest, with its point; the chosen one where one was. None without any.
         labels: images that the promises were estimated on.
+        terms: of the guarantee; None where none was given, as in runs of earlier versions.
     """
 
     objective: Objective
@@ -30,6 +31,7 @@ class Choice:
     default: OperatingPoint
     nearest: tuple[str, OperatingPoint] | None
     labels: int
+    terms: Terms | None = None
 
     @property
     def helps(self) -> bool:
@@ -41,7 +43,7 @@ class Choice:
         """Label images that it would take to tell; see :func:`selector.policies.objectives.labels_needed`."""
         if self.helps or self.nearest is None:
             return None
-        return labels_needed(self.nearest[1], self.default, self.objective, self.labels)
+        return labels_needed(self.nearest[1], self.default, self.objective, self.labels, _tolerance(self.terms))
 
     @property
     def sentence(self) -> str:
@@ -55,11 +57,28 @@ class Choice:
             f"by cross-validation on {self.labels} label images"
         )
         if self.helps:
-            return f"{name}: expected to reach {promise}"
-        unclear = ""
-        if self.needed is not None and point.error is not None:
-            unclear = f"; that is within noise (±{100 * Z * point.error:.1f} points), about {self.needed} would tell"
-        return f"default: no policy helps here; the nearest, {name}, is expected to reach {promise}{unclear}"
+            return f"{name}: expected to reach {promise}" + (f", {self.guarantee}" if self.guarantee else "")
+        return f"default: no policy helps here; the nearest, {name}, is expected to reach {promise}{self._unclear}"
+
+    @property
+    def guarantee(self) -> str:
+        """What is guaranteed of what was chosen, or would be of what came nearest; empty where nothing was noted."""
+        if self.nearest is None or self.terms is None or self.nearest[1].guaranteed is None:
+            return ""
+        least = 100 * self.nearest[1].guaranteed
+        said = f"at least {least:.1f} points better than" if least > 0 else f"at most {-least:.1f} points below"
+        return f"{said} the default with {self.terms.confidence:.0%} confidence"
+
+    @property
+    def _unclear(self) -> str:
+        """Whether more labels would tell, and how many."""
+        if not self.guarantee or self.needed is None:
+            return f", {self.guarantee}" if self.guarantee else ""
+        return f", but these guarantee only {self.guarantee}; about {self.needed} would tell"
+
+
+def _tolerance(terms: Terms | None) -> float:
+    return (terms or TERMS).tolerance
 
 
 def choose(policies: Iterable[Policy], objective: Objective) -> Choice | None:
@@ -75,10 +94,16 @@ def choose(policies: Iterable[Policy], objective: Objective) -> Choice | None:
         return None
     default = static.points_[0]
     offers = {p.name: p.point(objective, default.accuracy, default.macs) for p in policies if p.learned}
-    return choose_among({k: v for k, v in offers.items() if v}, objective, default, static.labels_)
+    return choose_among({k: v for k, v in offers.items() if v}, objective, default, static.labels_, static.terms_)
 
 
-def choose_among(offers: Mapping[str, OperatingPoint], objective: Objective, default: OperatingPoint, labels: int) -> Choice:
+def choose_among(
+    offers: Mapping[str, OperatingPoint],
+    objective: Objective,
+    default: OperatingPoint,
+    labels: int,
+    terms: Terms | None = None,
+) -> Choice:
     """The same from the point of each learned policy.
 
     >>> offers = {"cascade": OperatingPoint(0.5, 0.395, 157e6)}
@@ -86,9 +111,20 @@ def choose_among(offers: Mapping[str, OperatingPoint], objective: Objective, def
     default: no policy helps here; the nearest, cascade, is expected to reach 39.5% at 157.0 MMACs (106% of the default's)
     where the default has 42.0% at 148.0, by cross-validation on 400 label images
     """
-    point = best(list(offers.values()), objective, default)
+    tolerance = _tolerance(terms)
+    point = best(list(offers.values()), objective, default, tolerance)
     if point is None:
-        return Choice(objective=objective, policy=DEFAULT, point=default, default=default, nearest=None, labels=labels)
+        return Choice(
+            objective=objective, policy=DEFAULT, point=default, default=default, nearest=None, labels=labels, terms=terms
+        )
     nearest = next(name for name, offer in offers.items() if offer is point)
-    policy, chosen = (nearest, point) if beats(point, default, objective) else (DEFAULT, default)
-    return Choice(objective=objective, policy=policy, point=chosen, default=default, nearest=(nearest, point), labels=labels)
+    helps = beats(point, default, objective, tolerance)
+    return Choice(
+        objective=objective,
+        policy=nearest if helps else DEFAULT,
+        point=point if helps else default,
+        default=default,
+        nearest=(nearest, point),
+        labels=labels,
+        terms=terms,
+    )

@@ -25,6 +25,7 @@ from selector.scoring.controls import shuffled_control
 from selector.scoring.curves import areas, dial_curves, static_points
 from selector.scoring.learning_curve import learning_curve
 from selector.scoring.opening import OpenedRun, facts_of, open_run, stopwatch_for, written_to
+from selector.scoring.promises import promises
 from selector.scoring.ranking import rank
 from selector.scoring.reached import reached_by, record_of
 from selector.scoring.report import write_report
@@ -119,6 +120,7 @@ def benchmark_run(settings: BenchmarkSettings, opened: OpenedRun) -> dict[str, A
         "static_network_milliseconds": static_milliseconds,
         "curves": curves,
         "area": areas(curves, test),
+        "promises": promises(policies, curves, float(test.correct[:, test.default].mean())),
         "by_side": by_side(ranking, test),
         "control": shuffled_control(label, test, ranking.references),
         "learning_curve": learning_curve(policies, label, test, ranking.references) if settings.learning_curve else [],

@@ -75,6 +75,24 @@ def gaps(result: dict[str, Any]) -> Figure:
     return figure
 
 
+def promises(result: dict[str, Any]) -> Figure:
+    """What label images guaranteed of every setting against what test images show; below the diagonal it is broken."""
+    figure, axes = _one_panel(4.6, 4.2)
+    for number, (name, points) in enumerate(result["promises"].items()):
+        least, found = 100 * np.array(points).T
+        axes.scatter(least, found, s=10, color=_COLOURS[number], label=name.replace("_", " "))
+    low, high = (edge(values) for edge, values in zip((min, max), (axes.get_xlim(), axes.get_ylim()), strict=True))
+    axes.plot([low, high], [low, high], color="black", linewidth=0.8)
+    axes.fill_between([low, high], [low, high], low, color=RED, alpha=0.08, linewidth=0)
+    axes.text(0.98, 0.03, "broken", transform=axes.transAxes, ha="right", color=RED, fontsize=9)
+    tolerance = -100 * result["run"]["terms"]["tolerance"]
+    axes.axvline(tolerance, color=GREY, linewidth=0.8, linestyle="--")
+    axes.set_xlabel("points from the default, at least, by label images")
+    axes.set_ylabel("points from the default on test images")
+    axes.legend(frameon=False, fontsize=7.5, loc="upper left")
+    return figure
+
+
 def learning_curve(result: dict[str, Any]) -> Figure:
     """Closed gap against the number of label images."""
     figure, axes = _one_panel(5.4, 3.2)

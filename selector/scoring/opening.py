@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,7 @@ def stopwatch_for(opened: OpenedRun) -> Stopwatch:
 
 def facts_of(run: Run, policies: Sequence[Policy], label: Observations, test: Observations) -> dict[str, Any]:
     """What a run is, its policies and what was seen of its images, JSON-ready."""
-    settings = run.settings
+    settings, terms = run.settings, policies[0].terms_
     return {
         "name": run.name,
         "model": settings.model,
@@ -176,6 +176,7 @@ def facts_of(run: Run, policies: Sequence[Policy], label: Observations, test: Ob
         "label_images": len(label),
         "test_images": len(test),
         "fitted_on": policies[0].labels_,
+        "terms": None if terms is None else asdict(terms),
         "configurations": [c.id for c in test.portfolio],
         "default": test.portfolio[test.default].id,
         "default_gmacs": test.costs.default / 1e9,

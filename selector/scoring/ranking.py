@@ -15,11 +15,12 @@ from selector.observation.observations import Observations
 from selector.policies.base import Policy
 from selector.policies.choice import Choice, choose_among
 from selector.policies.constant import Oracle
-from selector.policies.objectives import OBJECTIVES, Objective, OperatingPoint
+from selector.policies.objectives import OBJECTIVES, Objective, OperatingPoint, Terms
 from selector.policies.own import own_errors
 from selector.policies.peeking import refuse_peeking
 from selector.policies.running import PolicyRun, run_policy, run_recorded
 from selector.scoring.metrics import References, measure
+from selector.scoring.promises import kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +52,9 @@ def rank(policies: Sequence[Policy], label: Observations, test: Observations) ->
     """Score every policy once for each objective; a policy without a dial once.
 
     A row has what :func:`selector.scoring.metrics.measure` finds, its ``name``, ``policy``, ``objective``, ``learned`` and
-    ``dial``, and ``expected``, which the label split promised. ``versus_default`` and ``versus_single_best`` of the rows of
-    learned policies have ``p_holm``, McNemar's p adjusted for the number of these rows; it is None in the others.
+    ``dial``; ``expected``, what the label split promised, and ``guarantee``, whether it was kept. ``versus_default`` and
+    ``versus_single_best`` of the rows of learned policies have ``p_holm``, McNemar's p adjusted for the number of these
+    rows; it is None in the others.
 
     Args:
         policies: fitted, with operating points; ``default`` and ``single_best`` among them.
@@ -89,7 +91,8 @@ def rank(policies: Sequence[Policy], label: Observations, test: Observations) ->
                 "dial": point.dial if point else None,
                 "expected": _expected(point) if point else None,
             }
-            rows.append(row | measure(outcomes[name], test, references))
+            row |= measure(outcomes[name], test, references)
+            rows.append(row | {"guarantee": kept(point.guaranteed if point else None, row["versus_default"])})
     _adjust(rows)
     return Ranking(rows=rows, outcomes=outcomes, references=references)
 
@@ -106,13 +109,13 @@ def _adjust(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _expected(point: OperatingPoint) -> dict[str, float]:
-    """What the label split promised, JSON-ready; the standard error only where it was noted."""
-    known = {} if point.error is None else {"error": point.error}
+    """What the label split promised, JSON-ready; what is guaranteed only where it was noted."""
+    known = {} if point.guaranteed is None else {"guaranteed": point.guaranteed}
     return {"accuracy": point.accuracy, "gmacs": point.macs / 1e9} | known
 
 
 def recommended(
-    rows: Sequence[dict[str, Any]], objective: Objective, default: dict[str, Any], labels: int
+    rows: Sequence[dict[str, Any]], objective: Objective, default: dict[str, Any], run: Mapping[str, Any]
 ) -> tuple[dict[str, Any], Choice]:
     """Of the default and one objective's rows the one with the best expectation, estimated on the label split alone.
 
@@ -120,7 +123,7 @@ def recommended(
         rows: of learned policies; those without an expectation and of other objectives do not count.
         objective: see :data:`selector.policies.objectives.Objective`.
         default: the default's row.
-        labels: images that the expectations were estimated on.
+        run: ``label_images`` that the expectations were estimated on, and ``terms`` of what they guarantee, where it does.
 
     Returns:
         The row, and why; see :class:`selector.policies.choice.Choice`.
@@ -130,16 +133,18 @@ def recommended(
     ...     for name, a, g in (("head", 0.9, 3.0), ("cascade", 0.8, 1.0))
     ... ]
     >>> default = {"policy": "default", "expected": {"accuracy": 0.8, "gmacs": 2.0}}
-    >>> recommended(rows, "efficiency", default, 1000)[0]["policy"]
+    >>> recommended(rows, "efficiency", default, {"label_images": 1000})[0]["policy"]
     'cascade'
-    >>> recommended(rows[:1], "efficiency", default, 1000)[0]["policy"]
+    >>> recommended(rows[:1], "efficiency", default, {"label_images": 1000})[0]["policy"]
     'default'
     """
     wanted = {row["policy"]: row for row in rows if row["objective"] in (objective, None) and row["expected"]}
-    choice = choose_among({name: _point(row) for name, row in wanted.items()}, objective, _point(default), labels)
+    offers = {name: _point(row) for name, row in wanted.items()}
+    terms = Terms(**run["terms"]) if run.get("terms") else None
+    choice = choose_among(offers, objective, _point(default), run["label_images"], terms)
     return wanted[choice.policy] if choice.helps else default, choice
 
 
 def _point(row: dict[str, Any]) -> OperatingPoint:
     expected = row["expected"]
-    return OperatingPoint(row.get("dial") or 0.0, expected["accuracy"], 1e9 * expected["gmacs"], expected.get("error"))
+    return OperatingPoint(row.get("dial") or 0.0, expected["accuracy"], 1e9 * expected["gmacs"], expected.get("guaranteed"))

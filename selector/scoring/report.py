@@ -34,6 +34,8 @@ def _section(result: dict[str, Any], out: Path) -> dict[str, Any]:
     """What the page shows of a run."""
     name = result["run"]["name"]
     drawn: dict[str, Figure] = {"frontier": figures.frontier(result), "gaps": figures.gaps(result)}
+    if result["promises"]:
+        drawn["promises"] = figures.promises(result)
     if result["learning_curve"]:
         drawn["learning_curve"] = figures.learning_curve(result)
     if result["by_side"]:

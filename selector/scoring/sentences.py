@@ -7,6 +7,7 @@ from typing import Any
 
 from oracle.evaluation.paired import LEVEL
 from selector.policies.objectives import OBJECTIVE_WORDS
+from selector.scoring.promises import promised_sentences
 from selector.scoring.ranking import recommended
 from selector.scoring.tables import difference_text, gap_text, p_text
 
@@ -28,12 +29,13 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
     ]
     learned = [row for row in rows if row["learned"]]
     for objective, words in OBJECTIVE_WORDS.items():
-        row, choice = recommended(learned, objective, default, result["run"]["label_images"])
+        row, choice = recommended(learned, objective, default, result["run"])
         if choice.helps:
             found.append(_objective(row, words, default))
         elif choice.nearest is not None:
             found.append(f"For {words}: {choice.sentence}.")
-    return [*found, *_against_single_best(learned), _control(result["control"])]
+    kept = promised_sentences(result.get("promises", {}), result["run"].get("terms"))
+    return [*found, *kept, *_against_single_best(learned), _control(result["control"])]
 
 
 def verdict(versus: Mapping[str, Any]) -> str:

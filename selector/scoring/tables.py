@@ -13,6 +13,7 @@ HEADER = [
     "own",
     "closed gap",
     "vs default",
+    "guaranteed",
     "vs single best",
     "adjusted p",
     "above mixture",
@@ -51,6 +52,7 @@ def _row(row: Mapping[str, Any]) -> list[str]:
         f"{1000 * row['gmacs_selector']:.1f}",
         gap_text(row),
         difference_text(row["versus_default"]),
+        guaranteed_text(row),
         difference_text(row["versus_single_best"]),
         "" if p is None else p_text(p),
         difference_text(row["above_hull"]),
@@ -79,6 +81,16 @@ def difference_text(found: Mapping[str, Any]) -> str:
     """
     low, high = (100 * bound for bound in found["interval"])
     return f"{100 * found['value']:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def guaranteed_text(row: Mapping[str, Any]) -> str:
+    """How far from the default's accuracy a row is at least, by the label images, and whether the test images kept it.
+
+    >>> guaranteed_text({"expected": {"guaranteed": -0.0082}, "guarantee": "held"})
+    'at least -0.8: held'
+    """
+    least = (row["expected"] or {}).get("guaranteed")
+    return "" if least is None or not row.get("learned", True) else f"at least {100 * least:+.1f}: {row['guarantee']}"
 
 
 def p_text(p: float) -> str:

@@ -19,7 +19,7 @@ from oracle.evaluation.collect import Collection, collect, open_collection, stor
 from oracle.runs import Run
 from oracle.settings import RunSettings
 from selector.learning.portfolios import portfolio_of
-from selector.policies.objectives import Z, paired_error
+from selector.policies.guarantee import CONFIDENCE, lower_bounds
 from selector.scoring.curves import area
 from selector.tuning.settings import TuneSettings
 
@@ -63,7 +63,8 @@ def _default_is_raised(settings: TuneSettings, network: LoadedNetwork) -> str:
             ("default-recalibrated", {"recalibrate": settings.recalibrate, "keep_default": False}),
         )
     )
-    if made_anew.mean() - own.mean() <= Z * paired_error(made_anew, own):
+    gains = made_anew.astype(np.int8) - own.astype(np.int8)
+    if lower_bounds(gains[None], 1 - CONFIDENCE)[0] <= 0:
         return ""
     return (
         f"Batch-norm statistics re-estimated on these images raise the default itself from {own.mean():.1%} to "

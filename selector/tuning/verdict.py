@@ -43,7 +43,7 @@ def rows_of(result: Mapping[str, Any]) -> list[list[str]]:
 def chosen(result: Mapping[str, Any], objective: Objective) -> tuple[dict[str, Any], Any]:
     """See :func:`selector.scoring.ranking.recommended`."""
     learned = [row for row in result["policies"] if row["learned"]]
-    return recommended(learned, objective, _by_name(result)["default"], result["run"]["label_images"])
+    return recommended(learned, objective, _by_name(result)["default"], result["run"])
 
 
 def sentences_of(result: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from dynamic.attributes.registry import attributes
@@ -64,5 +65,8 @@ def options_of(configuration: Configuration) -> list[Layer]:
 
 def _describe_policy(deployment: Deployment, name: str) -> dict[str, Any]:
     policy = deployment.policies[name]
-    points = [{"dial": p.dial, "accuracy": p.accuracy, "gmacs": p.macs / 1e9} for p in policy.points_]
-    return {"name": name, "learned": policy.learned, "points": points}
+    points = [
+        {"dial": p.dial, "accuracy": p.accuracy, "gmacs": p.macs / 1e9, "guaranteed": p.guaranteed} for p in policy.points_
+    ]
+    terms = None if policy.terms_ is None else asdict(policy.terms_)
+    return {"name": name, "learned": policy.learned, "points": points, "terms": terms}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from oracle.evaluation import bounds
-from selector.policies.objectives import Z, paired_error
+from oracle.evaluation.bounds import paired_interval
 from selector.scoring.gaps import closed_gap, closed_gap_interval
 from selector.scoring.resampling import RESAMPLES
 from serving.inference.deployment import Deployment
@@ -82,11 +82,9 @@ def _beside(policy: str, shadow: str, every: Sequence[Shadowed], labelled: Seque
     if labelled:
         right = np.array([row.predicted == row.label for row in labelled])
         shadow_right = np.array([row.shadow_predicted == row.label for row in labelled])
-        difference = float(shadow_right.mean() - right.mean())
-        margin = Z * paired_error(shadow_right, right)
         found["cases"] = {"policy": _accuracy(right), "shadow": _accuracy(shadow_right)}
-        found["difference"] = difference
-        found["difference_ci"] = [max(-1.0, difference - margin), min(1.0, difference + margin)]
+        found["difference"] = float(shadow_right.mean() - right.mean())
+        found["difference_ci"] = list(paired_interval(shadow_right, right))
     return found
 
 

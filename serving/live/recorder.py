@@ -139,7 +139,7 @@ class Recorder:
         return self._write_singly(rows)
 
     def _write_singly(self, rows: list[Row]) -> bool:
-        began = time.monotonic()
+        worked = time.monotonic()
         stored: list[Row] = []
         refused: list[tuple[Row, Exception]] = []
         unsure: list[tuple[Row, Exception]] = []
@@ -148,12 +148,13 @@ class Recorder:
                 self._store_rows([row])
             except Exception as error:
                 (unsure if is_away(error) else refused).append((row, error))
-                if not stored and (len(unsure) >= _PROBES or time.monotonic() - began > _ENDING):
+                if len(unsure) >= _PROBES or (unsure and time.monotonic() - worked > _ENDING):
                     break
             else:
                 stored.append(row)
-        if stored:  # the database works, so these fail by themselves
-            refused += unsure
+                # The database works now, so those before fail by themselves; it may go away behind this row.
+                refused += unsure
+                unsure, worked = [], time.monotonic()
         self._done(stored, stored=True)
         self._done([row for row, _ in refused], stored=False)
         for (answer, _), why in refused:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import pytest
 
+from dynamic.errors import UserError
+from dynamic.integrity import read_record, write_record
 from selector.learning.fitting import calibrate
 from selector.learning.training import recommendations
 from selector.observation.observations import Observations
@@ -16,7 +17,7 @@ from selector.policies.base import Policy
 from selector.policies.cascade import Cascade
 from selector.policies.choice import choose
 from selector.policies.constant import Default
-from selector.policies.objectives import OBJECTIVES, OperatingPoint, Z, beats, labels_needed, paired_error, simultaneous
+from selector.policies.objectives import OBJECTIVES, TERMS, OperatingPoint, Terms, labels_needed
 from selector.scoring.sentences import sentences
 from serving.inference.plans import active_plan
 from tests.selector.scoring.test_sentences import result, row
@@ -25,11 +26,11 @@ from tests.selector.scoring.test_sentences import result, row
 def promising(kind: type[Policy], *points: OperatingPoint, labels: int = 400) -> Policy:
     policy = kind()
     policy.portfolio_, policy.fitted_on_ = ("a", "b"), frozenset(map(str, range(labels)))
-    policy.points_ = points
+    policy.points_, policy.terms_ = points, TERMS
     return policy
 
 
-DEFAULT = OperatingPoint(0.0, 0.42, 148e6, 0.002)
+DEFAULT = OperatingPoint(0.0, 0.42, 148e6, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -40,10 +41,10 @@ DEFAULT = OperatingPoint(0.0, 0.42, 148e6, 0.002)
         (OperatingPoint(0.5, 0.418, 120e6), ("efficiency",)),
         (OperatingPoint(0.5, 0.45, 157e6), ("accuracy",)),
         (OperatingPoint(0.5, 0.45, 140e6), ("accuracy", "default_cost", "efficiency")),
-        (OperatingPoint(0.5, 0.45, 148e6, 0.02), ()),  # a gain within noise
+        (OperatingPoint(0.5, 0.45, 148e6, -0.01), ()),  # a gain within noise
         (OperatingPoint(0.5, 0.45, 148e6, 0.01), ("accuracy", "default_cost")),
-        (OperatingPoint(0.5, 0.42, 120e6, 0.02), ()),  # four points of accuracy may be lost
-        (OperatingPoint(0.5, 0.42, 120e6, 0.01), ("accuracy", "default_cost", "efficiency")),
+        (OperatingPoint(0.5, 0.42, 120e6, -0.04), ()),  # four points of accuracy may be lost
+        (OperatingPoint(0.5, 0.42, 120e6, -0.01), ("accuracy", "default_cost", "efficiency")),
     ],
 )
 def test_the_default_stays_where_nothing_beats_it(point: OperatingPoint, helped: tuple[str, ...]) -> None:
@@ -63,7 +64,7 @@ def test_the_default_stays_where_nothing_beats_it(point: OperatingPoint, helped:
 
 
 def test_a_dial_that_beats_the_default_goes_before_one_that_looks_better_by_luck() -> None:
-    lucky, sound = OperatingPoint(0.1, 0.50, 300e6, 0.05), OperatingPoint(0.2, 0.46, 200e6, 0.01)
+    lucky, sound = OperatingPoint(0.1, 0.50, 300e6, -0.02), OperatingPoint(0.2, 0.46, 200e6, 0.02)
     policies = [promising(Default, DEFAULT), promising(Cascade, lucky, sound)]
     choice = choose(policies, "accuracy")
     assert choice is not None
@@ -71,11 +72,12 @@ def test_a_dial_that_beats_the_default_goes_before_one_that_looks_better_by_luck
 
 
 def test_it_says_how_many_labels_it_would_take() -> None:
-    choice = choose([promising(Default, DEFAULT), promising(Cascade, OperatingPoint(0.5, 0.44, 140e6, 0.03))], "efficiency")
+    choice = choose([promising(Default, DEFAULT), promising(Cascade, OperatingPoint(0.5, 0.44, 140e6, -0.04))], "efficiency")
     assert choice is not None
     assert choice.needed == labels_needed(choice.nearest[1], DEFAULT, "efficiency", 400)  # type: ignore[index]
-    assert choice.needed == 865  # (1.96 * 0.03 / (0.02 + 0.02))² * 400
-    assert "within noise (±5.9 points), about 865 would tell" in choice.sentence
+    assert choice.needed == 1600  # ((0.02 + 0.04) / (0.02 + 0.01))² * 400
+    assert "but these guarantee only at most 4.0 points below the default with 95% confidence" in choice.sentence
+    assert choice.sentence.endswith("about 1600 would tell")
 
 
 def test_without_labels_or_policies_the_default_stays() -> None:
@@ -91,39 +93,51 @@ def test_the_benchmark_recommends_what_is_activated() -> None:
 
     dominated = sentences(result(row("cascade/efficiency", **expecting(0.68, 0.052))))[1]
     assert dominated.startswith(
-        "For the default's accuracy, less half a point, at least cost: default: no policy helps here"
+        "For the default's accuracy, within the tolerance, at least cost: default: no policy helps here"
     )
     assert "cascade, is expected to reach 68.0% at 52.0 MMACs (104% of the default's)" in dominated
-    unclear = sentences(result(row("cascade/efficiency", **expecting(0.70, 0.04, error=0.02))))[1]
-    assert "default: no policy helps here" in unclear
-    assert "would tell" in unclear
+    unclear = row("cascade/efficiency", **expecting(0.70, 0.04))
+    unclear["expected"]["guaranteed"] = -0.05
+    unclear_result = result(unclear)
+    unclear_result["run"]["terms"] = {"tolerance": 0.01, "confidence": 0.95}
+    said = sentences(unclear_result)[1]
+    assert "default: no policy helps here" in said
+    assert "would tell" in said
     assert "cascade, chosen on the label split" in sentences(result(row("cascade/efficiency", **expecting(0.70, 0.04))))[1]
 
 
-def test_calibration_notes_the_noise_and_files_keep_it(noise: tuple[Observations, Observations], tmp_path: Path) -> None:
+def test_calibration_notes_what_is_guaranteed_and_files_keep_it(
+    noise: tuple[Observations, Observations], tmp_path: Path
+) -> None:
     label = noise[0]
-    policies = [calibrate(Default(), label), calibrate(Cascade(rungs=2, candidates=3), label)]
+    terms = Terms(tolerance=0.2, confidence=0.9)
+    policies = [calibrate(policy, label, terms=terms) for policy in (Default(), Cascade(rungs=2, candidates=3))]
     policies[1].save(tmp_path)
-    assert load_policy(tmp_path).points_ == policies[1].points_
-    errors = [point.error for point in policies[1].points_]
-    assert all(0 < error < 0.05 for error in errors if error is not None)
-    assert None not in errors
+    loaded = load_policy(tmp_path)
+    assert (loaded.points_, loaded.terms_) == (policies[1].points_, terms)
+    least = [cast(float, point.guaranteed) for point in loaded.points_]
+    assert all(-0.3 < bound < 0 for bound in least)
+    assert least == sorted(least, reverse=True)  # no setting promises more than those before it
+    strict = [calibrate(policy, label) for policy in (Default(), Cascade(rungs=2, candidates=3))]
+    bounds = [cast(float, point.guaranteed) for point in strict[1].points_]
+    assert all(bound < other for bound, other in zip(bounds, least, strict=True))  # 95 %, not 90
     # Which configuration is right cannot be told: nothing may be recommended for its accuracy.
-    choice = choose(policies, "accuracy")
+    choice = choose(strict, "accuracy")
     assert choice is not None
     assert not choice.helps
 
 
-def test_of_twenty_settings_that_gain_nothing_one_passes_alone_but_not_among_all() -> None:
-    draws, alone, together = 200, 0, 0
-    for seed in range(draws):
-        stream = np.random.default_rng(seed)
-        base = stream.random(250) < 0.8
-        won, lost = ~base & (stream.random((20, 250)) < 0.25), base & (stream.random((20, 250)) < 0.0625)  # 5 % each
-        settings, default = (base | won) & ~lost, OperatingPoint(0.0, float(base.mean()), 2e6)
-        wider = simultaneous(settings, base, draws=500) / Z
-        noise = [(float(right.mean()), paired_error(right, base)) for right in settings]
-        alone += any(beats(OperatingPoint(0.0, a, 3e6, error), default, "accuracy") for a, error in noise)
-        together += any(beats(OperatingPoint(0.0, a, 3e6, wider * error), default, "accuracy") for a, error in noise)
-    assert alone / draws > 0.2
-    assert together / draws < 0.05
+def test_points_of_an_earlier_version_count_as_they_are(tmp_path: Path, noise: tuple[Observations, Observations]) -> None:
+    calibrate(Default(), noise[0]).save(tmp_path)
+    facts = dict(read_record(tmp_path / "policy.json"))
+    facts.pop("terms")
+    facts["points"] = [{"dial": 0.0, "accuracy": 0.7, "macs": 1e6, "error": 0.01}]
+    write_record(tmp_path / "policy.json", facts)
+    loaded = load_policy(tmp_path)
+    assert (loaded.points_, loaded.terms_) == ((OperatingPoint(0.0, 0.7, 1e6),), None)
+
+
+@pytest.mark.parametrize("wrong", [{"tolerance": -0.1}, {"tolerance": 1.0}, {"confidence": 0.4}, {"confidence": 1.0}])
+def test_terms_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=f"--{next(iter(wrong))} is a share"):
+        Terms(**wrong)

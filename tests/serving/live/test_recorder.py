@@ -151,3 +151,27 @@ def test_a_store_that_keeps_nothing_keeps_no_pictures() -> None:
     assert nothing.counts("n") == (0, 0)
     with pytest.raises(Rejection, match="SERVING_DATABASE=none"):
         nothing.add_label("a", "n", 3)
+
+
+def test_a_database_that_goes_away_between_rows_tried_one_by_one_loses_none(
+    store: Store, monkeypatch: pytest.MonkeyPatch, heard: list[logging.LogRecord]
+) -> None:
+    """Seen when PostgreSQL was killed again and again: rows behind one that was stored were taken for bad ones."""
+    write, single = store.add_answers, 0
+
+    def sometimes(answers: list[object], *more: object) -> None:
+        nonlocal single
+        if len(answers) > 1:
+            raise ValueError("one of them")
+        single += 1
+        if single in (2, 3):
+            raise OSError("away")
+        write(answers, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "add_answers", sometimes)
+    recorder = Recorder(store, ServingSettings())
+    for name in "abc":
+        recorder.add(stored(name), None)
+    until(lambda: all(store.add_label(name, "n", 3) is not None for name in "abc"))
+    recorder.close()
+    assert [record for record in heard if "refuses an answer" in record.getMessage()] == []
