@@ -109,35 +109,16 @@ def view_source(source: ImageSource, view: View) -> ImageSource:
     return source if view == View() else ViewedSource(source, view)
 
 
-def unlabelled(source: ImageSource, count: int) -> torch.Tensor:
-    """Up to ``count`` images of the label split, (n, channels, H, W), without their labels: for batch-norm statistics.
-
-    Raises:
-        UserError: fewer than two can be read.
-    """
-    batch = source.load(_label_rows(source, count))
-    images = batch.images[torch.from_numpy(batch.readable)]
-    _require_two(len(images))
-    return images
-
-
 def readable_label_rows(source: ImageSource, count: int, at_once: int = 128) -> np.ndarray:
-    """Rows of the images that :func:`unlabelled` reads, without holding them all.
+    """Rows of those of the first ``count`` images of the label split that can be read: for batch-norm statistics.
 
     Raises:
         UserError: fewer than two can be read.
     """
-    rows = _label_rows(source, count)
+    rows = np.flatnonzero(source.splits == "label")[:count]
     parts = [rows[start : start + at_once] for start in range(0, len(rows), at_once)]
-    readable = np.concatenate([part[source.load(part).readable] for part in parts])
-    _require_two(len(readable))
-    return readable
-
-
-def _label_rows(source: ImageSource, count: int) -> np.ndarray:
-    return np.flatnonzero(source.splits == "label")[:count]
-
-
-def _require_two(images: int) -> None:
-    if images < 2:
-        raise UserError(f"recalibration needs at least two readable images in the label split, found {images}")
+    readable = [part[source.load(part).readable] for part in parts]
+    if sum(map(len, readable)) < 2:
+        found = sum(map(len, readable))
+        raise UserError(f"recalibration needs at least two readable images in the label split, found {found}")
+    return np.concatenate(readable)

@@ -20,7 +20,7 @@ from dynamic.norms import Statistics
 from dynamic.recalibration import BATCH, Average, Moments, check_recalibration, moments_of, recalibrate
 from dynamic.resources import cpu_count
 from oracle.data.sources import Batch, ImageSource
-from oracle.data.views import readable_label_rows, unlabelled
+from oracle.data.views import readable_label_rows
 from oracle.evaluation.doing import done
 from oracle.evaluation.evaluate import memory_budget
 from oracle.evaluation.jobs import Task, threads_of_walks
@@ -144,32 +144,40 @@ class _InOrder(Average):
             self.add(self._early.pop(self._order.pop(0)))
 
 
-def _task(asked: Asked) -> Task[tuple[int, Moments]]:
-    settings, source = asked.settings, asked.source
-    rows = readable_label_rows(source, settings.recalibrate)
+def _batches(asked: Asked, source: ImageSource) -> tuple[list[np.ndarray], int, int]:
+    """Rows of each batch, most images of one, and how many batches run side by side.
+
+    What is read together is the same wherever it is: a scene's last bits depend on those that are rendered with it.
+    """
+    rows = readable_label_rows(source, asked.settings.recalibrate)
     check_recalibration(asked.network, asked.configurations, len(rows))
     batch, side_by_side = asked.at_once(len(rows))
+    parts = torch.from_numpy(rows).tensor_split(-(-len(rows) // batch))
+    return [part.numpy() for part in parts], batch, side_by_side
+
+
+def _task(asked: Asked) -> Task[tuple[int, Moments]]:
+    source = asked.source
+    regions, batch, side_by_side = _batches(asked, source)
     job = StatisticsJob(
         configurations=asked.configurations,
         max_rows=batch,
-        keep_default=settings.keep_default,
+        keep_default=asked.settings.keep_default,
         threads=1 if side_by_side > 1 else torch.get_num_threads(),
     )
-    regions = [part.numpy() for part in torch.from_numpy(rows).tensor_split(-(-len(rows) // batch))]
     return Task(settings=asked.label_settings, network=asked.network, source=source, job=job, regions=regions)
 
 
 def _estimated_here(asked: Asked) -> Statistics:
-    settings = asked.settings
-    images = unlabelled(asked.source, settings.recalibrate)
-    batch, threads = asked.at_once(len(images))
+    source = asked.source
+    regions, batch, side_by_side = _batches(asked, source)
     return recalibrate(
         asked.network,
-        images,
+        torch.cat([source.load(rows).images for rows in regions]),
         asked.configurations,
         batch=batch,
         max_rows=batch,
-        device=settings.device,
-        threads=threads,
-        keep_default=settings.keep_default,
+        device=asked.settings.device,
+        threads=side_by_side,
+        keep_default=asked.settings.keep_default,
     )

@@ -251,14 +251,14 @@ def test_recalibration_never_sees_labels_or_test_images(tmp_path: Path, monkeypa
     settings = {"space": str(tmp_path / "two.json"), "images": 4, "recalibrate": 6}
     run(RunSettings(**settings, out=tmp_path / "honest"))  # type: ignore[arg-type]
     asked: list[str] = []
-    seen = module.unlabelled
+    seen = module.readable_label_rows
 
-    def watched(source: ScenesSource, count: int) -> torch.Tensor:
+    def watched(source: ScenesSource, count: int) -> np.ndarray:
         asked.extend(source.splits)
         source.labels = np.full(len(source.labels), -1)
         return seen(source, count)
 
-    monkeypatch.setattr(module, "unlabelled", watched)
+    monkeypatch.setattr(module, "readable_label_rows", watched)
     run(RunSettings(**settings, out=tmp_path / "watched"))  # type: ignore[arg-type]
     assert set(asked) == {"label"}
     first, second = (tmp_path / name / "statistics.safetensors" for name in ("honest", "watched"))
