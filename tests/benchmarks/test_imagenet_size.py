@@ -12,7 +12,7 @@ from benchmarks.made_up_run import MadeUpSettings
 from dynamic.errors import UserError
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_step_runs_on_a_made_up_run_and_is_measured(tmp_path: Path) -> None:
     out, table = tmp_path / "small", tmp_path / "table.md"
     sizes = "--images 200 --configurations 40 --classes 12 --observed 8 --model resnet50-slim --policies cascade".split()
@@ -23,7 +23,8 @@ def test_every_step_runs_on_a_made_up_run_and_is_measured(tmp_path: Path) -> Non
     expected = ["make the run", "labels, summary, figures", "portfolio", "train", "benchmark", "the four together"]
     assert list(steps) == expected
     assert all(step["cpu_s"] > 0 and step["peak_gib"] > 0.05 for step in steps.values())
-    assert sum(step["disk_gb"] for step in steps.values() if step is not steps["the four together"]) <= disk_of(out) / 1e9
+    disk = sum(step["disk_gb"] for step in steps.values() if step is not steps["the four together"])
+    assert disk <= disk_of(out) / 1e9 + 1e-9
     assert table.read_text().count("\n| ") == len(expected) + 2
     out = out / "200"
     found = json.loads((out / "run" / "summary.json").read_text())["spaces"]["some"]

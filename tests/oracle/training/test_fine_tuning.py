@@ -51,7 +51,7 @@ def log(folder: Path) -> list[dict[str, float]]:
     ("model", "changes"),
     [
         ("mobilenet_v2-slim", {"method": "rof"}),
-        ("resnet50-slim", {"method": "distillation"}),
+        pytest.param("resnet50-slim", {"method": "distillation"}, marks=pytest.mark.nightly),
         ("resnet50-slim", {"method": "distillation", "schedule": "stable", "average": 0.9, "teacher": "average"}),
     ],
     ids=["rof", "distillation", "average"],
