@@ -9,7 +9,7 @@ up is no more than the tolerance, and the saving no less than :data:`SAVING`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Literal, get_args
 
@@ -29,8 +29,7 @@ OBJECTIVE_WORDS: dict[Objective, str] = {
 }
 
 TOLERANCE = 0.01
-"""Accuracy that the objective ``efficiency`` may give up, at most. To guarantee half a point takes some ten thousand labels,
-a point some two thousand."""
+"""Accuracy that the objective ``efficiency`` may give up, at most: what some thousand labels can guarantee."""
 
 SAVING = 0.05
 """Share of the default's MACs that a policy must save to be worth running: below it the time to decide, which MACs hardly
@@ -69,7 +68,8 @@ class OperatingPoint:
         accuracy: expected share of right answers.
         macs: expected MACs an image, the policy's own included.
         guaranteed: difference in accuracy from the default, at least, see :func:`selector.policies.guarantee.guaranteed`;
-            None where nobody noted it, as in runs of earlier versions: then estimates count as they are.
+            None where nobody noted it, as in runs of earlier versions: then estimates count, but may use up half of a
+            tolerance only.
     """
 
     dial: float
@@ -92,8 +92,8 @@ def beats(point: OperatingPoint, default: OperatingPoint, objective: Objective, 
     True
     """
     gain = point.accuracy - default.accuracy
-    surely = gain if point.guaranteed is None else point.guaranteed
-    saves = point.macs <= (1 - SAVING) * default.macs and surely >= -tolerance
+    surely, spent = (gain, tolerance / 2) if point.guaranteed is None else (point.guaranteed, tolerance)
+    saves = point.macs <= (1 - SAVING) * default.macs and surely >= -spent
     if objective == "efficiency":
         return saves
     affordable = objective == "accuracy" or point.macs <= default.macs
@@ -120,7 +120,7 @@ def best(
             return min(points, key=lambda p: p.macs)
         points = within
     if objective == "efficiency":
-        good = beating or [point for point in points if point.accuracy >= default.accuracy - tolerance]
+        good = beating or [point for point in points if point.accuracy >= default.accuracy - tolerance / 2]
         if good:
             return min(good, key=lambda point: (point.macs, -point.accuracy))
     return max(points, key=lambda point: (point.accuracy, -point.macs))
@@ -148,7 +148,7 @@ def labels_needed(
     >>> labels_needed(OperatingPoint(0.0, 0.70, 1e6, guaranteed=-0.2), default, "efficiency", 250)  # worse, not unclear
     """
     gain = point.accuracy - default.accuracy
-    hoped = OperatingPoint(point.dial, point.accuracy, point.macs)
+    hoped = replace(point, guaranteed=gain)  # as of labels without end
     if point.guaranteed is None or not beats(hoped, default, objective, tolerance):
         return None
     saves = point.macs <= (1 - SAVING) * default.macs and (gain >= 0 or objective == "efficiency")

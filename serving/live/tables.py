@@ -6,6 +6,8 @@ seconds since 1970. A change here needs a file in :mod:`serving.live.migrations.
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 
 METADATA = sa.MetaData()
@@ -13,29 +15,31 @@ METADATA = sa.MetaData()
 NETWORK_LENGTH = 200
 """Characters of a network's name, at most: databases limit what an index may hold."""
 
+
+def _of_an_answer(network_indexed: bool) -> list[sa.Column[Any]]:
+    """Columns of what was answered about an image: an own set for each table."""
+    return [
+        sa.Column("id", sa.String(64), primary_key=True),
+        sa.Column("created", sa.Double, index=True, nullable=False),
+        sa.Column("network", sa.String(NETWORK_LENGTH), index=network_indexed or None, nullable=False),
+        sa.Column("policy", sa.Text, nullable=False),
+        sa.Column("configuration", sa.Text, nullable=False),
+        sa.Column("predicted", sa.Integer, nullable=False),
+        sa.Column("macs", sa.Double, nullable=False),
+    ]
+
+
 ANSWERS = sa.Table(
     "answers",
     METADATA,
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("created", sa.Double, index=True, nullable=False),
-    sa.Column("network", sa.String(NETWORK_LENGTH), nullable=False),
-    sa.Column("policy", sa.Text, nullable=False),
-    sa.Column("configuration", sa.Text, nullable=False),
-    sa.Column("predicted", sa.Integer, nullable=False),
-    sa.Column("macs", sa.Double, nullable=False),
+    *_of_an_answer(network_indexed=False),
 )
 """One row for each image that was answered, until its label may no longer come."""
 
 LABELS = sa.Table(
     "labels",
     METADATA,
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("created", sa.Double, index=True, nullable=False),
-    sa.Column("network", sa.String(NETWORK_LENGTH), index=True, nullable=False),
-    sa.Column("policy", sa.Text, nullable=False),
-    sa.Column("configuration", sa.Text, nullable=False),
-    sa.Column("predicted", sa.Integer, nullable=False),
-    sa.Column("macs", sa.Double, nullable=False),
+    *_of_an_answer(network_indexed=True),
     sa.Column("label", sa.Integer, nullable=False),
     sa.Column("first", sa.Double, nullable=False, server_default="0"),
     sa.Column("changes", sa.Integer, nullable=False, server_default="0"),
@@ -45,13 +49,7 @@ LABELS = sa.Table(
 SHADOWS = sa.Table(
     "shadows",
     METADATA,
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("created", sa.Double, index=True, nullable=False),
-    sa.Column("network", sa.String(NETWORK_LENGTH), index=True, nullable=False),
-    sa.Column("policy", sa.Text, nullable=False),
-    sa.Column("configuration", sa.Text, nullable=False),
-    sa.Column("predicted", sa.Integer, nullable=False),
-    sa.Column("macs", sa.Double, nullable=False),
+    *_of_an_answer(network_indexed=True),
 )
 """What a shadow policy says of images that the active one answered under the same id."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,46 +57,19 @@ RANGE = {
 REFUSAL = {"error": {"code": "unauthorized", "message": "send a key"}}
 
 
-@pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_the_page_asks_for_a_key_where_one_is_needed_and_sends_it() -> None:
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
+
+
+@contextmanager
+def opened(gap: dict[str, Any], key: str | None = None) -> Iterator[Any]:
+    """The page in a browser, before a made-up service that asks for a key if there is one."""
     sync_api = pytest.importorskip("playwright.sync_api")
 
     def answer(route: Any) -> None:
         if route.request.url.endswith("/ui"):
             route.fulfill(body=PAGE, content_type="text/html")
-        elif route.request.headers.get("x-api-key") != "mine":
+        elif key is not None and route.request.headers.get("x-api-key") != key:
             route.fulfill(status=401, content_type="application/json", body=json.dumps(REFUSAL))
-        else:
-            found = NETWORK if route.request.url.endswith("/v1/network") else GAP
-            route.fulfill(content_type="application/json", body=json.dumps(found))
-
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page()
-        page.route("**/*", answer)
-        page.goto("http://service.example/ui")
-        page.wait_for_selector("#key", state="visible")
-        assert page.inner_text("#problem") == "send a key"
-        page.fill("#key", "mine")
-        page.locator("#key").blur()
-        page.wait_for_selector("body[data-ready=true]")
-        assert page.inner_text("#problem") == ""
-        page.reload()
-        page.wait_for_selector("body[data-ready=true]")  # the tab keeps it
-        assert not page.is_visible("#key")
-        browser.close()
-
-
-@pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_the_page_shows_the_shadow_and_warns_of_images_out_of_range() -> None:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    gap = {**GAP, "live": {**GAP["live"], "shadowed": [SHADOWED], "range": RANGE}}
-
-    def answer(route: Any) -> None:
-        if route.request.url.endswith("/ui"):
-            route.fulfill(body=PAGE, content_type="text/html")
         else:
             found = NETWORK if route.request.url.endswith("/v1/network") else gap
             route.fulfill(content_type="application/json", body=json.dumps(found))
@@ -104,6 +79,25 @@ def test_the_page_shows_the_shadow_and_warns_of_images_out_of_range() -> None:
         page = browser.new_page()
         page.route("**/*", answer)
         page.goto("http://service.example/ui")
+        yield page
+        browser.close()
+
+
+def test_the_page_asks_for_a_key_where_one_is_needed_and_sends_it() -> None:
+    with opened(GAP, key="mine") as page:
+        page.wait_for_selector("#key", state="visible")
+        assert page.inner_text("#problem") == "send a key"
+        page.fill("#key", "mine")
+        page.locator("#key").blur()
+        page.wait_for_selector("body[data-ready=true]")
+        assert page.inner_text("#problem") == ""
+        page.reload()
+        page.wait_for_selector("body[data-ready=true]")  # the tab keeps it
+        assert not page.is_visible("#key")
+
+
+def test_the_page_shows_the_shadow_and_warns_of_images_out_of_range() -> None:
+    with opened({**GAP, "live": {**GAP["live"], "shadowed": [SHADOWED], "range": RANGE}}) as page:
         page.wait_for_selector("#range", state="visible")
         warning = page.inner_text("#range")
         assert "cost 38.6 MMACs where 28.3 were expected" in warning
@@ -111,4 +105,4 @@ def test_the_page_shows_the_shadow_and_warns_of_images_out_of_range() -> None:
         row = page.inner_text("#compared tbody tr")
         assert "default beside cascade@0.5, on 200 images, same answer on 95.5 %" in row
         assert "90.0 % [83.0, 94.0], +2.0 points [−1.0, +5.0]" in row
-        browser.close()
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the warning runs off the page"
