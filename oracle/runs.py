@@ -33,7 +33,7 @@ from dynamic.norms import Statistics
 from oracle.data.listing import tell
 from oracle.data.sources import SPLITS, ImageSource, open_source
 from oracle.data.views import View, view_source
-from oracle.outcomes import compare_identity, load_outcomes, stored_configurations
+from oracle.outcomes import compare_identity, open_outcomes, stored_configurations
 from oracle.run_folder import RunFolder
 from oracle.run_record import OWN, RunRecord
 from oracle.settings import DTYPES, SCENES_IMAGES, RunSettings
@@ -141,9 +141,9 @@ class Run(RunFolder):
         return stored_configurations(self.outcomes_store)
 
     def outcomes(self) -> xr.Dataset:
-        """See :func:`oracle.outcomes.read_outcomes`; raises UserError where a chunk is damaged."""
+        """See :func:`oracle.outcomes.open_outcomes`; raises UserError where a chunk is damaged."""
         self.verify(self.outcomes_store)
-        return load_outcomes(self.outcomes_store)
+        return open_outcomes(self.outcomes_store)
 
     def images(self, data_dir: Path | None = None) -> ImageSource:
         """The images that the run evaluated.

@@ -82,16 +82,15 @@ def greedy_portfolio(correct: np.ndarray, macs: np.ndarray, size: int) -> list[i
     id. Ends early when no further configuration adds an image.
     """
     order = cost_order(macs)
-    ordered = correct[:, order].astype(np.float32)
-    open_images = np.ones(len(correct), np.float32)
+    left = correct
     chosen: list[int] = []
     while len(chosen) < min(size, len(macs)):
-        gains = open_images @ ordered
+        gains = left.sum(axis=0)[order]
         position = int(np.argmax(gains))
         if gains[position] == 0 and chosen:
             break
         chosen.append(int(order[position]))
-        open_images *= 1 - ordered[:, position]
+        left = left[~left[:, chosen[-1]]]
     return chosen
 
 

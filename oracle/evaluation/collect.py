@@ -28,7 +28,7 @@ from oracle.evaluation.evaluate import OutcomesJob, Region, WalkSize, progress_o
 from oracle.evaluation.extension import make_room
 from oracle.evaluation.jobs import Task
 from oracle.evaluation.statistics import Asked, estimated
-from oracle.outcomes import PENDING, OutcomesStore, load_outcomes
+from oracle.outcomes import PENDING, OutcomesStore, blocks, open_outcomes
 from oracle.run_record import OWN, NetworkRecord, RunRecord
 from oracle.runs import Run, open_images, tell_of_old_pictures, write_weights
 from oracle.settings import DTYPES, RunSettings, load_for
@@ -216,7 +216,9 @@ class _Opened:
                 run.write_record(replace(self._before, settings=now))
             return run.outcomes()
         (run.folder / "settings.json").unlink(missing_ok=True)  # of an earlier version, whose place run.json takes
-        outcomes = load_outcomes(run.outcomes_store)  # before the seal, which must not vouch for what cannot be read
+        outcomes = open_outcomes(run.outcomes_store)
+        for _ in blocks(outcomes):  # before the seal, which must not vouch for what cannot be read
+            pass
         run.seal()
         return outcomes
 

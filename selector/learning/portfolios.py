@@ -13,6 +13,7 @@ import xarray as xr
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
 from oracle.evaluation.bounds import cost_order, greedy_portfolio, hull, single_best
+from oracle.outcomes import blocks
 from selector.learning.fitting import folds
 from selector.observation.observations import Observations
 from selector.policies.boosting import boosted_each
@@ -121,6 +122,11 @@ def portfolio_of(
     macs = label["macs"].values
     limit = np.inf if cost_limit is None else cost_limit * macs[ids.index(default.id)]
     kept = np.flatnonzero((macs <= limit) | (np.array(ids) == default.id))
-    correct = label["predicted"].values == label["label"].values[:, None]
-    chosen = choose_portfolio(correct[:, kept], macs[kept], [ids[i] for i in kept].index(default.id), size)
+    correct = np.concatenate(
+        [
+            (part["predicted"] == part["label"]).values
+            for part in blocks(label[["predicted", "label"]].isel(configuration=kept))
+        ]
+    )
+    chosen = choose_portfolio(correct, macs[kept], [ids[i] for i in kept].index(default.id), size)
     return [Configuration.parse(ids[kept[position]]) for position in chosen]
