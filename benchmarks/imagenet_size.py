@@ -71,13 +71,15 @@ def measured(name: str, arguments: Sequence[str], counted: Path) -> dict[str, An
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise UserError(f"the step {name!r} failed with exit code {process.returncode}: what it said stands above")
-    return {
+    row = {
         "step": name,
         "wall_s": time.perf_counter() - began,
         "cpu_s": used.ru_utime + used.ru_stime,
         "peak_gib": used.ru_maxrss / 2**20,
         "disk_gb": (disk_of(counted) - before) / 1e9,
     }
+    print(f"{name}: {', '.join(map(' '.join, zip(_cells(row)[1:], HEADER[1:], strict=True)))}", file=sys.stderr, flush=True)
+    return row
 
 
 def disk_of(folder: Path) -> int:

@@ -13,6 +13,7 @@ from dynamic.errors import UserError
 from dynamic.models import NetworkSettings
 from dynamic.scenes import Regime
 from oracle.data.sources import DatasetName
+from oracle.ray_settings import RaySettings
 from oracle.settings import DTYPES, RunSettings, check_scenes
 from selector.learning.portfolios import LARGEST
 from selector.policies import make
@@ -25,7 +26,7 @@ POLICIES = "correctness,head,blend,cascade"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneSettings(NetworkSettings):
+class TuneSettings(NetworkSettings, RaySettings):
     """Which network, which images, and how much work to put into it."""
 
     data_dir: Path | None = None
@@ -70,7 +71,8 @@ class TuneSettings(NetworkSettings):
     """Print one JSON object as the last line of stdout."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        NetworkSettings.__post_init__(self)
+        RaySettings.__post_init__(self)
         if self.data_dir is None and self.dataset not in (None, "fashion-scenes"):
             raise UserError(f"--dataset {self.dataset} needs --data-dir, the folder that holds its class folders")
         check_scenes(self, self.images_of)
@@ -103,7 +105,7 @@ class TuneSettings(NetworkSettings):
         shared = {
             name: getattr(self, name) for name in "data_dir class_map regime space seed device dtype memory_gib out".split()
         }
-        return RunSettings(**self.network, **shared, dataset=self.images_of, images=images)
+        return RunSettings(**self.network, **self.of_ray, **shared, dataset=self.images_of, images=images)
 
     @property
     def network(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from dynamic.models import LoadedNetwork
 from oracle.data.sources import ImageSource
 from oracle.data.training_images import open_training_images
 from oracle.evaluation.collect import Collection, collect, estimate, open_collection
+from oracle.evaluation.ray_workers import cluster
 from oracle.pipeline import run as run_oracle
 from oracle.runs import Run, open_images
 from oracle.settings import load_for
@@ -47,7 +48,7 @@ def tune(settings: TuneSettings) -> dict[str, Any]:
 
     >>> result = tune(TuneSettings(images=20, space="stride"))  # doctest: +SKIP
     """
-    with held(settings.out):
+    with held(settings.out), cluster(settings):
         return _tune(settings)
 
 
@@ -151,6 +152,7 @@ def _distilled(settings: TuneSettings) -> str:
 
 def _train_settings(settings: TuneSettings) -> TrainSettings:
     return TrainSettings(
+        **settings.of_ray,
         run=settings.out,
         portfolio=settings.portfolio,
         policies=settings.policies,
@@ -161,6 +163,7 @@ def _train_settings(settings: TuneSettings) -> TrainSettings:
 
 def _benchmark_settings(settings: TuneSettings) -> BenchmarkSettings:
     return BenchmarkSettings(
+        **settings.of_ray,
         runs=(settings.out,),
         learning_curve=False,
         outside=False,

@@ -18,14 +18,16 @@ import xarray as xr
 from safetensors.torch import save_file
 
 import dynamic
-from dynamic import Configuration, UserError
+from dynamic import Configuration, Space, UserError
 from dynamic.lock import held
 from oracle.evaluation import bounds
 from oracle.evaluation.evaluate import WalkSize
-from oracle.outcomes import read_outcomes
+from oracle.evaluation.summary import make_labels, summarise
+from oracle.outcomes import blocks, open_outcomes, read_outcomes
 from oracle.pipeline import run
 from oracle.report import table_rows
 from oracle.settings import RunSettings
+from selector.learning.portfolios import portfolio_of
 from tests.oracle.conftest import all_bytes, command, environment, run_command
 from tests.plain_loop import plain_loop
 
@@ -88,6 +90,24 @@ def test_summary_has_the_promised_numbers(finished: Path) -> None:
             assert numbers["macs"]["default"] == 50_988_032
             assert numbers["intervals"]["static"][0] <= numbers["static"] <= numbers["intervals"]["static"][1]
     assert "fraction" in summary["units"]["accuracy"]
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_reading_by_blocks_changes_nothing(finished: Path, images: int) -> None:
+    at_once, streamed = read_outcomes(finished), open_outcomes(finished / "outcomes.zarr")
+    assert xr.concat(list(blocks(streamed, images)), "image", data_vars="minimal").identical(at_once)
+    spaces, default = make_spaces_of(at_once), dynamic.load("resnet50-slim").default
+    everything = at_once.sizes["image"]
+    assert summarise(streamed, spaces, default, images) == summarise(at_once, spaces, default, everything)
+    expected = make_labels(at_once, spaces, default, everything)
+    pd.testing.assert_frame_equal(make_labels(streamed, spaces, default, images), expected)
+    assert portfolio_of(streamed, default, 4) == portfolio_of(at_once, default, 4)
+
+
+def make_spaces_of(outcomes: xr.Dataset) -> list[Space]:
+    """All columns, and all but the last, in another order."""
+    every = [Configuration.parse(str(name)) for name in outcomes["configuration"].values]
+    return [Space("all", every), Space("some", every[-2::-1])]
 
 
 def test_constants_come_from_the_label_split(finished: Path) -> None:

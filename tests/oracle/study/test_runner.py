@@ -121,10 +121,10 @@ def test_every_part_on_imagenet_with_full_size_networks(tmp_path: Path) -> None:
 
 @pytest.mark.nightly
 @pytest.mark.slow
-def test_killed_and_started_again_ends_with_the_same_bytes(tmp_path: Path) -> None:
+def test_killed_and_started_again_or_on_ray_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
     spaces, cheap = write_spaces(tmp_path)
     options = ("--space", spaces, "--efficiency-space", cheap, "--images", 6, "--study", "table2,table3,fig6", "--region", 2)
-    options += ("--tuned-dir", tmp_path)
+    options += ("--tuned-dir", tmp_path, "--memory-gib", 1)
     assert run_command(*options, "--out", tmp_path / "whole").returncode == 0
     out = tmp_path / "killed"
     moments = [
@@ -142,10 +142,14 @@ def test_killed_and_started_again_ends_with_the_same_bytes(tmp_path: Path) -> No
         assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
     last = run_command(*options, "--out", out)
     assert last.returncode == 0, last.stderr
-    first, second = all_bytes(tmp_path / "whole"), all_bytes(out)
-    # Space files are named by their folders in the outcomes' identity.
-    assert first.keys() == second.keys()
-    assert [name for name in first if first[name] != second[name]] == []
+    on_ray = run_command(*options, "--ray", "local", "--ray-workers", 1, "--out", tmp_path / "ray")
+    assert on_ray.returncode == 0, on_ray.stderr
+    first = all_bytes(tmp_path / "whole")
+    for folder in (out, tmp_path / "ray"):
+        second = all_bytes(folder)
+        # Space files are named by their folders in the outcomes' identity.
+        assert first.keys() == second.keys()
+        assert [name for name in first if first[name] != second[name]] == []
 
 
 def test_parts_are_planned_without_what_they_do_not_need(tmp_path: Path) -> None:

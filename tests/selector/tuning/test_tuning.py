@@ -94,7 +94,7 @@ DEATHS = [
 
 @pytest.mark.nightly
 @pytest.mark.slow
-def test_killed_at_any_step_it_goes_on_and_ends_the_same(brought: Path, tmp_path: Path) -> None:
+def test_killed_at_any_step_it_goes_on_and_ends_the_same_on_ray_too(brought: Path, tmp_path: Path) -> None:
     whole = tune(settings_of(brought, tmp_path / "whole" / "run"))
     out = tmp_path / "killed" / "run"
     for death in DEATHS:
@@ -104,6 +104,8 @@ def test_killed_at_any_step_it_goes_on_and_ends_the_same(brought: Path, tmp_path
         )
         assert killed.returncode == -signal.SIGKILL, (death, killed.stderr)
     again = tune(settings_of(brought, out))
+    on_ray = tune(settings_of(brought, tmp_path / "ray" / "run", ray="local", ray_workers=1))
+    assert summary_of(again) == summary_of(on_ray)
     assert summary_of(again) == summary_of(whole)
     first, second = (all_bytes(folder / "run") for folder in (tmp_path / "whole", tmp_path / "killed"))
     same = ("outcomes.zarr", "policies", "observations", "portfolio.json", "labels.parquet", "statistics.safetensors")
