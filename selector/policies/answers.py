@@ -70,10 +70,9 @@ def consensus(together: np.ndarray, answers: np.ndarray, looked: np.ndarray) -> 
     first = answers[:, :, :1]
     same = (np.abs(answers - first) <= 1e-8 + 1e-5 * np.abs(first)).all(axis=2)  # np.isclose, which takes ten times as long
     agreeing = (answers.argmax(axis=2) == chosen[:, None]) & ~same
-    sure = np.take_along_axis(answers, chosen[:, None, None], axis=2)[:, :, 0]
-    place = (sure + agreeing).argmax(axis=1)
-    columns = np.broadcast_to(looked, agreeing.shape)
-    return np.take_along_axis(columns, place[:, None], axis=1)[:, 0]
+    rows = np.arange(len(answers))
+    place = (answers[rows, :, chosen] + agreeing).argmax(axis=1)
+    return np.asarray(looked[place] if looked.ndim == 1 else looked[rows, place])
 
 
 def _true_loss(logs: np.ndarray, temperature: float, labels: np.ndarray) -> float:
