@@ -217,8 +217,7 @@ class _Opened:
             return run.outcomes()
         (run.folder / "settings.json").unlink(missing_ok=True)  # of an earlier version, whose place run.json takes
         outcomes = open_outcomes(run.outcomes_store)
-        for _ in blocks(outcomes):  # before the seal, which must not vouch for what cannot be read
-            pass
+        sum(1 for _ in blocks(outcomes))  # read before the seal, which must not vouch for what cannot be read
         run.seal()
         return outcomes
 
