@@ -65,11 +65,14 @@ def feature_sets(observed: Observations) -> dict[str, Observations]:
     image, grid = np.asarray(observed.image), np.asarray(observed.grid)
     cheap, nothing = np.zeros_like(image), np.zeros_like(image)
     cheap[:, CHEAP] = image[:, CHEAP]
-    blind = {name: np.zeros_like(np.asarray(getattr(observed, name))) for name in ("stem", "prefix", "grid")}
+    blank = np.zeros_like
+    pixels = replace(
+        observed, stem=blank(np.asarray(observed.stem)), prefix=blank(np.asarray(observed.prefix)), grid=blank(grid)
+    )
     return {
         "all": observed,
-        "pixels": replace(observed, **blind),
-        "cheap pixels": replace(observed, image=cheap, **blind),
+        "pixels": pixels,
+        "cheap pixels": replace(pixels, image=cheap),
         "network": replace(observed, image=nothing),
         "network, two scales": replace(observed, image=quadrants(grid)),
         "network, cheap pixels": replace(observed, image=cheap),
@@ -107,7 +110,7 @@ def main(settings: FeaturesSettings) -> None:
         for name, seen in sets.items():
             right, macs = cross_validated(policy, seen)
             paid = macs.mean(axis=1) - (0 if "pixels" in name or name == "all" else IMAGE_MACS)
-            gaps = np.array([closed_gap(each, base, oracle) or 0.0 for each in right])
+            gaps = np.array([closed_gap(each, np.asarray(base), np.asarray(oracle)) or 0.0 for each in right])
             best, cheap = int(gaps.argmax()), gaps[paid <= observed.costs.default]
             whole = right[best] if whole is None else whole
             lost = right[best].astype(float) - whole
