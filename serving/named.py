@@ -5,6 +5,7 @@ PyTorch's libraries know the names, so this module needs them; a compiled run do
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 import torchvision
 
 from dynamic.errors import UserError
-from dynamic.models import SLIM, NetworkSettings, embedded_weights
+from dynamic.models import SLIM, NetworkSettings, embedded_weights, load_network
 from dynamic.models.own_code import CodeName
 from selector.shipped import SHIPPED
 from serving.settings import PREFIX, ServingSettings
@@ -74,6 +75,21 @@ def check_network(name: str, weights: str) -> None:
         )
     if name in known:
         _check_weights(name, weights)
+
+
+def check_loads(settings: ServingSettings) -> None:
+    """Build the network, without weights that would have to be downloaded, and find its layers.
+
+    What can never work would be tried again and again by the workers, which wait for files and databases that are away.
+
+    Raises:
+        UserError: naming the setting that is wrong.
+    """
+    asked = network_settings(settings)
+    if not Path(asked.weights).is_file():
+        asked = dataclasses.replace(asked, weights="none")
+    with in_variables():
+        load_network(asked, 0)
 
 
 def _check_weights(name: str, weights: str) -> None:

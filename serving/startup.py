@@ -28,13 +28,15 @@ def check_before_start(settings: ServingSettings) -> None:
                 f"SERVING_NETWORK={settings.network} is no folder of a run, and networks by name need PyTorch: "
                 "pip install torch torchvision"
             )
-        from serving.named import check_network, network_settings
+        from serving.named import check_loads, check_network, network_settings
 
         network_settings(settings)
         if Path(settings.network).is_dir():
             print(f"SERVING_NETWORK={settings.network} is the network; the folder is ./{settings.network}", file=sys.stderr)
         check_network(settings.network, settings.weights)
         names = ["default", "cheapest"]
+        check_policy(settings, ["default"] if settings.static else names)
+        check_loads(settings)
     else:
         _check_no_network_options(settings)
         run = RunFolder(folder)

@@ -6,6 +6,7 @@ Plain functions on arrays; rows are images, columns are configurations.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -123,11 +124,16 @@ def hull(macs: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
 
 
 def interval(right: np.ndarray) -> tuple[float, float]:
-    """95 % Wilson interval of the share of True."""
-    from scipy.stats import binomtest  # here: who only decides need not wait for it
+    """95 % Wilson interval of the share of True; not by scipy.stats, whose import keeps a service's first page waiting.
 
-    bounds = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
-    return float(bounds.low), float(bounds.high)
+    >>> [round(bound, 3) for bound in interval(np.array([True] * 8 + [False] * 2))]
+    [0.49, 0.943]
+    """
+    count, share = len(right), float(right.mean())
+    z = NormalDist().inv_cdf(0.975)
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    margin = z * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5 / (1 + z**2 / count)
+    return 0.0 if share == 0 else middle - margin, 1.0 if share == 1 else middle + margin
 
 
 def paired_interval(right: np.ndarray, base: np.ndarray) -> tuple[float, float]:

@@ -29,6 +29,9 @@ MEMORY_BYTES = 4 * 2**20
 MEMORY_TOGETHER = 32 * 2**20
 """Of all forms' files, likewise: those of many that stall are not all in memory."""
 
+_FILES = ("image/", "application/octet-stream")
+"""Types of parts that are files, whether they have a file's name or not: some clients send pictures without."""
+
 Form = dict[str, list[str | UploadFile]]
 """What a form says, by name."""
 
@@ -156,12 +159,12 @@ class FormReader:
         if b"name" not in part.disposition:
             raise Rejection("malformed", "the form cannot be parsed: a part without a name")
         part.name = part.disposition[b"name"].decode("utf-8", "replace")
-        if b"filename" in part.disposition:
+        if b"filename" in part.disposition or part.content_type.lower().startswith(_FILES):
             if len(self._files) >= self._max_files:
                 raise Rejection("too_large", f"more than {self._max_files} files: send fewer")
             file = SpooledTemporaryFile()  # noqa: SIM115, closed with the form
             headers = Headers({"content-type": part.content_type}) if part.content_type else None
-            name = part.disposition[b"filename"].decode("utf-8", "replace")
+            name = part.disposition.get(b"filename", b"").decode("utf-8", "replace")
             part.file = UploadFile(file, size=0, filename=name, headers=headers)  # type: ignore[arg-type]
             self._files.append(part.file)
             return

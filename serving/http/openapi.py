@@ -21,6 +21,13 @@ _BODY = (*_WHO, "rate_limited", "too_large", "unsupported_media_type", "bad_imag
 _OPTIONAL_KEY: list[dict[str, list[str]]] = [{}, {"key": []}, {"bearer": []}]
 _TEXT: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
 _JSON: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+_PICTURES = "image/jpeg, image/png, image/webp"
+
+
+def _label(answer: str) -> dict[str, Any]:
+    """What may follow an answer that lies at ``answer`` of the body: its label, here its own first class."""
+    said = {"id": f"$response.body#{answer}/id", "label": f"$response.body#{answer}/predictions/0/index"}
+    return {"label": {"operationId": "feedback", "requestBody": said, "description": "Label it by /v1/feedback"}}
 
 
 def document() -> dict[str, Any]:
@@ -37,13 +44,16 @@ def document() -> dict[str, Any]:
             "count one multiply-add as 1; GMACs are 10^9 of them.",
         },
         "paths": {
-            "/v1/classify": _post("Classify one picture", _form({"image": picture}), Answer, _BODY, PARAMETERS),
+            "/v1/classify": _post(
+                "Classify one picture", _form({"image": picture}), Answer, _BODY, PARAMETERS, links=_label("")
+            ),
             "/v1/classify_batch": _post(
                 "Classify many pictures; a bad one has an error in its place. If all are bad, the request is",
                 _form({"images": {"type": "array", "items": picture, "minItems": 1}}),
                 BatchAnswer,
                 _BODY,
                 PARAMETERS,
+                links=_label("/results/0/answer"),
             ),
             "/v1/feedback": _post(
                 "Store the true class of an earlier answer",
@@ -63,6 +73,7 @@ def document() -> dict[str, Any]:
                     "unavailable",
                     "starting",
                 ),
+                name="feedback",
             ),
             "/v1/gap": _get(
                 "The gap to the oracle: on the run's test split, and on labelled live traffic",
@@ -110,7 +121,7 @@ def _version() -> str:
 def _form(files: dict[str, Any]) -> dict[str, Any]:
     options = Options.model_json_schema(ref_template=_REF)["properties"]
     schema = {"type": "object", "properties": files | options, "required": list(files), "additionalProperties": False}
-    return {"multipart/form-data": {"schema": schema}}
+    return {"multipart/form-data": {"schema": schema, "encoding": {name: {"contentType": _PICTURES} for name in files}}}
 
 
 def _responses(content: dict[str, Any], codes: tuple[str, ...]) -> dict[str, Any]:
@@ -134,14 +145,20 @@ def _post(
     answer: type[BaseModel],
     codes: tuple[str, ...],
     headers: Sequence[dict[str, Any]] = (),
+    links: dict[str, Any] | None = None,
+    name: str | None = None,
 ) -> dict[str, Any]:
     content = {"application/json": {"schema": {"$ref": _REF.format(model=answer.__name__)}}}
+    responses = _responses(content, codes)
+    if links:
+        responses["200"]["links"] = links
     return {
         "post": {
+            **({} if name is None else {"operationId": name}),
             "summary": summary,
             "parameters": list(headers),
             "requestBody": {"required": True, "content": body},
-            "responses": _responses(content, codes),
+            "responses": responses,
         }
     }
 

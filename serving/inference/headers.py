@@ -45,6 +45,17 @@ EXIF_BYTES = 2**20
 
 EXPECTED = "send a JPEG, PNG or WebP picture"
 
+_UNREAD = (
+    (re.compile(rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL), "HEIC, as iPhones store photos"),
+    (re.compile(rb"....ftypavi[fs]", re.DOTALL), "AVIF"),
+    (re.compile(rb"GIF8[79]a"), "GIF"),
+    (re.compile(rb"II\*\0|MM\0\*"), "TIFF, or a camera's raw file"),
+    (re.compile(rb"BM"), "BMP"),
+    (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "), "JPEG XL"),
+    (re.compile(rb"%PDF-"), "PDF"),
+)
+"""How files of formats that are not read begin, and what they are called."""
+
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 """Of a JPEG's segment: neither a byte of a scan's data nor a restart within it."""
 
@@ -122,6 +133,9 @@ def read_header(file: IO[bytes]) -> Header:
         return _png(data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _webp(data)
+    found = next((name for beginning, name in _UNREAD if beginning.match(data)), None)
+    if found is not None:
+        raise Rejection("unsupported_media_type", f"the file is {found}, which is not read: {EXPECTED}, converted from it")
     raise Rejection("unsupported_media_type", f"the file is not a picture of a known format: {EXPECTED}")
 
 

@@ -20,6 +20,8 @@ Scenes = tuple[list[bytes], np.ndarray]
 
 def test_a_bento_is_built_and_serves(tmp_path: Path, scenes: Scenes) -> None:
     environment = os.environ | {"BENTOML_HOME": str(tmp_path / "bentoml"), "BENTOML_DO_NOT_TRACK": "true"}
+    nowhere = "http://127.0.0.1:9"  # where nobody listens: building needs no network
+    environment |= {name: nowhere for name in ("http_proxy", "https_proxy", "PIP_INDEX_URL", "UV_INDEX_URL")}
     root = Path(__file__).parents[2]
     build = [sys.executable, "-m", "bentoml", "build", "--output", "tag", "--version", "test"]
     done = subprocess.run(build, env=environment, cwd=root, capture_output=True, text=True, timeout=300)

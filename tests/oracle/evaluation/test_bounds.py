@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.stats import binomtest
 
 from oracle.evaluation import bounds
 
@@ -88,6 +90,12 @@ def test_portfolio_is_greedy(data: tuple[np.ndarray, ...], size: int) -> None:
 def test_unique_predictions(data: tuple[np.ndarray, ...]) -> None:
     predicted = data[0]
     assert bounds.unique_predictions(predicted).tolist() == [len(set(row)) for row in predicted.tolist()]
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 1), (1, 1), (0, 7), (3, 7), (7, 7), (8_935, 10_000)])
+def test_interval_is_scipy_s(right: int, count: int) -> None:
+    expected = binomtest(right, count).proportion_ci(method="wilson")
+    assert bounds.interval(np.arange(count) < right) == pytest.approx((expected.low, expected.high), abs=1e-14)
 
 
 def test_interval_is_wilsons() -> None:

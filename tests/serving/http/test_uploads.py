@@ -54,6 +54,12 @@ def test_a_form_is_read_in_any_pieces_in_memory_or_on_disk(size: int, memory: in
     }
 
 
+@pytest.mark.parametrize(("kind", "file"), [("image/png", True), ("Application/Octet-Stream", True), ("text/plain", False)])
+def test_a_picture_needs_no_file_name(kind: str, file: bool) -> None:
+    head = f'--a\r\nContent-Type: {kind}\r\nContent-Disposition: form-data; name="image"\r\n\r\n'.encode()
+    assert read(head + b"x\r\n--a--\r\n") == {"image": [("", 1, b"x") if file else "x"]}
+
+
 @pytest.mark.parametrize(
     ("data", "code"),
     [

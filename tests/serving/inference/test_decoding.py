@@ -44,6 +44,28 @@ def test_each_kind_of_bad_picture_says_what_is_wrong(name: str, code: str) -> No
     assert refused.value.code == code
 
 
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"\0\0\0\x24ftypheic\0\0\0\0mif1MiHEheic", "HEIC, as iPhones store photos"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heic", "HEIC, as iPhones store photos"),
+        (b"\0\0\0\x20ftypavif\0\0\0\0avifmif1", "AVIF"),
+        (picture("GIF"), "GIF"),
+        (picture("TIFF"), "TIFF, or a camera's raw file"),
+        (picture("BMP"), "BMP"),
+        (picture("PDF"), "PDF"),
+    ],
+)
+def test_a_format_that_is_not_read_is_named_with_what_to_do(data: bytes, name: str) -> None:
+    with pytest.raises(Rejection) as refused:
+        open_picture(data, 25)
+    assert refused.value.status == 415
+    assert (
+        refused.value.message
+        == f"the file is {name}, which is not read: send a JPEG, PNG or WebP picture, converted from it"
+    )
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("name", corpus())
 def test_every_picture_is_to_the_service_what_it_is_offline(name: str) -> None:

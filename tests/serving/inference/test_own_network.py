@@ -71,6 +71,25 @@ def test_what_is_wrong_names_its_variable(tmp_path: Path, monkeypatch: pytest.Mo
         read_settings()
 
 
+def test_what_can_never_be_loaded_ends_the_start(tmp_path: Path) -> None:
+    """Instead of workers that try again for ever."""
+    own = f"{write_network(tmp_path)}:build"
+    dense = (
+        "import torch\n\ndef build(classes=2):\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))\n"
+    )
+    (tmp_path / "dense.py").write_text(dense)
+    torch.save({"other": torch.ones(3)}, tmp_path / "other.pth")
+    for options, told in (
+        ({"network": f"{tmp_path}/dense.py:build", "resolution": 2}, r"Sequential has no convolution and no pool"),
+        ({"network": f"{tmp_path}/dense.py:make"}, r"dense.py has no 'make'"),
+        ({"network": own, "dynamic_layers": "nowhere"}, r"nowhere"),
+        ({"network": own, "weights": str(tmp_path / "other.pth")}, r"other.pth"),
+    ):
+        with pytest.raises(UserError, match=told) as error:
+            check_before_start(ServingSettings(**options))  # type: ignore[arg-type]
+        assert "\n" not in str(error.value)
+
+
 def test_a_network_comes_before_a_folder_of_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
