@@ -64,7 +64,7 @@ class PreferredClassifier(ScoringPolicy):
 
     name = "preferred_classifier"
 
-    def __init__(self, rounds: int = 40, groups: Sequence[str] = ("image", "prefix"), seed: int = 0) -> None:
+    def __init__(self, rounds: int = 40, groups: Sequence[str] = ("prefix",), seed: int = 0) -> None:
         super().__init__(groups, seed)
         self.rounds = rounds
 
@@ -101,7 +101,7 @@ class Ranker(ScoringPolicy):
 
     name = "ranker"
 
-    def __init__(self, rounds: int = 150, groups: Sequence[str] = ("image", "stem"), seed: int = 0) -> None:
+    def __init__(self, rounds: int = 150, groups: Sequence[str] = ("stem",), seed: int = 0) -> None:
         super().__init__(groups, seed)
         self.rounds = rounds
 
@@ -150,7 +150,7 @@ class Correctness(ScoringPolicy):
 
     name = "correctness"
 
-    def __init__(self, rounds: int = 60, groups: Sequence[str] = ("image", "prefix"), seed: int = 0) -> None:
+    def __init__(self, rounds: int = 60, groups: Sequence[str] = ("prefix",), seed: int = 0) -> None:
         super().__init__(groups, seed)
         self.rounds = rounds
 
