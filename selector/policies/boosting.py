@@ -38,7 +38,7 @@ def boosted_each(
         "lambda_l2": 5.0,
         "max_bin": 63,
         "deterministic": True,
-        "force_row_wise": True,
+        "force_col_wise": True,  # the same trees as by rows, a fifth sooner
         "verbose": -1,
         "num_threads": torch.get_num_threads(),
         "seed": seed,
