@@ -61,7 +61,14 @@ def create_app(settings: ServingSettings, folder: Path | None = None) -> Starlet
             Route("/readyz", _readyz),
             *PAGES,
         ],
-        middleware=[Middleware(FrontDoor, settings=settings, check_room=lambda: worker.classifier.check_room())],
+        middleware=[
+            Middleware(
+                FrontDoor,
+                settings=settings,
+                check_room=lambda: worker.classifier.check_room(),
+                draining=lambda: worker.readiness.draining,
+            )
+        ],
         exception_handlers={HTTPException: _refuse},
         lifespan=lifespan,
     )

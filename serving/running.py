@@ -20,6 +20,7 @@ from serving.inference.deployment import Deployment
 from serving.inference.description import describe
 from serving.inference.engine import answer
 from serving.inference.opening import open_deployment
+from serving.inference.opening_ahead import OpeningAhead
 from serving.inference.preparation import Preparation
 from serving.live.evaluator import Evaluator
 from serving.live.out_of_range import ALPHA, RangeWatch
@@ -58,6 +59,7 @@ class Running:
         self._evaluator = Evaluator(deployment, store, settings, lambda: not self.batcher.busy)
         self.shadow = shadow_of(settings, deployment, store, lambda: not self.batcher.busy)
         self.watch = RangeWatch(deployment, alpha=ALPHA / settings.workers)
+        self._opening: OpeningAhead | None = None
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()
@@ -74,6 +76,9 @@ class Running:
         except BaseException:
             await running.close()
             raise
+        running._opening = OpeningAhead(
+            deployment, running._noise(1)[0], settings.workers, idle=lambda: not running.batcher.busy
+        )
         return running
 
     @contextlib.contextmanager
@@ -101,18 +106,22 @@ class Running:
             if self.shadow is not None:
                 last_first.push_async_callback(asyncio.to_thread, self.shadow.close)
             last_first.push_async_callback(self.batcher.close)
+            if self._opening is not None:
+                last_first.push_async_callback(asyncio.to_thread, self._opening.close)
 
     async def _warm_up(self) -> None:
         """Run images alone and together, under the active policy and the default: a first run of anything is slow."""
-        stream = np.random.default_rng(0)
-        side = self.deployment.resolution
-        shape = self.deployment.transform(PIL.Image.new("L", (side, side))).shape
         for plan in (self.deployment.active, plan_request(self.deployment, policy="default")[0]):
             for count in (1, 1, 8):
-                images = stream.standard_normal((count, *shape), np.float32)
-                for result in await self.batcher.submit(list(images), plan):
+                for result in await self.batcher.submit(list(self._noise(count)), plan):
                     if isinstance(result, Exception):
                         raise result
+
+    def _noise(self, count: int) -> np.ndarray:
+        """(count, C, resolution, resolution) float32, as if they were prepared pictures."""
+        side = self.deployment.resolution
+        shape = self.deployment.transform(PIL.Image.new("L", (side, side))).shape
+        return np.random.default_rng(count).standard_normal((count, *shape), np.float32)
 
 
 def _observe_batch(images: int, seconds: float) -> None:

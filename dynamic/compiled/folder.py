@@ -12,6 +12,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
@@ -32,9 +33,12 @@ FEW = 2
 FEWEST = 8
 """Graphs that stay open, however little memory there is."""
 
+_BETWEEN = 0.01
+"""Seconds between two graphs of :meth:`CompiledNetwork.open_all`, in which whoever needs one at once gets its turn."""
+
 
 class CompiledNetwork:
-    """An opened folder. Graphs are made ready when they are first run.
+    """An opened folder. Graphs are made ready when they are first run, or all by :meth:`open_all`.
 
     Each holds tensors of its own, unless they were optimised for this kind of CPU: where there are too many for the memory
     that is free, the one not run longest is closed.
@@ -141,17 +145,56 @@ class CompiledNetwork:
 
     def graph(self, file: str) -> Graph:
         """The graph of a file, ready to run. Raises UserError where the folder was made again since it was opened."""
-        with self._lock:
-            made = self._graphs.pop(file, None)
-            if made is None:
-                try:
-                    made = self._runtime.load(self._place / file, None if self._tensors is None else self._tensors[file])
-                finally:
-                    self._refuse_others(file)  # behind loading, so that what was loaded is known to be what was opened
-            self._graphs[file] = made  # the latest last
-            if len(self._graphs) > self._most:
-                del self._graphs[next(iter(self._graphs))]
+        made = self._latest(file)
+        if made is not None:
             return made
+        made = self._load(file)  # while those that are open run; twice where two threads want it first, which does no harm
+        return self._latest(file, made)
+
+    def open_all(self, stopped: threading.Event, processes: int = 1) -> bool:
+        """Open every graph, one after another, so that nobody who asks has to wait for it.
+
+        None is closed for it. Where graphs hold tensors of their own, no more are opened than fit a quarter of the memory
+        that was free, beside other processes that do the same; the others are opened when they are first run.
+
+        Args:
+            stopped: ends it, at the latest behind the graph at hand.
+            processes: that share the memory.
+
+        Returns:
+            Whether all are open.
+
+        Raises:
+            UserError: as :meth:`graph` does.
+        """
+        most = self._most if self._tensors is not None else self._most // processes
+        for graph in self.record.graphs:
+            if stopped.wait(_BETWEEN) or (len(self._graphs) >= most and graph.file not in self._graphs):
+                return False
+            self.graph(graph.file)
+        return True
+
+    @overload
+    def _latest(self, file: str) -> Graph | None: ...
+
+    @overload
+    def _latest(self, file: str, loaded: Graph) -> Graph: ...
+
+    def _latest(self, file: str, loaded: Graph | None = None) -> Graph | None:
+        """The graph of a file, from now on the one run last; ``loaded`` where it is not open."""
+        with self._lock:
+            made = self._graphs.pop(file, loaded)
+            if made is not None:
+                self._graphs[file] = made
+                if len(self._graphs) > self._most:
+                    del self._graphs[next(iter(self._graphs))]
+            return made
+
+    def _load(self, file: str) -> Graph:
+        try:
+            return self._runtime.load(self._place / file, None if self._tensors is None else self._tensors[file])
+        finally:
+            self._refuse_others(file)  # behind loading, so that what was loaded is known to be what was opened
 
     def _refuse_others(self, file: str) -> None:
         """Raise UserError where another network's graph may lie under the same name."""

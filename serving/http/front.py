@@ -58,10 +58,18 @@ class FrontDoor:
         app: what follows.
         settings: of the service.
         check_room: raises Rejection where no more pictures fit in.
+        draining: whether the server is about to end: each answer is then its connection's last, so that a client that
+            keeps connections open goes to another server instead of losing a request with this one.
     """
 
-    def __init__(self, app: ASGIApp, settings: ServingSettings, check_room: Callable[[], None]) -> None:
-        self._app, self._settings = app, settings
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: ServingSettings,
+        check_room: Callable[[], None],
+        draining: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._app, self._settings, self._draining = app, settings, draining
         self._keys = Keys(settings.api_keys, settings.operator_keys)
         self._private = set(settings.private_paths)
         self._rates = {path: Rate(settings.requests_per_minute) for path in FILES}
@@ -79,7 +87,7 @@ class FrontDoor:
         scope[ASKED] = asked
         headers = Headers(scope=scope)
         origins = cors_headers(headers.get("origin"), self._settings.cors_origins)
-        sender = Sender(scope, send, {"X-Request-ID": asked.notes.id, **origins})
+        sender = Sender(scope, send, {"X-Request-ID": asked.notes.id, **origins}, self._draining)
         try:
             if _is_preflight(scope, headers) and "access-control-allow-origin" in origins:
                 await sender.answer_preflight()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
@@ -20,6 +20,7 @@ class Sender:
         scope: of the request.
         send: what sends.
         more: headers.
+        last: asked as the answer begins: whether the client shall ask elsewhere from then on.
 
     Attributes:
         begun: whether something was sent.
@@ -28,8 +29,8 @@ class Sender:
         code: why the request was refused; None where it was not.
     """
 
-    def __init__(self, scope: Scope, send: Send, more: Mapping[str, str]) -> None:
-        self._scope, self._send, self._more = scope, send, more
+    def __init__(self, scope: Scope, send: Send, more: Mapping[str, str], last: Callable[[], bool] = lambda: False) -> None:
+        self._scope, self._send, self._more, self._last = scope, send, more, last
         self.begun = self.complete = False
         self.status = 500
         self.code: str | None = None
@@ -42,6 +43,8 @@ class Sender:
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)
             headers.update(self._more)
+            if self._last():
+                headers["connection"] = "close"  # the server closes it behind the answer
         else:
             self.complete = not message.get("more_body", False)
         await self._send(message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -38,6 +39,10 @@ class CompiledGraphs:
     def session(self, images: np.ndarray) -> CompiledSession:
         """A batch on which configurations run one after the other, nothing twice."""
         return CompiledSession(self.network, images)
+
+    def open_all(self, stopped: threading.Event, processes: int) -> bool:
+        """All graphs, one after another; see :meth:`dynamic.compiled.folder.CompiledNetwork.open_all`."""
+        return self.network.open_all(stopped, processes)
 
     def every(
         self, images: np.ndarray, configurations: Sequence[Configuration]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -53,6 +54,10 @@ class EagerNetwork:
         """A batch on the network's device, of its type."""
         torch.set_num_threads(self._threads)
         return EagerSession(self.network, self._tensor(images))
+
+    def open_all(self, stopped: threading.Event, processes: int) -> bool:
+        """Nothing: the whole network is loaded."""
+        return True
 
     @torch.inference_mode()
     def every(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -34,6 +35,17 @@ class ServedNetwork(Protocol):
 
     def session(self, images: np.ndarray) -> NetworkSession:
         """A batch on which configurations run one after the other, nothing twice."""
+
+    def open_all(self, stopped: threading.Event, processes: int) -> bool:
+        """Make ready what any request may need; for a thread of its own.
+
+        Args:
+            stopped: ends it early.
+            processes: that do the same on this machine.
+
+        Returns:
+            Whether all is ready; not where it would take too much memory.
+        """
 
     def every(
         self, images: np.ndarray, configurations: Sequence[Configuration]

@@ -40,6 +40,11 @@ class Readiness:
         self._folder = folder and folder / "workers"
         self._state: State | None = None
 
+    @property
+    def draining(self) -> bool:
+        """Whether this worker still answers, but is about to end."""
+        return self._state == "draining"
+
     def publish(self, state: State) -> None:
         """Say what this worker is now; on a full disk only this worker knows, and the log says so."""
         self._state = state

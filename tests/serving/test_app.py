@@ -70,6 +70,22 @@ def test_an_app_whose_batcher_keeps_dying_is_not_ready_and_leaves_the_process_al
             assert client.get("/readyz").status_code == status
 
 
+def test_while_it_drains_every_answer_is_its_connection_s_last(tmp_path: Path, opened: None) -> None:
+    with app_client(tmp_path, "draining") as http:
+        wait_until_ready(http)
+        asks = [("GET", "/v1/network", {}), ("GET", "/nothing", {}), ("GET", "/ui", {}), ("GET", "/livez", {})]
+        asks += [("POST", "/v1/classify", {"files": {"image": content}}) for content in (picture(), b"none")]
+        asks.append(("POST", "/admin/reload", {}))
+        before = [http.request(method, path, **more) for method, path, more in asks]
+        assert [response.headers.get("connection") for response in before] == [None] * len(asks)
+        worker_of(http).readiness.publish("draining")
+        after = [http.request(method, path, **more) for method, path, more in asks]
+        assert [response.headers.get("connection") for response in after] == ["close"] * len(asks)
+        assert [response.status_code for response in after] == [response.status_code for response in before]
+        readiness = http.get("/readyz")
+        assert (readiness.status_code, readiness.headers["connection"]) == (503, "close")
+
+
 def test_no_answer_names_the_host_that_a_client_made_up(client: TestClient) -> None:
     response = client.get("/v1/classify/", headers={"Host": "evil.example"}, follow_redirects=False)
     assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")

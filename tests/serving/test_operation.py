@@ -124,11 +124,15 @@ def test_a_server_that_ends_is_not_ready_first_and_still_answers(
         while metric(client, "serving_ready") < 2:  # one was killed
             assert time.monotonic() < end
             time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    end = time.monotonic() + 3
-    while httpx.get(f"{address}/readyz").status_code == 200:
-        assert time.monotonic() < end
-        time.sleep(0.02)
+        kept = client.get("/livez")
+        assert "connection" not in kept.headers
+        process.send_signal(signal.SIGTERM)
+        end = time.monotonic() + 3
+        while httpx.get(f"{address}/readyz").status_code == 200:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        time.sleep(0.2)  # until the other worker has heard it too
+        assert client.get("/v1/network").headers["connection"] == "close", "a kept connection is told to go elsewhere"
     answered = [classify(address, scenes).status_code for _ in range(5)]
     assert answered == [200] * 5, "while load balancers notice"
     process.wait(40)

@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +16,9 @@ from torch import Tensor
 import dynamic.compiled.compiling as compiling
 from dynamic import DynamicNetwork, UserError
 from dynamic.compiled.compiling import compile_network
-from dynamic.compiled.folder import CompiledNetwork
+from dynamic.compiled.folder import FEWEST, CompiledNetwork
 from dynamic.compiled.needs import Look, Needs
+from dynamic.compiled.optimising import OptimisedGraphs
 from dynamic.compiled.session import CompiledSession
 from dynamic.integrity import read_record, write_record
 from tests.dynamic.compiled.networks import LOOKS, SIDE, Residual, family, images
@@ -169,6 +172,68 @@ def test_few_graphs_stay_open_where_memory_is_short(folder: Path, monkeypatch: p
             expected = CompiledSession(family("residual").compiled, batch).logits(configuration, rows)
             np.testing.assert_array_equal(made, expected)
             assert len(opened._graphs) <= 2
+
+
+def test_all_graphs_are_opened_ahead_one_after_another_until_told_to_stop(folder: Path) -> None:
+    stopped, opened = threading.Event(), CompiledNetwork.open(folder)
+    loading, load = list[Path](), opened._runtime.load
+
+    def stops_at_the_third(path: Path, tensors: Any) -> Any:
+        loading.append(path)
+        if len(loading) == 3:
+            stopped.set()
+        return load(path, tensors)
+
+    opened._runtime.load = stops_at_the_third  # type: ignore[method-assign]
+    assert not opened.open_all(stopped)
+    assert len(opened._graphs) == len(loading) == 3
+    stopped.clear()
+    assert opened.open_all(stopped)
+    assert len(opened._graphs) == len(loading) == len(opened.record.graphs)
+    batch, rows = images(opened, 2), np.arange(2)
+    for configuration in opened.configurations:
+        CompiledSession(opened, batch).logits(configuration, rows)
+    assert len(loading) == len(opened.record.graphs), "whoever asks finds all open"
+
+
+def test_an_open_graph_runs_while_another_is_opened(folder: Path) -> None:
+    opened, begun, go_on = CompiledNetwork.open(folder), threading.Event(), threading.Event()
+    session, rows = CompiledSession(opened, images(opened, 2)), np.arange(2)
+    session.logits(opened.default, rows)
+    load = opened._runtime.load
+
+    def slowly(path: Path, tensors: Any) -> Any:
+        begun.set()
+        assert go_on.wait(20)
+        return load(path, tensors)
+
+    opened._runtime.load = slowly  # type: ignore[method-assign]
+    thread = threading.Thread(target=opened.open_all, args=(threading.Event(),))
+    thread.start()
+    assert begun.wait(20)
+    CompiledSession(opened, images(opened, 2)).logits(opened.default, rows)
+    go_on.set()
+    thread.join()
+    assert len(opened._graphs) == len(opened.record.graphs)
+
+
+def test_no_more_are_opened_ahead_than_fit_the_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OptimisedGraphs, "find", lambda *_: None)
+    monkeypatch.setattr("dynamic.compiled.folder.available_memory", lambda: 0)
+    opened = CompiledNetwork.open(folder)
+    assert not opened.open_all(threading.Event(), processes=2)
+    assert len(opened._graphs) == FEWEST // 2
+    first = list(opened._graphs)
+    assert not opened.open_all(threading.Event())
+    assert list(opened._graphs)[: FEWEST // 2] == first, "none was closed for it"
+    assert len(opened._graphs) == FEWEST
+
+
+def test_opening_ahead_says_what_cannot_be_opened(folder: Path) -> None:
+    opened = CompiledNetwork.open(folder)
+    compiled_again(folder)
+    with pytest.raises(UserError, match="was compiled anew"):
+        opened.open_all(threading.Event())
 
 
 def test_the_default_is_always_compiled(folder: Path) -> None:

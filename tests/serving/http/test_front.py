@@ -202,15 +202,25 @@ class Slow:
         await send({"type": "http.response.body", "body": b"ok"})
 
 
-def test_what_nobody_waits_for_is_given_up() -> None:
-    app, port = Slow(), free_port()
-    front = FrontDoor(app, ServingSettings(device="cpu"), check_room=lambda: None)
+@contextmanager
+def listening(front: FrontDoor, port: int) -> Iterator[None]:
+    """A server of this front door in a thread of its own."""
     server = uvicorn.Server(uvicorn.Config(front, port=port, lifespan="off", log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
         while not server.started:
             time.sleep(0.01)
+        yield
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+def test_what_nobody_waits_for_is_given_up() -> None:
+    app, port = Slow(), free_port()
+    front = FrontDoor(app, ServingSettings(device="cpu"), check_room=lambda: None)
+    with listening(front, port):
         request = httpx.Request("POST", f"http://127.0.0.1:{port}/v1/classify", files=PICTURE)
         head = b"POST /v1/classify HTTP/1.1\r\n" + b"".join(b"%s: %s\r\n" % pair for pair in request.headers.raw)
         with socket.create_connection(("127.0.0.1", port)) as gone:
@@ -219,6 +229,21 @@ def test_what_nobody_waits_for_is_given_up() -> None:
                 time.sleep(0.01)
         assert httpx.post(request.url, files=PICTURE).text == "ok"
         assert (app.began, app.cancelled, app.done) == (2, 1, 1)
-    finally:
-        server.should_exit = True
-        thread.join(10)
+
+
+def test_a_drain_that_begins_under_a_request_closes_its_connection_behind_the_answer() -> None:
+    app, port, draining = Slow(), free_port(), threading.Event()
+    front = FrontDoor(app, ServingSettings(device="cpu"), check_room=lambda: None, draining=draining.is_set)
+    with listening(front, port), httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
+        assert "connection" not in http.get("/v1/network").headers
+        asking = threading.Thread(target=lambda: answers.append(http.get("/v1/network")))
+        answers: list[httpx.Response] = []
+        asking.start()
+        while app.began < 2:
+            time.sleep(0.01)
+        draining.set()
+        asking.join()
+        assert (answers[0].text, answers[0].headers["connection"]) == ("ok", "close")
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as kept:
+            kept.sendall(b"GET /v1/gap HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"".join(iter(lambda: kept.recv(4096), b"")).endswith(b"ok"), "the server closes it, not the client"
