@@ -18,6 +18,7 @@ import tyro
 
 from dynamic.command import run_command
 from dynamic.configuration import Configuration
+from dynamic.errors import UserError
 from oracle.reporting.text import aligned
 from oracle.runs import Run
 from selector.learning.fitting import folds
@@ -27,6 +28,7 @@ from selector.observation.statistics import IMAGE_MACS, IMAGE_NAMES
 from selector.policies import load_policies, make
 from selector.policies.base import Policy
 from selector.policies.running import run_recorded
+from selector.policies.scoring import ScoringPolicy
 from selector.scoring.gaps import closed_gap
 from selector.shipped import SHIPPED
 
@@ -79,6 +81,13 @@ def feature_sets(observed: Observations) -> dict[str, Observations]:
     }
 
 
+def with_pixels(policy: Policy) -> Policy:
+    """The policy with the statistics of pixels among what it asks. Raises UserError for one that asks no groups."""
+    if not isinstance(policy, ScoringPolicy):
+        raise UserError(f"{policy.name} does not learn from groups of features: choose policies that score configurations")
+    return type(policy)(**policy.parameters() | {"groups": tuple(dict.fromkeys(("image", *policy.groups)))})
+
+
 def cross_validated(policy: Policy, observed: Observations) -> tuple[np.ndarray, np.ndarray]:
     """(dials, N) whether each label image is answered right, and its MACs, by a policy that was not fitted on it."""
     right = np.zeros((len(policy.dials), len(observed)), dtype=bool)
@@ -101,7 +110,7 @@ def label_images(settings: FeaturesSettings) -> Observations:
 
 def main(settings: FeaturesSettings) -> None:
     """Fit every policy on every set of features; print a table."""
-    learned = [policy for policy in make(settings.policies) if policy.learned]
+    learned = [with_pixels(policy) for policy in make(settings.policies) if policy.learned]
     observed = label_images(settings)
     base, oracle = observed.correct[:, observed.correct.mean(axis=0).argmax()], observed.correct.any(axis=1)
     sets, rows = feature_sets(observed), []

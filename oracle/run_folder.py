@@ -44,6 +44,7 @@ class RunFolder:
         self.bounds = folder / "bounds"
         self.observations = folder / "observations"
         self.policies = folder / "policies"
+        self.searched = folder / "searched"
         self.compiled = folder / "compiled"
         self.benchmark = folder / "benchmark"
         self.results = self.benchmark / "results.json"

@@ -91,6 +91,10 @@ class ServingSettings(BaseSettings):
     by cross-validation, or default where none beats it."""
     objective: Objective = "efficiency"
     """What chooses the policy's operating point: accuracy, default_cost or efficiency."""
+    tolerance: Annotated[float | None, Field(ge=0, lt=1)] = None
+    """Share of accuracy that the active policy may lose to the default (0.01: a point), by the guarantee stored with it: the
+    cheapest setting that surely keeps to it is active, and where there is none the start ends. Unless given, the tolerance
+    that the policies were trained for, and the default where none keeps to it. With the objective efficiency."""
     shadow_policy: str | None = None
     """A second policy of the run, or default, that answers a share of the images again for comparison, while the server has
     nothing else to do: /v1/gap has both side by side."""
@@ -207,6 +211,8 @@ class ServingSettings(BaseSettings):
                 f"SERVING_MAX_QUEUE={self.max_queue} must be at least SERVING_MAX_IMAGES={self.max_images}: "
                 "a whole request must fit"
             )
+        if self.tolerance is not None and self.objective != "efficiency":
+            raise ValueError(f"SERVING_TOLERANCE={self.tolerance:g} goes with SERVING_OBJECTIVE=efficiency")
         if self.precision != "float32" and not self.compiled:
             raise ValueError(
                 f"SERVING_PRECISION={self.precision} needs compiled graphs: leave out SERVING_DEVICE={self.device} and "

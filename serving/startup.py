@@ -7,8 +7,10 @@ from pathlib import Path
 
 from dynamic.errors import UserError
 from oracle.run_folder import RunFolder
+from selector.policies import load_policy
 from serving.inference.finding import check_policy, folder_of, torch_is_installed
 from serving.inference.opening import make_graphs
+from serving.inference.served_run import active_of
 from serving.live.database import NONE, check_url
 from serving.settings import ServingSettings
 
@@ -49,6 +51,9 @@ def check_before_start(settings: ServingSettings) -> None:
         names = sorted(path.name for path in run.policies.iterdir() if path.is_dir()) if run.policies.is_dir() else []
     check_policy(settings, ["default"] if settings.static else names)
     if folder is not None:
+        if settings.tolerance is not None and not settings.static and settings.precision == "float32":
+            policies = [load_policy(RunFolder(folder).policies / name) for name in names]
+            active_of(settings, {policy.name: policy for policy in policies})
         make_graphs(settings, folder)
 
 

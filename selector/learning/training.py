@@ -12,6 +12,7 @@ import tyro
 from tqdm import tqdm
 
 from dynamic.command import check_device
+from dynamic.configuration import Configuration, make_space
 from dynamic.errors import UserError
 from dynamic.lock import held
 from dynamic.models import LoadedNetwork
@@ -43,6 +44,9 @@ class TrainSettings(RaySettings):
     portfolio: int = 16
     """Configurations to choose among, if the run has more: of up to 32 those whose choice can best be learned, by
     cross-validation; of more than 32 as python -m selector.portfolio takes them."""
+    among: Path | None = None
+    """File that lists the configurations to choose among, such as RUN/searched/portfolio.json of selector.search: the
+    default and others that the run ran. Instead of --portfolio."""
     policies: str = ""
     """Comma-separated learned policies; all unless given. FILE.py:CLASS is one of your own, see docs/EXTENDING.md."""
     data_dir: Path | None = None
@@ -97,9 +101,12 @@ def train(settings: TrainSettings, network: LoadedNetwork | None = None) -> list
 
 def _train(settings: TrainSettings, run: Run) -> list[Policy]:
     source, outcomes = run.images(settings.data_dir), run.outcomes()
+    wanted = _wanted(settings.among, run)
     configurations = observed_configurations(run, outcomes, settings.portfolio)
     if len(configurations) < 2:
         raise UserError(f"{run.folder} ran one configuration: there is nothing to choose")
+    if not set(wanted) <= set(configurations):
+        configurations = wanted
     with cluster(settings):
         observed = observe_run(
             run,
@@ -115,10 +122,24 @@ def _train(settings: TrainSettings, run: Run) -> list[Policy]:
     del outcomes, observed  # fitting takes long, and needs the memory
     if len(label) < SMALLEST:
         raise UserError(f"{len(label)} label images are too few to learn from: run oracle.run with more --images")
-    if len(configurations) > settings.portfolio:
+    if wanted:
+        label = label.among(wanted, run.network, source.resolution)
+    elif len(configurations) > settings.portfolio:
         chosen = learnable_portfolio(label, settings.portfolio, settings.seed)
         label = label.among([configurations[i] for i in chosen], run.network, source.resolution)
     return fit_all(make(settings.policies), label, run.policies, settings.seed, settings.terms)
+
+
+def _wanted(among: Path | None, run: Run) -> list[Configuration]:
+    """What a file lists; empty where there is none. Raises UserError where it is no portfolio of the run."""
+    if among is None:
+        return []
+    listed = list(dict.fromkeys(make_space(str(among), run.network.default)))
+    if not 2 <= len(listed) <= LARGEST:
+        raise UserError(f"--among {among} lists {len(listed)} configurations: 2 to {LARGEST} can be chosen among")
+    if run.network.default not in listed:
+        raise UserError(f"--among {among} lacks the default {run.network.default.id}, the baseline of every comparison")
+    return listed
 
 
 def fit_all(policies: list[Policy], label: Observations, out: Path, seed: int, terms: Terms = TERMS) -> list[Policy]:

@@ -73,6 +73,7 @@ class Policy(ABC):
     Attributes:
         name: in tables and on disk.
         learned: whether it learns from labels which configuration suits which image.
+        earlier: values of parameters that policies saved by earlier versions do not have among theirs.
         source, source_path: content and place of the file that it is from, see :mod:`selector.policies.own`; else None.
         dials: settings of the dial, from accurate to cheap; empty for a policy without one.
         portfolio_: ids of the configurations it chooses among.
@@ -86,6 +87,7 @@ class Policy(ABC):
 
     name: ClassVar[str]
     learned: ClassVar[bool] = True
+    earlier: ClassVar[Mapping[str, Any]] = {}
     source: ClassVar[bytes | None] = None
     source_path: ClassVar[Path | None] = None
 
@@ -280,7 +282,7 @@ class Policy(ABC):
             for name, digest in facts["files"].items():
                 if name != _FITTED_ON and digest_of_file(folder / name) != digest:
                     raise UserError(f"{folder / name} is damaged: it differs from its digest; fit the policy again")
-            policy = cls(**facts["parameters"])
+            policy = cls(**{**cls.earlier, **facts["parameters"]})
             policy.portfolio_ = tuple(facts["portfolio"])
             policy.points_ = tuple(_point_of(point) for point in facts["points"])
             policy.terms_ = Terms(**facts["terms"]) if facts.get("terms") else None

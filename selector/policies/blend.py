@@ -10,7 +10,7 @@ import numpy as np
 from selector.observation.images import Images
 from selector.observation.observations import Observations
 from selector.policies.answers import consensus, fit_temperatures, tempered
-from selector.policies.asking import Asks, joined
+from selector.policies.asking import ANSWER, Asks, joined
 from selector.policies.base import State
 from selector.policies.boosting import Correctness
 from selector.policies.head import Head
@@ -28,16 +28,17 @@ class Blend(ScoringPolicy):
     Args:
         rounds: trees a configuration.
         epochs: of the head.
-        groups: what the trees see.
+        groups: what the trees see; the head sees the same, but answers, beside its map.
         seed: of both.
     """
 
     name = "blend"
 
-    def __init__(self, rounds: int = 100, epochs: int = 8, groups: Sequence[str] = ("image", "stem"), seed: int = 0) -> None:
+    def __init__(self, rounds: int = 100, epochs: int = 8, groups: Sequence[str] = ("stem",), seed: int = 0) -> None:
         super().__init__(groups, seed)
         self.rounds, self.epochs = rounds, epochs
-        self._parts = (Correctness(rounds, self.groups, seed), Head(epochs, seed=seed))
+        features = [group for group in self.groups if not group.startswith(ANSWER)]
+        self._parts = (Correctness(rounds, self.groups, seed), Head(epochs, groups=("map", *features), seed=seed))
 
     def asks(self, default: int, layers: int) -> Asks:
         """What its trees and its head ask."""
@@ -76,7 +77,7 @@ class SecondLook(Blend):
     name = "second_look"
 
     def __init__(
-        self, rounds: int = 100, epochs: int = 8, groups: Sequence[str] = ("image", "stem", "answer:default"), seed: int = 0
+        self, rounds: int = 100, epochs: int = 8, groups: Sequence[str] = ("stem", "answer:default"), seed: int = 0
     ) -> None:
         super().__init__(rounds, epochs, groups, seed)
 

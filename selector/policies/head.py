@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
 import numpy as np
 
+from dynamic.errors import UserError
 from selector.observation.images import Images
 from selector.observation.observations import Observations, in_parts
 from selector.policies.base import State
-from selector.policies.gathering import gather_recorded
+from selector.policies.gathering import gather, gather_recorded
 from selector.policies.scoring import ScoringPolicy
 
 EVALUATED = 1024
@@ -17,7 +21,7 @@ _SCALES = ("map_mean", "map_scale", "mean", "scale")
 
 
 class Head(ScoringPolicy):
-    """A CNN head, about 0.5 MMACs: two convolutions over the map, then two layers on their means and maxima beside vectors.
+    """A CNN head, about 0.5 MMACs: two convolutions over the map, then two layers on their means and maxima and the stem.
 
     Loss: cross-entropy of every configuration's correctness, plus the expected error of a configuration drawn from the
     softmax of the scores, so that the order at the top counts and not the calibration everywhere.
@@ -26,19 +30,34 @@ class Head(ScoringPolicy):
         epochs: passes over the label images.
         width: channels.
         sharpness: of that softmax, per point of probability.
+        groups: ``map`` and the vectors beside it, see :class:`ScoringPolicy`.
         seed: of weights and order.
+
+    Raises:
+        UserError: groups without a map, or with a map alone.
     """
 
     name = "head"
+    earlier: ClassVar[Mapping[str, Any]] = {"groups": ("map", "image", "stem")}
 
-    def __init__(self, epochs: int = 12, width: int = 32, sharpness: float = 10.0, seed: int = 0) -> None:
-        super().__init__(("map", "image", "stem"), seed)
+    def __init__(
+        self,
+        epochs: int = 12,
+        width: int = 32,
+        sharpness: float = 10.0,
+        groups: Sequence[str] = ("map", "stem"),
+        seed: int = 0,
+    ) -> None:
+        super().__init__(groups, seed)
         self.epochs, self.width, self.sharpness = epochs, width, sharpness
+        self._vectors = tuple(group for group in self.groups if group != "map")
+        if "map" not in self.groups or not self._vectors:
+            raise UserError(f"the head needs the group 'map' and at least one beside it, such as 'stem', not {self.groups}")
 
     def _fit(self, observed: Observations) -> None:
         from selector.policies.head_training import train_head  # here: who only decides needs no torch
 
-        vectors = gather_recorded(observed, ("image", "stem"))
+        vectors = gather_recorded(observed, self._vectors)
         self.map_mean_, spread = _channel_statistics(observed)
         self.map_scale_ = spread + np.float32(1e-3)
         self.mean_, self.scale_ = vectors.mean(axis=0), vectors.std(axis=0) + 1e-3
@@ -56,7 +75,7 @@ class Head(ScoringPolicy):
 
     def _asked(self, images: Images) -> tuple[np.ndarray, np.ndarray]:
         maps = images.features("map")
-        return maps, np.concatenate([images.features("image"), images.features("stem")], axis=1)
+        return maps, gather(images, self._vectors)
 
     def _standardised(self, maps: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         maps = (maps - self.map_mean_[:, None, None]) / self.map_scale_[:, None, None]

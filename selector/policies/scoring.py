@@ -32,7 +32,7 @@ class ScoringPolicy(Policy):
 
     own_macs_: float
 
-    def __init__(self, groups: Sequence[str] = ("image", "prefix"), seed: int = 0) -> None:
+    def __init__(self, groups: Sequence[str] = ("prefix",), seed: int = 0) -> None:
         self.groups, self.seed = tuple(groups), seed
 
     @property
@@ -86,7 +86,7 @@ class Neighbours(ScoringPolicy):
 
     name = "neighbours"
 
-    def __init__(self, k: int = 200, groups: Sequence[str] = ("image",), seed: int = 0) -> None:
+    def __init__(self, k: int = 200, groups: Sequence[str] = ("stem",), seed: int = 0) -> None:
         super().__init__(groups, seed)
         self.k = k
 

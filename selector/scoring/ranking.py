@@ -21,6 +21,7 @@ from selector.policies.peeking import refuse_peeking
 from selector.policies.running import PolicyRun, run_policy, run_recorded
 from selector.scoring.metrics import References, measure
 from selector.scoring.promises import kept
+from selector.scoring.rivals import versus_static
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +53,9 @@ def rank(policies: Sequence[Policy], label: Observations, test: Observations) ->
     """Score every policy once for each objective; a policy without a dial once.
 
     A row has what :func:`selector.scoring.metrics.measure` finds, its ``name``, ``policy``, ``objective``, ``learned`` and
-    ``dial``; ``expected``, what the label split promised, and ``guarantee``, whether it was kept. ``versus_default`` and
-    ``versus_single_best`` of the rows of learned policies have ``p_holm``, McNemar's p adjusted for the number of these
-    rows; it is None in the others.
+    ``dial``; ``expected``, what the label split promised, and ``guarantee``, whether it was kept; ``versus_static``, see
+    :func:`selector.scoring.rivals.versus_static`. This, ``versus_default`` and ``versus_single_best`` of the rows of learned
+    policies have ``p_holm``, McNemar's p adjusted for the number of these rows; it is None in the others.
 
     Args:
         policies: fitted, with operating points; ``default`` and ``single_best`` among them.
@@ -92,15 +93,16 @@ def rank(policies: Sequence[Policy], label: Observations, test: Observations) ->
                 "expected": _expected(point) if point else None,
             }
             row |= measure(outcomes[name], test, references)
+            row["versus_static"] = versus_static(outcomes[name], label, test, references)
             rows.append(row | {"guarantee": kept(point.guaranteed if point else None, row["versus_default"])})
     _adjust(rows)
     return Ranking(rows=rows, outcomes=outcomes, references=references)
 
 
 def _adjust(rows: Sequence[dict[str, Any]]) -> None:
-    """Add ``p_holm``: the family is the table's learned rows, for each of the two comparisons."""
+    """Add ``p_holm``: the family is the table's learned rows, for each of the three comparisons."""
     learned = [row for row in rows if row["learned"]]
-    for comparison in ("versus_default", "versus_single_best"):
+    for comparison in ("versus_default", "versus_single_best", "versus_static"):
         for row in rows:
             row[comparison]["p_holm"] = None
         adjusted = holm([row[comparison]["p"] for row in learned])

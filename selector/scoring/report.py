@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,16 @@ from matplotlib.figure import Figure
 from dynamic.files import write_whole
 from oracle.reporting.figures import save_figure
 from selector.scoring import figures
-from selector.scoring.tables import HEADER, STATIC, gap_text, markdown_table, table_rows
+from selector.scoring.scoreboard import Scale, cards, scoreboard
+from selector.scoring.tables import HEADER, gap_text, markdown_table, table_rows
+
+FAILURES = (
+    "Selectors on frozen weights: what failed first",
+    "Multiple-choice learning: the gate collapses, then works, then loses to plain training",
+    "More views of the same photographs are not more labels",
+    "A gain that choosing did not bring",
+)
+"""Entries of docs/LOG.md that whoever enters a policy should know."""
 
 
 def write_report(results: list[dict[str, Any]], out: Path) -> None:
@@ -25,7 +35,8 @@ def write_report(results: list[dict[str, Any]], out: Path) -> None:
         loader=jinja2.PackageLoader("selector.scoring", "templates"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     sections = [_section(result, out) for result in results]
-    page = environment.get_template("benchmark.html").render(sections=sections, header=HEADER)
+    template = environment.get_template("benchmark.html")
+    page = template.render(sections=sections, header=HEADER, docs=_docs_from(out), failures=FAILURES)
     write_whole(out / "report.html", page.encode())
     write_whole(out / "results.md", "\n".join(_markdown(result) for result in results).encode())
 
@@ -40,14 +51,27 @@ def _section(result: dict[str, Any], out: Path) -> dict[str, Any]:
         drawn["learning_curve"] = figures.learning_curve(result)
     if result["by_side"]:
         drawn["by_side"] = figures.by_side(result)
-    learned = {row["policy"] for row in result["policies"] if row["learned"]}
+    board = scoreboard(result)
     return result | {
         "images": {kind: save_figure(figure, out / "figures" / f"{name}_{kind}") for kind, figure in drawn.items()},
-        "rows": [{"cells": cells, "learned": cells[0] in learned} for cells in table_rows(result)],
+        "rows": table_rows(result),
+        "board": board,
+        "cards": cards(result),
+        "scale": Scale.of(board),
+        "oracle": next(line for line in board if line.kind == "oracle"),
+        "default": next(100 * row["accuracy"] for row in result["policies"] if row["name"] == "default"),
+        "dominated": sum(line.dominated for line in board),
+        "tested": sum(row["learned"] for row in result["policies"]),
+        "timed": any(line.milliseconds for line in board),
         "shifted_rows": table_rows(result["shifted"]) if result["shifted"] else [],
         "control_gap": gap_text(result["control"]),
-        "static_name": STATIC,
     }
+
+
+def _docs_from(out: Path) -> str | None:
+    """Where the documents are, seen from the page; None where only the package was installed."""
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    return Path(os.path.relpath(docs, out.resolve())).as_posix() if (docs / "LOG.md").exists() else None
 
 
 def _markdown(result: dict[str, Any]) -> str:

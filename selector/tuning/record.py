@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from dynamic.errors import UserError
 from dynamic.integrity import read_record, write_record
 from oracle.runs import Run
 from selector.policies import make
+from selector.policies.objectives import TERMS
 from selector.tuning.settings import TuneSettings
 
 RECORD = "tune.json"
@@ -19,7 +21,7 @@ RECORD = "tune.json"
 _BEGUN_WITH = "dynamic_layers dataset regime space search_images candidates recalibrate distil seed dtype".split()
 """Options that decide what was evaluated. Network, images and pictures are compared by content, where they are used."""
 
-_FREE = "portfolio policies timing".split()
+_FREE = "portfolio policies tolerance confidence timing".split()
 """Options that decide only what is made of what was evaluated."""
 
 
@@ -51,8 +53,8 @@ class TuneRecord:
                     "choose another --out, or go on with what it was begun with"
                 )
         for name in _FREE if before else []:
-            if before.get(name) != now[name]:
-                print(f"{_option(name)} was {before.get(name)}, is now {now[name]}", file=sys.stderr)
+            if before.get(name, now[name]) != now[name]:
+                print(f"{_option(name)} was {before[name]}, is now {now[name]}", file=sys.stderr)
         self._write(settings=now)
 
     def noted(self, step: str) -> Any:
@@ -71,7 +73,8 @@ class TuneRecord:
 def training_key(settings: TuneSettings, run: Run) -> str:
     """On what policies are trained: the run's files, and the options; files of one's own policies by their content."""
     own = [sha256(policy.source or b"").hexdigest() for policy in make(settings.policies)]
-    parts = [run.record.files, settings.portfolio, settings.policies, own, settings.seed]
+    terms = [] if settings.terms == TERMS else [asdict(settings.terms)]  # a tuning of an earlier version goes on
+    parts = [run.record.files, settings.portfolio, settings.policies, own, settings.seed, *terms]
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -17,6 +17,8 @@ from oracle.ray_settings import RaySettings
 from oracle.settings import DTYPES, RunSettings, check_scenes
 from selector.learning.portfolios import LARGEST
 from selector.policies import make
+from selector.policies.guarantee import CONFIDENCE
+from selector.policies.objectives import TOLERANCE, Terms
 
 SCENES_IMAGES = 1000
 """Scenes a split, unless given: enough labels to tell a few points of accuracy."""
@@ -55,6 +57,11 @@ class TuneSettings(NetworkSettings, RaySettings):
     policies: str = POLICIES
     """Comma-separated learned policies to try, as for selector.train (an empty text: all); FILE.py:CLASS is one of your
     own."""
+    tolerance: float = TOLERANCE
+    """Accuracy that may be given up for fewer multiply-accumulates, as a share (0.01: a point): a saving is recommended, and
+    served, only where a bound on held-out label images says that no more is lost. Fix it beforehand."""
+    confidence: float = CONFIDENCE
+    """Share of label sets for which that bound holds, at least."""
     timing: bool = False
     """Also measure milliseconds of every policy."""
     seed: int = 0
@@ -89,7 +96,13 @@ class TuneSettings(NetworkSettings, RaySettings):
         if self.dtype not in DTYPES:
             raise UserError(f"--dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}")
         make(self.policies)
+        self.terms  # noqa: B018, checks
         check_device(self.device)
+
+    @property
+    def terms(self) -> Terms:
+        """Of what policies guarantee."""
+        return Terms(tolerance=self.tolerance, confidence=self.confidence)
 
     @property
     def images_of(self) -> DatasetName:

@@ -157,6 +157,8 @@ def _train_settings(settings: TuneSettings) -> TrainSettings:
         portfolio=settings.portfolio,
         policies=settings.policies,
         device=settings.device,
+        tolerance=settings.tolerance,
+        confidence=settings.confidence,
         seed=settings.seed,
     )
 

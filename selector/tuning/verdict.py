@@ -86,7 +86,8 @@ def _said(result: Mapping[str, Any], objective: Objective) -> str:
         f"saves {share:.0%} of the multiply-accumulates" if share >= 0 else f"costs {-share:.0%} more multiply-accumulates"
     )
     kept = f"{row['policy']} {cost} ({1000 * row['gmacs']:.1f} MMACs) at {row['accuracy']:.1%}"
-    said = f"{kept}, {difference_text(versus)} points from the default on the test images."
+    said = f"{kept}, {difference_text(versus)} points from the default on the test images"
+    said += f"; label images guaranteed {choice.guarantee}." if choice.guarantee else "."
     low, high = versus["interval"]
     images = result["run"]["test_images"]
     if low <= 0 <= high and versus["value"]:
@@ -112,6 +113,7 @@ def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
             "gmacs": row["gmacs"],
             "versus_default": row["versus_default"]["value"],
             "versus_default_interval": row["versus_default"]["interval"],
+            "guaranteed": row["expected"].get("guaranteed") if choice.helps else None,
             "labels_needed": choice.needed,
             "why": choice.sentence,
         }
@@ -122,6 +124,7 @@ def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
         "label_images": result["run"]["label_images"],
         "test_images": result["run"]["test_images"],
         "configurations": result["run"]["configurations"],
+        "terms": result["run"].get("terms"),
         "objectives": objectives,
     }
 

@@ -14,6 +14,7 @@ from selector.scoring.results import read_results
 from serving.inference.deployment import Deployment
 from serving.inference.finding import check_policy
 from serving.inference.plans import Plan, active_plan
+from serving.inference.tolerance import check_kept, hold_to
 from serving.settings import ServingSettings
 
 
@@ -43,9 +44,18 @@ def static_of(run: RunFolder) -> dict[str, Any]:
 
 
 def active_of(settings: ServingSettings, policies: Mapping[str, Policy]) -> tuple[Plan, str]:
-    """The plan of requests that name none, and why; raises UserError where the settings name another policy."""
+    """The plan of requests that name none, and why.
+
+    Raises:
+        UserError: the settings name another policy, or allow a loss to which nothing keeps surely.
+    """
     check_policy(settings, list(policies))
-    return active_plan(policies, settings.policy, settings.objective)
+    if settings.tolerance is None or settings.static:
+        return active_plan(policies, settings.policy, settings.objective)
+    terms = hold_to(policies, settings.tolerance)
+    plan, why = active_plan(policies, settings.policy, settings.objective)
+    check_kept(policies, plan, settings.policy, why, terms)
+    return plan, why
 
 
 def results_of(run: RunFolder) -> dict[str, Any]:

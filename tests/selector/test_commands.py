@@ -25,6 +25,7 @@ from selector.observation.observations import Observations
 from selector.policies import load_policies
 from selector.policies.running import run_policy
 from selector.scoring.benchmark import BenchmarkSettings, benchmark
+from selector.tuning.portfolio_search import SearchSettings, search_run
 from tests.oracle.conftest import all_bytes, run_command
 from tests.plain_loop import plain_loop
 
@@ -78,6 +79,46 @@ def test_benchmark_prints_a_table_and_a_line(trained: Path, tmp_path: Path) -> N
     stored = json.loads((tmp_path / "results.json").read_text())["runs"][0]
     assert stored["policies"] == line["policies"]
     assert len(stored["by_side"]) == 5
+
+
+def test_a_searched_portfolio_is_trained_on_and_ranked(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("policies", "observations"))
+    result = run_command(tmp_path / "run", "--size", 3, "--max-macs", 1.1, "--json", module="selector.search")
+    assert result.returncode == 0, result.stderr
+    line = json.loads(result.stdout.splitlines()[-1])
+    opened = Run.open(tmp_path / "run")
+    listed = opened.searched / "portfolio.json"
+    assert line["out"] == str(listed)
+    assert json.loads(listed.read_text()) == line["portfolio"]
+    assert len(line["portfolio"]) == 3
+    assert opened.network.default.id in line["portfolio"]
+    assert line["label_images"] == {"searched_on": IMAGES // 2, "promised_on": IMAGES // 2}
+    assert "Cost: " in result.stdout
+    assert "8/8" in result.stderr or "step" in result.stderr
+    splits = [observed.name for observed in opened.observations.iterdir()]
+    assert len(splits) == 1  # of the default alone, label images only
+    policies = train(TrainSettings(run=tmp_path / "run", among=listed, policies="cascade", device="cpu"))
+    assert all(set(policy.portfolio_) == set(line["portfolio"]) for policy in policies)
+    wanted = BenchmarkSettings(
+        runs=(tmp_path / "run",), out=tmp_path / "out", learning_curve=False, timing=False, outside=False, device="cpu"
+    )
+    assert set(benchmark(wanted)["runs"][0]["run"]["configurations"]) == set(line["portfolio"])
+
+
+def test_search_refuses(trained: Path, tmp_path: Path) -> None:
+    result = run_command(trained, "--size", 9, module="selector.search")
+    assert result.returncode == 2
+    assert "ran 8 configurations, fewer than --size 9" in result.stderr
+    run(RunSettings(space=str(_two(tmp_path)), images=12, out=tmp_path / "few"))
+    with pytest.raises(UserError, match="has 12 label images, too few to search on one half"):
+        search_run(SearchSettings(run=tmp_path / "few", size=2, device="cpu"))
+    listed = tmp_path / "other.json"
+    listed.write_text(json.dumps(["s1-2-2-2_d1-1-1-1_k3-3-3-3", "s1-3-3-3_d1-1-1-1_k3-3-3-3"]))
+    with pytest.raises(UserError, match="did not run"):
+        train(TrainSettings(run=tmp_path / "few", among=listed, device="cpu"))
+    listed.write_text(json.dumps([Run.open(tmp_path / "few").configurations[-1].id] * 2))
+    with pytest.raises(UserError, match="lists 1 configurations: 2 to 32 can be chosen among"):
+        train(TrainSettings(run=tmp_path / "few", among=listed, device="cpu"))
 
 
 def test_decisions_are_what_the_network_really_answers(trained: Path) -> None:

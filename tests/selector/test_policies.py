@@ -9,7 +9,7 @@ import pytest
 
 import dynamic
 from dynamic import UserError
-from dynamic.integrity import write_record
+from dynamic.integrity import read_record, write_record
 from oracle.runs import Run
 from selector.interchange.asf import AsfPairwise
 from selector.learning.fitting import calibrate
@@ -263,3 +263,27 @@ def test_policies_refuse(ruled: Splits, noise: Splits, tmp_path: Path) -> None:
     write_record(tmp_path / "broken" / "policy.json", {"policy": "wisdom"})
     with pytest.raises(UserError, match="unknown kind 'wisdom'"):
         load_policy(tmp_path / "broken")
+
+
+def test_a_head_of_an_earlier_version_sees_what_it_was_fitted_on(ruled: Splits, tmp_path: Path) -> None:
+    few = ruled[0].rows(np.arange(100))
+    fitted = Head(epochs=1, groups=("map", "image", "stem")).fit(few)
+    fitted.save(tmp_path)
+    facts = dict(read_record(tmp_path / "policy.json"))
+    facts["parameters"] = {name: value for name, value in facts["parameters"].items() if name != "groups"}
+    write_record(tmp_path / "policy.json", facts)
+    test = ruled[1].rows(np.arange(50))
+    loaded = load_policy(tmp_path)
+    assert (loaded.decide(RecordedImages(test)) == fitted.decide(RecordedImages(test))).all()
+    assert set(loaded.asks(test.default, 4).groups) == {"map", "image", "stem"}
+
+
+def test_a_head_needs_its_map_and_a_vector() -> None:
+    for groups in (("stem",), ("map",)):
+        with pytest.raises(UserError, match="needs the group 'map' and at least one beside it"):
+            Head(groups=groups)
+
+
+def test_no_shipped_kind_of_policy_asks_for_statistics_of_pixels(fitted: dict[str, Policy], ruled: Splits) -> None:
+    for policy in fitted.values():
+        assert "image" not in policy.asks(ruled[1].default, 4).groups, policy.name

@@ -57,7 +57,8 @@ def test_values_at_a_threshold_go_where_lightgbm_sends_them() -> None:
     assert thresholds
     tried = np.stack([np.nextafter(t, t + way) if way else t for t in thresholds[:40] for way in (-1, 0, 1)])
     rows = np.repeat(tried[:, None], 3, axis=1)
-    assert (Forest((text,)).raw(rows) == expected(text, rows)).all()
+    # Threads that share trees among themselves add them in another order; a wrong leaf is off by much more.
+    np.testing.assert_allclose(Forest((text,)).raw(rows), expected(text, rows), rtol=0, atol=1e-12)
 
 
 def test_categories_and_single_leaves() -> None:

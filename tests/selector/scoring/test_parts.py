@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import matplotlib
 import numpy as np
@@ -14,6 +15,7 @@ from selector.learning.fitting import calibrate
 from selector.observation.observations import Observations
 from selector.policies import make
 from selector.policies.base import Policy
+from selector.policies.boosting import Correctness
 from selector.scoring import figures
 from selector.scoring.by_side import by_side
 from selector.scoring.curves import area, areas, dial_curves, static_points
@@ -91,6 +93,11 @@ def test_a_learning_curve_of_few_images(policies: list[Policy], ranking: Ranking
     rows = learning_curve(policies, label.rows(np.arange(300)), test, ranking.references)
     assert [(row["policy"], row["images"]) for row in rows] == [("correctness", 250), ("correctness", 300)]
     assert rows[-1]["closed_gap"] > 0.8
+    # What was fitted on all of them is not fitted again, and says the same.
+    known = calibrate(Correctness(), label.rows(np.arange(300)))
+    with mock.patch("selector.scoring.learning_curve.calibrate", side_effect=calibrate) as fitted:
+        assert learning_curve([known], label.rows(np.arange(300)), test, ranking.references) == rows
+    assert fitted.call_count == 1
 
 
 def test_figures_change_nothing_global(policies: list[Policy], ranking: Ranking, ruled: Splits) -> None:

@@ -144,6 +144,9 @@ def test_what_is_done_is_not_done_again_and_what_changed_is_told(
         patch.setattr(Policy, "save", interrupted)
         with pytest.raises(KeyboardInterrupt):
             tune(replace(settings, policies="cascade,correctness"))
+    strict = tune(replace(settings, tolerance=0.02, confidence=0.9))
+    assert "--tolerance was 0.01, is now 0.02\n--confidence was 0.95, is now 0.9\n" in capsys.readouterr().err
+    assert strict["run"]["terms"] == {"tolerance": 0.02, "confidence": 0.9}
     assert {row["policy"] for row in tune(settings)["policies"] if row["learned"]} == {"cascade"}
     (settings.out / "tune.json").unlink()
     with pytest.raises(UserError, match=r"holds a run that selector\.tune did not make: choose another --out"):
@@ -247,6 +250,10 @@ def test_options_that_cannot_be() -> None:
         TuneSettings(dataset="imagenet")
     with pytest.raises(UserError, match="--distil must not be negative"):
         TuneSettings(distil=-1)
+    with pytest.raises(UserError, match=r"--tolerance is a share of images, from 0 to less than 1 \(0.01: a point\), not 1"):
+        TuneSettings(tolerance=1.0)
+    with pytest.raises(UserError, match=r"--confidence is a share, from 0\.5 to less than 1"):
+        TuneSettings(confidence=95)
     assert TuneSettings().images_of == "fashion-scenes"
     assert json.loads(json.dumps(TuneSettings().to_json()))["out"] == "runs/tuned"
     assert os.sep not in TuneSettings().model

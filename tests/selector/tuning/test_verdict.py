@@ -33,7 +33,8 @@ def test_a_saving() -> None:
         "For these images, my_net.py:build reaches 70.0% at 50.0 MMACs; the oracle, which picks the best of 2 "
         "configurations for each image, would reach 90.0% at 50.0, part of it by luck with the label.",
         "For best accuracy at any cost; for the default's accuracy, within the tolerance, at least cost: cascade saves 40% "
-        "of the multiply-accumulates (30.0 MMACs) at 70.0%, -0.4 [-1.4, +0.6] points from the default on the test images. "
+        "of the multiply-accumulates (30.0 MMACs) at 70.0%, -0.4 [-1.4, +0.6] points from the default on the test images; "
+        "label images guaranteed at most 0.4 points below the default with 95% confidence. "
         "Whether that is a gain or a loss, about 6250 test images would tell.",
         "For best accuracy at no more than the default's cost: default: there is no learned policy.",
         "The service runs cascade on these images, unless SERVING_OBJECTIVE or SERVING_POLICY say otherwise.",
@@ -45,7 +46,9 @@ def test_a_saving() -> None:
     ]  # fmt: skip
     summary = summary_of(found)
     assert summary["objectives"]["efficiency"]["policy"] == "cascade"
+    assert summary["objectives"]["efficiency"]["guaranteed"] == -0.004
     assert summary["objectives"]["default_cost"]["policy"] == "default"
+    assert summary["terms"] == {"tolerance": 0.01, "confidence": 0.95}
 
 
 def test_a_gain_a_loss_and_nothing() -> None:
