@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dynamic.errors import UserError
 from dynamic.resources import cpu_count
@@ -63,7 +63,10 @@ def _numbers(value: object) -> object:
 
 
 class ServingSettings(BaseSettings):
-    """The settings; each is an environment variable, its name in capitals behind ``SERVING_``."""
+    """The settings; each is an environment variable, its name in capitals behind ``SERVING_``.
+
+    Made in Python, they are what is given and the defaults; :func:`read_settings` reads the environment.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, use_attribute_docstrings=True
@@ -237,6 +240,18 @@ class ServingSettings(BaseSettings):
             raise ValueError(f"SERVING_CORS_ORIGINS: {wrong!r} is no origin, such as https://app.example.org")
         return self
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given, and nothing else: apps of one process have nothing in common."""
+        return (init_settings,)
+
     @property
     def compiled(self) -> bool:
         """Whether graphs are to run, where the network can be compiled."""
@@ -246,6 +261,21 @@ class ServingSettings(BaseSettings):
     def database_url(self) -> str:
         """Where the database is: a relative SQLite file in the folder that ``state_directory`` explains."""
         return in_state_folder(self.database, self.state_directory)
+
+
+class _OfEnvironment(ServingSettings):
+    """The settings of this process."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (env_settings,)
 
 
 def read_settings() -> ServingSettings:
@@ -262,7 +292,7 @@ def read_settings() -> ServingSettings:
             near = difflib.get_close_matches(name.upper(), known, 1)
             problems.append(f"{name} is not a setting" + (f": did you mean {near[0]}?" if near else ""))
     try:
-        settings = ServingSettings()
+        settings = _OfEnvironment()
     except ValidationError as error:
         for found in error.errors():
             name = f"{PREFIX}{str(found['loc'][0]).upper()}" if found["loc"] else PREFIX
