@@ -1,7 +1,7 @@
 """Portfolios by what can be learned of them: a cheap probe chooses for each image, and only what it gains counts.
 
-The oracle's union grows with every configuration that is right now and then, by luck too. Here a portfolio is worth the
-accuracy that the probe reaches when it chooses among it, on images that the probe was not fitted on. One probe scores every
+The oracle's union grows with every configuration that is right now and then, by luck too. Here a portfolio is worth what
+the probe reaches when it chooses among it, on images that the probe was not fitted on. One probe scores every
 candidate once; any portfolio is then judged by the scores of its columns, so that thousands are tried for a few fits.
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 from dynamic.errors import UserError
 from oracle.evaluation.bounds import cost_order
 from selector.learning.fitting import FOLDS, folds
+from selector.learning.portfolios import USEFUL
 from selector.policies.boosting import boosted_each
 from selector.policies.forest import Forest
 
@@ -30,8 +31,11 @@ _PENALTIES = np.geomspace(1e-2, 1e6, 17)
 _PRICES = (0.0, *np.geomspace(0.01, 10, 19))
 """Of the default's MACs in probability of being right; at the last, the cheapest configuration is always chosen."""
 
+DEALS: dict[ProbeName, int] = {"ridge": 4, "trees": 1}
+"""Times that folds are dealt anew: scores averaged over deals say with less noise which configurations differ."""
+
 _OVERDRAWN = 10.0
-"""What is taken off a portfolio's accuracy for each time that the limit is spent beyond it: first it must keep to it."""
+"""What is taken off a portfolio's worth for each time that the limit is spent beyond it: first it must keep to it."""
 
 _PASSES = 5
 """Times that every configuration of a portfolio is tried to be exchanged, at most."""
@@ -69,6 +73,27 @@ class Candidates:
         """The same of some images."""
         return replace(self, features=self.features[kept], correct=self.correct[kept])
 
+    def among(self, columns: np.ndarray) -> Candidates:
+        """The same of some configurations, by ascending column, the default among them."""
+        return replace(
+            self,
+            correct=self.correct[:, columns],
+            macs=self.macs[columns],
+            charged=self.charged[columns],
+            default=int(np.flatnonzero(columns == self.default)[0]),
+        )
+
+    def useful(self, size: int) -> np.ndarray:
+        """Columns that are right often enough to be worth choosing, at least ``size``; default and cheapest are.
+
+        Of those that are seldom right some seem to help by luck: see :data:`selector.learning.portfolios.USEFUL`.
+        """
+        accuracy = self.correct.mean(axis=0)
+        least = min(USEFUL * accuracy.max(), np.sort(accuracy)[-size:].min())
+        kept = accuracy >= least
+        kept[[self.default, int(np.argmin(self.charged))]] = True
+        return np.flatnonzero(kept)
+
     def halves(self, seed: int) -> tuple[Candidates, Candidates]:
         """Two halves at random: one to search on, one to estimate on what is promised."""
         order = np.random.default_rng(seed).permutation(len(self))
@@ -99,10 +124,12 @@ class Probe:
 
     def held_out(self, candidates: Candidates, told: Callable[[], object] = lambda: None) -> np.ndarray:
         """(N, C) scores of every image by models that were fitted on other folds; ``told`` is called after each fold."""
-        scores = np.empty(candidates.correct.shape)
-        for fitted, held in folds(len(candidates), self.seed):
-            scores[held] = self.fit(candidates.features[fitted], candidates.correct[fitted])(candidates.features[held])
-            told()
+        scores = np.zeros(candidates.correct.shape)
+        for deal in range(DEALS[self.name]):
+            for fitted, held in folds(len(candidates), self.seed + deal):
+                score = self.fit(candidates.features[fitted], candidates.correct[fitted])
+                scores[held] += score(candidates.features[held]) / DEALS[self.name]
+                told()
         return scores
 
 
@@ -149,6 +176,9 @@ class Portfolio:
 class _Table:
     """Judges portfolios on one set of images, by (N, C) scores.
 
+    What a choice is worth is the mean of what came of it, which luck helps to, and of what the probe expected without having
+    seen the image, which its own mistakes help to: neither alone ranks portfolios as well on other images (docs/LOG.md).
+
     Args:
         candidates: the images.
         scores: of being right, by models that have not seen them.
@@ -157,42 +187,56 @@ class _Table:
 
     def __init__(self, candidates: Candidates, scores: np.ndarray, limit: float | None) -> None:
         self.right = np.ascontiguousarray(candidates.correct.T)
+        self.value = (self.right + np.clip(scores.T, 0, 1)) / 2
         self.scores, self.charged = np.ascontiguousarray(scores.T), candidates.charged
         self.limit, self.tried = limit, 0
         self.prices = np.array(_PRICES if limit is not None else _PRICES[:1])
-        self.worth = self.prices[:, None] / candidates.macs[candidates.default] * self.charged
+        self.price_of = self.prices[:, None] / candidates.macs[candidates.default] * self.charged
 
     def utility(self, column: int) -> np.ndarray:
         """(prices, N) score of a column, less the price of its MACs."""
-        return np.asarray(self.scores[column] - self.worth[:, column, None])
+        return np.asarray(self.scores[column] - self.price_of[:, column, None])
 
     def chosen(self, columns: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(prices, N) each: utility, whether right, and MACs of the column that the probe chooses."""
+        """(prices, N) each: utility, worth, and MACs of the column that the probe chooses."""
         best = np.full((len(self.prices), self.right.shape[1]), -np.inf)
-        right, spent = np.zeros_like(best, dtype=bool), np.zeros_like(best)
+        state = best, np.zeros_like(best), np.zeros_like(best)
         for column in columns:
-            best, right, spent = self.beside((best, right, spent), column)
-        return best, right, spent
+            state = self.beside(state, column)
+        return state
 
     def beside(
         self, state: tuple[np.ndarray, np.ndarray, np.ndarray], column: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The same with one more column."""
-        best, right, spent = state
+        best, value, spent = state
         utility = self.utility(column)
         taken = utility > best
         return (
             np.where(taken, utility, best),
-            np.where(taken, self.right[column], right),
+            np.where(taken, self.value[column], value),
             np.where(taken, self.charged[column], spent),
         )
 
     def values(self, state: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
-        """(prices,) accuracy, lowered where the limit is not kept."""
-        accuracy = state[1].mean(axis=1)
+        """(prices,) mean worth, lowered where the limit is not kept."""
+        worth = state[1].mean(axis=1)
         if self.limit is None:
-            return np.asarray(accuracy)
-        return np.asarray(accuracy - _OVERDRAWN * np.maximum(state[2].mean(axis=1) / self.limit - 1, 0))
+            return np.asarray(worth)
+        return np.asarray(worth - _OVERDRAWN * np.maximum(state[2].mean(axis=1) / self.limit - 1, 0))
+
+    def judged(self, columns: Sequence[int]) -> Portfolio:
+        """A portfolio at its best price."""
+        at = int(np.argmax(self.values(self.chosen(columns))))
+        kept = np.array(sorted(columns))
+        picked = kept[np.argmax(np.stack([self.utility(column)[at] for column in kept]), axis=0)]
+        return Portfolio(
+            columns=tuple(kept.tolist()),
+            price=float(self.prices[at]),
+            accuracy=float(self.right[picked, np.arange(len(picked))].mean()),
+            macs=float(self.charged[picked].mean()),
+            tried=self.tried,
+        )
 
     def best_beside(self, columns: Sequence[int], order: Sequence[int]) -> tuple[float, int]:
         """The column that helps a portfolio most, and the value with it; the first in ``order`` of several."""
@@ -241,15 +285,12 @@ def search_portfolio(
     for better in _exchanged(table, chosen, order, value):
         chosen = better
         told()
-    state = table.chosen(chosen)
-    at = int(np.argmax(table.values(state)))
-    return Portfolio(
-        columns=tuple(sorted(chosen)),
-        price=float(table.prices[at]),
-        accuracy=float(state[1][at].mean()),
-        macs=float(state[2][at].mean()),
-        tried=table.tried,
-    )
+    return table.judged(chosen)
+
+
+def priced(candidates: Candidates, scores: np.ndarray, columns: Sequence[int], limit: float | None) -> Portfolio:
+    """A portfolio that was found otherwise, at the price at which it keeps to the limit, or nearly; see the search."""
+    return _Table(candidates, scores, limit).judged(columns)
 
 
 def _exchanged(table: _Table, chosen: list[int], order: Sequence[int], value: float) -> Iterator[list[int]]:
@@ -266,9 +307,9 @@ def _exchanged(table: _Table, chosen: list[int], order: Sequence[int], value: fl
             return
 
 
-def steps_of(size: int) -> int:
+def steps_of(probe: ProbeName, size: int) -> int:
     """Steps of a search that ends after one pass of exchanges: folds, additions, exchanges."""
-    return FOLDS + 2 * (size - 1)
+    return FOLDS * DEALS[probe] + 2 * (size - 1)
 
 
 @dataclass(frozen=True, kw_only=True)

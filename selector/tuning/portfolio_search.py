@@ -36,7 +36,7 @@ from selector.policies.guarantee import CONFIDENCE, lower_bounds
 from selector.scoring.resampling import draw_resamples, percentile_interval, resampled_means
 from selector.scoring.tables import difference_text
 from selector.shipped import SHIPPED
-from selector.tuning.learnable import Candidates, Probe, ProbeName, Reached, reached, search_portfolio, steps_of
+from selector.tuning.learnable import Candidates, Probe, ProbeName, Reached, priced, reached, search_portfolio, steps_of
 
 FEWEST = 32
 """Label images, at least: half to search on, in folds, and half to estimate on what is promised."""
@@ -168,22 +168,26 @@ def search_candidates(settings: SearchSettings, candidates: Candidates, ids: lis
     """
     began = time.perf_counter()
     first, other = candidates.halves(settings.seed)
+    useful = first.useful(settings.size)
+    first, other, ids, count = first.among(useful), other.among(useful), [ids[column] for column in useful], len(ids)
     probe = Probe(name=settings.probe, seed=settings.seed)
     limit = None if settings.max_macs is None else settings.max_macs * float(candidates.macs[candidates.default])
     _say(
-        f"searching {len(ids)} candidates for {settings.size} on {len(first)} label images, probe: {settings.probe}; "
-        f"{len(other)} others are for the promise"
+        f"searching {len(ids)} of {count} candidates, without those that are seldom right, for {settings.size} on "
+        f"{len(first)} label images, probe: {settings.probe}; {len(other)} others are for the promise"
     )
-    with tqdm(total=steps_of(settings.size), desc="search", unit="step", mininterval=0, file=sys.stderr) as progress:
+    with tqdm(
+        total=steps_of(settings.probe, settings.size), desc="search", unit="step", mininterval=0, file=sys.stderr
+    ) as progress:
         scores = probe.held_out(first, progress.update)
         found = search_portfolio(first, scores, settings.size, limit, progress.update)
     static = _best_static(first, limit)
-    union = choose_portfolio(first.correct, first.macs, first.default, settings.size)
+    union = priced(first, scores, choose_portfolio(first.correct, first.macs, first.default, settings.size), limit)
     chosen = reached(probe, first, other, found.columns, found.price)
     rows = [
         _row("default", _static(other, other.default), other, static),
         _row(f"best static: {ids[static]}", _static(other, static), other, static),
-        _row("portfolio by the oracle's union", reached(probe, first, other, union, found.price), other, static),
+        _row("portfolio by the oracle's union", reached(probe, first, other, union.columns, union.price), other, static),
         _row("portfolio by what can be learned", chosen, other, static),
         _row("its oracle", _oracle(other, found.columns), other, static),
     ]
@@ -193,7 +197,8 @@ def search_candidates(settings: SearchSettings, candidates: Candidates, ids: lis
     return {
         "portfolio": [ids[column] for column in found.columns],
         "size": settings.size,
-        "candidates": len(ids),
+        "candidates": count,
+        "useful": len(ids),
         "label_images": {"searched_on": len(first), "promised_on": len(other)},
         "probe": settings.probe,
         "max_macs": settings.max_macs,

@@ -45,7 +45,7 @@ def test_it_finds_specialists_where_the_union_finds_luck(probe: ProbeName) -> No
     assert learned["accuracy"] > 0.8
     assert learned["accuracy"] >= union["accuracy"]
     assert 0.1 < result["gain"]["at_least"] < result["gain"]["value"]
-    assert result["cost"]["fits"] == (6 if probe == "ridge" else 4 * 9 + 3 + 3)
+    assert result["cost"]["fits"] == (4 * 4 + 2 if probe == "ridge" else 4 * 9 + 3 + 3)
     assert "at least" in sentences_of(result)[0]
     assert len(rows_of(result)) == len(result["rows"]) == 5
 
@@ -112,6 +112,18 @@ def test_exchanging_mends_what_greed_took_first() -> None:
     with pytest.raises(UserError, match="4 candidates are fewer than --size 5"):
         search_portfolio(candidates, scores, 5)
     assert search_portfolio(candidates, scores, 4).columns == (0, 1, 2, 3)
+
+
+def test_what_is_seldom_right_is_left_out_unless_it_is_needed() -> None:
+    candidates = ruled()
+    seldom = candidates.correct.copy()
+    seldom[:, 3:6] &= np.random.default_rng(0).random((len(seldom), 3)) < 0.3  # column 3 is the cheapest
+    poor = replace(candidates, correct=seldom)
+    assert poor.useful(3).tolist() == [0, 1, 2, 3, 6, 7, 8]
+    assert len(poor.useful(9)) == 9
+    result = search_candidates(settings(), poor, IDS)
+    assert (result["candidates"], result["useful"]) == (9, 7)
+    assert result["portfolio"] == ["c0", "c1", "c2"]
 
 
 def test_the_probe_ignores_what_never_changes_and_is_repeatable() -> None:
