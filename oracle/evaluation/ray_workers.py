@@ -54,13 +54,15 @@ def cluster(settings: RaySettings) -> Iterator[None]:
         return
     local = settings.ray == "local"
     options: dict[str, Any] = {"num_cpus": cpu_count(), "include_dashboard": False} if local else {}
+    if local:
+        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own is 15: beside other work its workers would hardly run
     try:
         _knock(settings.ray)
         ray.init(address=settings.ray, log_to_driver=False, logging_level="error", **options)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise UserError(
             f"--ray {settings.ray}: no Ray cluster there ({str(error).splitlines()[0]}): start one with ray start --head, "
-            "or pass --ray local"
+            "with the RAY_AUTH_MODE and token that this process has, or pass --ray local"
         ) from error
     try:
         yield
@@ -239,8 +241,8 @@ class RayWorkers:
             self._stillborn += 1
             if self._stillborn == STILLBORN:
                 raise UserError(
-                    f"{STILLBORN} workers ended while they opened network and images: see Ray's logs, and reserve more "
-                    "memory with --ray-memory-gib"
+                    f"{STILLBORN} workers ended while they opened network and images: see Ray's logs, reserve more memory "
+                    "with --ray-memory-gib, and give this process and the cluster the same RAY_AUTH_MODE"
                 ) from None
             return None
         if errand is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -50,6 +51,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         f"PIL.Image.open = lambda path: os._exit(1) if str(path).endswith({KILLER!r}) else opened(path)\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}:{Path.cwd()}")
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     nodes = Cluster()
     for _ in range(3):
         nodes.add_node(num_cpus=1, object_store_memory=100 * 2**20, include_dashboard=False)
@@ -62,12 +64,17 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_every_kind_of_work_on_ray_is_that_of_one_process(
     tmp_path: Path, small_space: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Several sets at once, one with statistics of two batches; exact bounds; observations in three blocks."""
+    """Several sets at once, one with statistics of two batches; exact bounds; observations in three blocks.
+
+    Workers on this machine yield to other work no more than one process does.
+    """
     monkeypatch.setattr(observe, "BLOCK", 4)
     monkeypatch.setattr(evaluate, "free_memory", lambda _: 4 * 2**30)  # what runs at once must not depend on other work
     common: dict[str, Any] = {"space": small_space, "images": 6, "region": 2}
     on_ray: dict[str, Any] = {"ray": "local", "ray_workers": 1}
+    monkeypatch.delenv("RAY_worker_niceness", raising=False)
     with connected(RunSettings(ray="local")):
+        assert ray.get(ray.remote(lambda: os.nice(0)).remote()) == os.nice(0)
         for name, where in (("one", {}), ("ray", on_ray)):
             folder = tmp_path / name
             sets = [
