@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
+from dynamic.compiled.runtimes import Graph
 from dynamic.errors import UserError
 from selector.observation.images import Images
 from selector.observation.observations import Observations, in_parts
 from selector.policies.base import State
 from selector.policies.gathering import gather, gather_recorded
+from selector.policies.head_graph import FARTHEST, head_graph
 from selector.policies.scoring import ScoringPolicy
 
 EVALUATED = 1024
@@ -79,28 +82,17 @@ class Head(ScoringPolicy):
 
     def _standardised(self, maps: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         maps = (maps - self.map_mean_[:, None, None]) / self.map_scale_[:, None, None]
-        return maps.astype(np.float32), ((vectors - self.mean_) / self.scale_).clip(-5, 5).astype(np.float32)
+        return maps.astype(np.float32), ((vectors - self.mean_) / self.scale_).clip(-FARTHEST, FARTHEST).astype(np.float32)
 
     def _scores(self, images: Images) -> np.ndarray:
-        maps, vectors = self._standardised(*self._asked(images))
-        parts = range(0, len(maps), EVALUATED)
-        logits = [self._logits(maps[start : start + EVALUATED], vectors[start : start + EVALUATED]) for start in parts]
-        return np.asarray(1 / (1 + np.exp(-np.concatenate(logits))))
+        maps, vectors = (np.ascontiguousarray(asked, dtype=np.float32) for asked in self._asked(images))
+        parts = [slice(start, start + EVALUATED) for start in range(0, len(maps), EVALUATED)]
+        logits = np.concatenate([self._graph({"maps": maps[part], "vectors": vectors[part]})[0] for part in parts])
+        return np.asarray(1 / (1 + np.exp(-logits)))
 
-    def _logits(self, maps: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-        """(N, K) float32."""
-        weights, (count, channels, side, _) = self.weights_, maps.shape
-        places = np.ascontiguousarray(maps.transpose(0, 2, 3, 1)).reshape(count, side * side, channels)
-        reduced = np.zeros((count, side + 2, side + 2, self.width), dtype=np.float32)
-        inner = (places @ self.kernels_[0] + weights["reduce.bias"]).reshape(count, side, side, self.width)
-        np.maximum(inner, 0, out=reduced[:, 1:-1, 1:-1])
-        # Every place with its eight neighbours, side by side.
-        around = np.lib.stride_tricks.sliding_window_view(reduced, (3, 3), axis=(1, 2))
-        seen = around.reshape(count, side * side, -1) @ self.kernels_[1] + weights["see.bias"]
-        np.maximum(seen, 0, out=seen)
-        joined = np.concatenate([seen.mean(axis=1), seen.max(axis=1), vectors], axis=1)
-        hidden = np.maximum(joined @ weights["join.weight"].T + weights["join.bias"], 0)
-        return np.asarray(hidden @ weights["out.weight"].T + weights["out.bias"])
+    @cached_property
+    def _graph(self) -> Graph:
+        return head_graph(self.weights_, {name: getattr(self, f"{name}_") for name in _SCALES})
 
     def _state(self) -> State:
         arrays = {f"net.{name}": value for name, value in self.weights_.items()}
@@ -110,9 +102,8 @@ class Head(ScoringPolicy):
         for name in _SCALES:
             setattr(self, f"{name}_", state.arrays[name])
         self.weights_ = {name.removeprefix("net."): v for name, v in state.arrays.items() if name.startswith("net.")}
+        self.__dict__.pop("_graph", None)  # of the weights before
         reduce, see = self.weights_["reduce.weight"], self.weights_["see.weight"]
-        # As products of matrices: the inputs of a place times the channels.
-        self.kernels_ = tuple(np.ascontiguousarray(kernel.reshape(len(kernel), -1).T) for kernel in (reduce, see))
         places = 6 * 6
         layers = self.weights_["join.weight"].size + self.weights_["out.weight"].size
         self.own_macs_ = float(places * (reduce.size + see.size) + layers)

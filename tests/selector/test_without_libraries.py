@@ -93,13 +93,16 @@ def test_the_heads_convolutions_are_torchs(run: str) -> None:
     head = load_policy(SHIPPED[run] / "policies" / "head")
     assert isinstance(head, Head)
     stream = np.random.default_rng(0)
-    maps = stream.normal(size=(9, len(head.map_mean_), 6, 6)).astype(np.float32)
-    vectors = stream.normal(size=(9, len(head.mean_))).astype(np.float32)
+    maps = (stream.normal(size=(9, len(head.map_mean_), 6, 6)) * head.map_scale_[:, None, None] * 2).astype(np.float32)
+    vectors = (head.mean_ + 4 * head.scale_ * stream.normal(size=(9, len(head.mean_)))).astype(np.float32)  # some too far
     net = HeadNet(maps.shape[1], vectors.shape[1], len(head.weights_["out.bias"]), head.width).eval()
     net.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in head.weights_.items()})
     with torch.no_grad():
-        made = net(torch.from_numpy(maps), torch.from_numpy(vectors)).numpy()
-    np.testing.assert_allclose(head._logits(maps, vectors), made, rtol=1e-4, atol=1e-4)
+        made = net(*map(torch.from_numpy, head._standardised(maps, vectors))).numpy()
+    (found,) = head._graph({"maps": maps, "vectors": vectors})
+    np.testing.assert_allclose(found, made, rtol=1e-4, atol=1e-4)
+    (alone,) = head._graph({"maps": maps[:1], "vectors": vectors[:1]})
+    np.testing.assert_allclose(alone, found[:1], rtol=1e-5, atol=1e-5)
 
 
 def test_neighbours_are_scikit_learns(ruled: tuple[Observations, Observations]) -> None:
