@@ -40,7 +40,8 @@ class BenchmarkSettings(RaySettings):
     """What to rank."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """Folders of oracle runs that selector.train learned from; what the repository ships unless given."""
+    """Folders of oracle runs that selector.train learned from, or names of shipped ones; what the repository ships unless
+    given."""
     shifted: Path | None = None
     """Another run of the same network and configurations: its test images are unlike those the policies learned from."""
     data_dir: Path | None = None
@@ -64,6 +65,11 @@ class BenchmarkSettings(RaySettings):
         if self.shifted is not None and len(self.runs) != 1:
             raise UserError("--shifted goes with one run: name it")
 
+    @property
+    def folders(self) -> list[Path]:
+        """Of the runs."""
+        return [SHIPPED.get(str(run), run) for run in self.runs] or [*SHIPPED.values()]
+
 
 def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
     """Rank the policies of each run, write the report, and return what ``results.json`` holds.
@@ -72,11 +78,11 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
         UserError: a run, its policies or its images are missing or do not fit, or another process works on the run.
     """
     make_writable(settings.out)
-    names = [Run(path).name for path in settings.runs]
+    names = [Run(path).name for path in settings.folders]
     if len(set(names)) < len(names):
         raise UserError(f"runs of one name ({', '.join(names)}) would overwrite each other: rank one at a time")
     results = []
-    for path in settings.runs or SHIPPED.values():
+    for path in settings.folders:
         print(f"{path.name}:", file=sys.stderr)
         elsewhere = settings.out / path.resolve().name
         with held(written_to(Run.open(path), elsewhere).folder):

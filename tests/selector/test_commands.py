@@ -25,6 +25,7 @@ from selector.observation.observations import Observations
 from selector.policies import load_policies
 from selector.policies.running import run_policy
 from selector.scoring.benchmark import BenchmarkSettings, benchmark
+from selector.shipped import SHIPPED
 from selector.tuning.portfolio_search import SearchSettings, search_run
 from tests.oracle.conftest import all_bytes, run_command
 from tests.plain_loop import plain_loop
@@ -191,6 +192,7 @@ def test_benchmark_refuses(trained: Path, tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
     with pytest.raises(UserError, match="no run in"):
         benchmark(BenchmarkSettings(runs=(tmp_path,), out=tmp_path / "out"))
+    assert BenchmarkSettings(runs=(Path("matched"), tmp_path)).folders == [SHIPPED["matched"], tmp_path]
     with pytest.raises(UserError, match="--shifted goes with one run"):
         BenchmarkSettings(shifted=tmp_path)
     with pytest.raises(UserError, match=r"make one with python -m oracle\.run"):
