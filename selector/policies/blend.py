@@ -28,7 +28,7 @@ class Blend(ScoringPolicy):
     Args:
         rounds: trees a configuration.
         epochs: of the head.
-        groups: what the trees see; the head sees the same, but answers, beside its map.
+        groups: what the trees see; the head sees the same but answers (or the stem) beside its map.
         seed: of both.
     """
 
@@ -37,7 +37,7 @@ class Blend(ScoringPolicy):
     def __init__(self, rounds: int = 100, epochs: int = 8, groups: Sequence[str] = ("stem",), seed: int = 0) -> None:
         super().__init__(groups, seed)
         self.rounds, self.epochs = rounds, epochs
-        features = [group for group in self.groups if not group.startswith(ANSWER)]
+        features = [group for group in self.groups if not group.startswith(ANSWER)] or ["stem"]
         self._parts = (Correctness(rounds, self.groups, seed), Head(epochs, groups=("map", *features), seed=seed))
 
     def asks(self, default: int, layers: int) -> Asks:

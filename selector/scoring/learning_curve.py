@@ -27,7 +27,7 @@ def learning_curve(
     """Accuracy, GMACs and closed gap at the most accurate setting, after fitting on the first 250, 500, ... label images.
 
     JSON-ready, a row for each policy of :data:`LEARNERS` among ``policies`` and each size. What was fitted on all label
-    images is taken as it is.
+    images is taken as it is, with the terms it was calibrated for; others have the usual ones.
     """
     rows = []
     sizes = [size for size in SIZES if size < len(label)] + [len(label)]
