@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from dynamic.errors import UserError
 from oracle.run_folder import RunFolder
+from selector.compiling.opening import open_policies
 from selector.policies import load_policy
+from selector.policies.base import Policy
 from serving.inference.finding import check_policy, folder_of, torch_is_installed
 from serving.inference.opening import make_graphs
 from serving.inference.served_run import active_of
@@ -30,6 +33,11 @@ def check_before_start(settings: ServingSettings) -> None:
                 f"SERVING_NETWORK={settings.network} is no folder of a run, and networks by name need PyTorch: "
                 "pip install torch torchvision"
             )
+        if settings.tolerance is not None and not settings.static:
+            raise UserError(
+                f"SERVING_TOLERANCE={settings.tolerance:g} needs a run with learned policies, whose losses are guaranteed; "
+                f"SERVING_NETWORK={settings.network} is a network by name, with none: leave it out"
+            )
         from serving.named import check_loads, check_network, network_settings
 
         network_settings(settings)
@@ -51,10 +59,17 @@ def check_before_start(settings: ServingSettings) -> None:
         names = sorted(path.name for path in run.policies.iterdir() if path.is_dir()) if run.policies.is_dir() else []
     check_policy(settings, ["default"] if settings.static else names)
     if folder is not None:
-        if settings.tolerance is not None and not settings.static and settings.precision == "float32":
-            policies = [load_policy(RunFolder(folder).policies / name) for name in names]
-            active_of(settings, {policy.name: policy for policy in policies})
-        make_graphs(settings, folder)
+        if settings.precision == "float32":  # before graphs are made, which takes longer
+            _check_tolerance(settings, lambda: [load_policy(run.policies / name) for name in names])
+        graphs = make_graphs(settings, folder)
+        if graphs is not None and settings.precision != "float32":  # policies of their own, beside the graphs
+            _check_tolerance(settings, lambda: open_policies(RunFolder.open(folder), graphs))
+
+
+def _check_tolerance(settings: ServingSettings, load: Callable[[], list[Policy]]) -> None:
+    """Raise UserError where the policies, loaded only if a tolerance is asked for, do not surely keep to it."""
+    if settings.tolerance is not None and not settings.static:
+        active_of(settings, {policy.name: policy for policy in load()})
 
 
 def _check_no_network_options(settings: ServingSettings) -> None:

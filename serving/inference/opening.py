@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from dynamic.compiled.folder import CompiledNetwork
 from dynamic.errors import UserError
 from oracle.run_folder import RunFolder
 from serving.inference.compiled_folders import NoGraphsError, open_graphs
@@ -37,18 +38,22 @@ def open_deployment(settings: ServingSettings) -> Deployment:
     return opening_eagerly.open_static(settings, folder) if settings.static else opening_eagerly.open_run(settings, folder)
 
 
-def make_graphs(settings: ServingSettings, folder: Path) -> None:
+def make_graphs(settings: ServingSettings, folder: Path) -> CompiledNetwork | None:
     """Make a run's graphs where they are missing, before any worker starts.
+
+    Returns:
+        The graphs; None where PyTorch runs the network.
 
     Raises:
         UserError: there can be none, and nothing else may or can run the network.
     """
     if settings.compiled:
         try:
-            open_graphs(settings, RunFolder.open(folder))
+            return open_graphs(settings, RunFolder.open(folder))
         except NoGraphsError as error:
             _allow_eager(settings, error)
             print(f"SERVING_RUNTIME=auto is torch: {error}", file=sys.stderr)
+    return None
 
 
 def _allow_eager(settings: ServingSettings, why: NoGraphsError) -> None:

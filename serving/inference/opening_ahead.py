@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -45,17 +46,15 @@ class OpeningAhead:
         self._thread.join()
 
     def _open(self) -> None:
-        try:
-            if self._deployment.network.open_all(self._stopped, self._processes):
-                for name in self._deployment.policies:
-                    self._rest()
-                    if self._stopped.is_set():
-                        return
-                    answer(self._deployment, self._image[None], [plan_request(self._deployment, policy=name)[0]])
-        except UserError as error:
-            logs.event(f"not all is opened ahead: {error}", logging.ERROR)
-        except Exception:
-            logs.LOGGER.exception("not all is opened ahead")
+        whole = False
+        with _failures_logged("not all is opened ahead"):
+            whole = self._deployment.network.open_all(self._stopped, self._processes)
+        for name in self._deployment.policies if whole else ():
+            self._rest()
+            if self._stopped.is_set():
+                return
+            with _failures_logged(f"not all is opened ahead: {name}"):  # those behind it are opened all the same
+                answer(self._deployment, self._image[None], [plan_request(self._deployment, policy=name)[0]])
 
     def _rest(self) -> None:
         """Wait until nobody is kept waiting; no longer than the patience lasts."""
@@ -63,3 +62,14 @@ class OpeningAhead:
             if self._idle() or self._stopped.is_set():
                 return
             self._stopped.wait(0.01)
+
+
+@contextmanager
+def _failures_logged(what: str) -> Iterator[None]:
+    """Log what fails inside, and go on behind it."""
+    try:
+        yield
+    except UserError as error:
+        logs.event(f"{what}: {error}", logging.ERROR)
+    except Exception:
+        logs.LOGGER.exception(what)

@@ -26,6 +26,7 @@ from selector.policies import load_policies
 from selector.policies.running import run_policy
 from selector.scoring.benchmark import BenchmarkSettings, benchmark
 from selector.shipped import SHIPPED
+from selector.tuning.learnable import steps_of
 from selector.tuning.portfolio_search import SearchSettings, search_run
 from tests.oracle.conftest import all_bytes, run_command
 from tests.plain_loop import plain_loop
@@ -95,7 +96,8 @@ def test_a_searched_portfolio_is_trained_on_and_ranked(trained: Path, tmp_path: 
     assert opened.network.default.id in line["portfolio"]
     assert line["label_images"] == {"searched_on": IMAGES // 2, "promised_on": IMAGES // 2}
     assert "Cost: " in result.stdout
-    assert "8/8" in result.stderr or "step" in result.stderr
+    steps = steps_of("ridge", 3)
+    assert f" {steps}/{steps} " in result.stderr  # the bar's last step, of one pass of exchanges
     splits = [observed.name for observed in opened.observations.iterdir()]
     assert len(splits) == 1  # of the default alone, label images only
     policies = train(TrainSettings(run=tmp_path / "run", among=listed, policies="cascade", device="cpu"))
@@ -117,7 +119,12 @@ def test_search_refuses(trained: Path, tmp_path: Path) -> None:
     listed.write_text(json.dumps(["s1-2-2-2_d1-1-1-1_k3-3-3-3", "s1-3-3-3_d1-1-1-1_k3-3-3-3"]))
     with pytest.raises(UserError, match="did not run"):
         train(TrainSettings(run=tmp_path / "few", among=listed, device="cpu"))
-    listed.write_text(json.dumps([Run.open(tmp_path / "few").configurations[-1].id] * 2))
+    few = Run.open(tmp_path / "few")
+    others = [c.id for c in few.configurations if c != few.network.default]
+    listed.write_text(json.dumps([*others[:1], "s1-3-3-3_d1-1-1-1_k3-3-3-3"]))
+    with pytest.raises(UserError, match=rf"--among .*other\.json lacks the default {few.network.default.id}"):
+        train(TrainSettings(run=tmp_path / "few", among=listed, device="cpu"))
+    listed.write_text(json.dumps([few.configurations[-1].id] * 2))
     with pytest.raises(UserError, match="lists 1 configurations: 2 to 32 can be chosen among"):
         train(TrainSettings(run=tmp_path / "few", among=listed, device="cpu"))
 

@@ -80,6 +80,20 @@ def test_graphs_of_a_precision_wait_for_its_policies(run: Path, monkeypatch: pyt
         check_before_start(settings)
 
 
+def test_a_tolerance_is_checked_on_the_policies_of_the_precision(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dynamic.compiled.runtimes._cpu_flags", lambda: frozenset({"avx512_vnni"}))
+    graphs = shutil.copytree(run / "compiled" / "float32", run / "compiled" / "int8")
+    write_record(graphs / "compiled.json", read_record(graphs / "compiled.json") | {"precision": "int8"})
+    shutil.copytree(run / "policies", graphs / "policies")
+    shutil.rmtree(graphs / "policies" / "cascade")
+    settings = ServingSettings(network=str(run), device="cpu", precision="int8", tolerance=0.001, policy="cheapest")
+    with pytest.raises(UserError, match=r"SERVING_TOLERANCE=0\.001 with 95% confidence: of cheapest .* is guaranteed"):
+        check_before_start(settings)
+    with pytest.raises(UserError, match=r"SERVING_POLICY=cascade: .* has default"):  # which the run has in float32 alone
+        check_before_start(settings.model_copy(update={"policy": "cascade"}))
+    check_before_start(settings.model_copy(update={"policy": "default"}))
+
+
 def test_graphs_for_images_of_another_size_are_not_served(
     run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from dynamic.errors import UserError
 from serving.inference.deployment import Deployment
 from serving.inference.opening_ahead import OpeningAhead
+from serving.inference.plans import Plan
 from tests.serving.bad_inputs import picture
 from tests.serving.conftest import worker_of
 
@@ -84,3 +85,28 @@ def test_what_cannot_be_opened_is_said_and_left_to_who_needs_it(
     (record,) = heard
     assert (record.levelname, record.exc_info is None) == ("ERROR", isinstance(error, UserError))
     assert record.getMessage().startswith("not all is opened ahead")
+
+
+@pytest.mark.parametrize("error", [UserError("damaged trees"), ValueError("a bug")])
+def test_a_policy_that_fails_leaves_no_other_cold(
+    deployment: Deployment,
+    images: np.ndarray,
+    heard: list[logging.LogRecord],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    ran: list[str] = []
+    first = next(iter(deployment.policies))
+
+    def failing(deployment: Deployment, images: np.ndarray, plans: list[Plan]) -> None:
+        ran.append(plans[0].policy)
+        if ran[-1] == first:
+            raise error
+
+    monkeypatch.setattr("serving.inference.opening_ahead.answer", failing)
+    opening = OpeningAhead(with_network(deployment, lambda *asked: True), images[0], 1, idle=lambda: True)
+    opening._thread.join(10)
+    assert ran == list(deployment.policies)
+    (record,) = heard
+    assert (record.levelname, record.exc_info is None) == ("ERROR", isinstance(error, UserError))
+    assert record.getMessage().startswith(f"not all is opened ahead: {first}")

@@ -74,6 +74,14 @@ def test_what_nothing_keeps_to_ends_the_start_with_one_line(monkeypatch: pytest.
     assert active_of(settings(tolerance=0.01, policy="default"), found)[0].policy == "default"
 
 
+def test_a_network_by_name_has_nothing_that_could_keep_to_it() -> None:
+    with pytest.raises(
+        UserError, match=r"SERVING_TOLERANCE=0\.02 needs a run with learned policies.*resnet50-slim"
+    ) as ended:
+        check_before_start(ServingSettings(network="resnet50-slim", device="cpu", tolerance=0.02))
+    assert "\n" not in str(ended.value)
+
+
 def test_without_stored_guarantees_nothing_is_promised() -> None:
     found = policies()
     for policy in found.values():
