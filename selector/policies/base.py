@@ -185,6 +185,9 @@ class Policy(ABC):
             forked = images.fork()
             yield self.decide(forked, dial), forked
 
+    def make_ready(self) -> None:  # noqa: B027, most make all of it for any image
+        """Make now what would be made when images first ask for it, so that none has to wait."""
+
     def _require(self, images: Images) -> None:
         """Raise UserError where the policy cannot decide on the images' portfolio."""
         if not hasattr(self, "portfolio_"):

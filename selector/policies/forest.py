@@ -50,6 +50,10 @@ class Forest:
         parts = [features[start : start + _ROWS] for start in range(0, max(len(features), 1), _ROWS)]
         return np.concatenate([self._graph({"features": np.ascontiguousarray(p, dtype=np.float64)})[0] for p in parts])
 
+    def make_ready(self) -> None:
+        """What else the first decision does. Raises ValueError as that would."""
+        _ = self._graph
+
     @cached_property
     def _graph(self) -> Graph:
         return small_graph(_model(self.texts, self.known))

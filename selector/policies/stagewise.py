@@ -111,6 +111,11 @@ class Stagewise(Policy):
         each = [sum(f.macs for name, f in self.forests_.items() if name.split("_")[0] == str(i)) for i in prices]
         self.own_macs_ = max(each, default=0.0)
 
+    def make_ready(self) -> None:
+        """The trees of all forks, of which one image passes a few."""
+        for forest in self.forests_.values():
+            forest.make_ready()
+
     def asks(self, default: int, layers: int) -> Asks:
         """What layers read at the forks."""
         return Asks(stages=tuple(_forks(self.tree_)))

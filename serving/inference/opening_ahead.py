@@ -49,11 +49,12 @@ class OpeningAhead:
         whole = False
         with _failures_logged("not all is opened ahead"):
             whole = self._deployment.network.open_all(self._stopped, self._processes)
-        for name in self._deployment.policies if whole else ():
+        for name, policy in self._deployment.policies.items() if whole else ():
             self._rest()
             if self._stopped.is_set():
                 return
             with _failures_logged(f"not all is opened ahead: {name}"):  # those behind it are opened all the same
+                policy.make_ready()
                 answer(self._deployment, self._image[None], [plan_request(self._deployment, policy=name)[0]])
 
     def _rest(self) -> None:

@@ -287,3 +287,12 @@ def test_a_head_needs_its_map_and_a_vector() -> None:
 def test_no_shipped_kind_of_policy_asks_for_statistics_of_pixels(fitted: dict[str, Policy], ruled: Splits) -> None:
     for policy in fitted.values():
         assert "image" not in policy.asks(ruled[1].default, 4).groups, policy.name
+
+
+def test_stagewise_is_ready_for_every_fork(
+    fitted: dict[str, Policy], ruled: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = fitted["stagewise"].fresh().fit(ruled[0].rows(np.arange(400)))
+    policy.make_ready()
+    monkeypatch.setattr("selector.policies.forest.small_graph", lambda model: pytest.fail("made at a decision"))
+    policy.decide(RecordedImages(ruled[1].rows(np.arange(200))))
