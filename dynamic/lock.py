@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -30,7 +31,8 @@ def held(folder: Path, remedy: str = "choose a folder of yours with --out", leas
     """Create ``folder`` and hold it against other processes; within this one it may be held several times.
 
     A holder that has died is superseded: at once where it ran on this machine, else after ``lease`` seconds without a sign
-    of life. Where a holder loses the folder (its machine slept for longer), it is interrupted, so that two never write.
+    of life. Where a holder loses the folder (its machine slept for longer), it is interrupted (or, where it was started with
+    interrupts ignored, terminated), so that two never write.
 
     Args:
         folder: of results.
@@ -104,4 +106,12 @@ def _interrupted(lost: LeaseCompromise) -> None:
         f"{Path(lost.lock_file).parent} was taken over by another process ({lost.reason}); stopping here",
         file=sys.stderr,
     )
-    _thread.interrupt_main()
+    ignored = signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, signal.SIG_DFL)  # as scripts start what runs behind them
+    # A true signal, since only that wakes who sleeps or waits.
+    signal.pthread_kill(_main_thread(), signal.SIGTERM if ignored else signal.SIGINT)
+
+
+def _main_thread() -> int:
+    ident = threading.main_thread().ident
+    assert ident is not None
+    return ident

@@ -4,7 +4,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -92,16 +91,25 @@ def test_one_process_may_hold_a_folder_twice_and_lets_go_at_the_end(tmp_path):
     assert not (tmp_path / "run" / LOCK).exists()
 
 
-def test_who_loses_the_folder_is_interrupted(tmp_path, capsys):
-    def work() -> None:
-        with held(tmp_path / "run", lease=0.3):
-            (tmp_path / "run" / LOCK).unlink()
-            for _ in range(1000):
-                time.sleep(0.01)
+LOSE = """
+    import signal, sys, time
+    from pathlib import Path
+    from dynamic.lock import LOCK, held
+    signal.signal(signal.SIGINT, signal.SIG_IGN if sys.argv[2] == "ignored" else signal.default_int_handler)
+    with held(Path(sys.argv[1]), lease=0.3):
+        (Path(sys.argv[1]) / LOCK).unlink()
+        time.sleep(60)
+"""
 
-    with pytest.raises(KeyboardInterrupt):
-        work()
-    assert "was taken over by another process (marker-missing); stopping here" in capsys.readouterr().err
+
+@pytest.mark.parametrize("interrupts", ["taken", "ignored"])
+def test_who_loses_the_folder_is_stopped(tmp_path, interrupts):
+    """``script &`` starts processes that ignore interrupts."""
+    command = [sys.executable, "-c", textwrap.dedent(LOSE), str(tmp_path / "run"), interrupts]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert "was taken over by another process (marker-missing); stopping here" in result.stderr
+    assert ("KeyboardInterrupt" in result.stderr) == (interrupts == "taken")
+    assert result.returncode == (-signal.SIGINT if interrupts == "taken" else -signal.SIGTERM)
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path):

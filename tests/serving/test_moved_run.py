@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from dynamic import UserError
+from oracle.runs import Run
 from selector.shipped import SHIPPED
 from serving.inference.opening import open_deployment
 from serving.settings import ServingSettings
@@ -49,7 +50,8 @@ def test_policies_of_another_run_beside_it_are_refused_in_one_line(folder_run: P
     shutil.copytree(SHIPPED["wide"], tmp_path / "run", ignore=shutil.ignore_patterns("compiled", ".lock"))
     shutil.rmtree(tmp_path / "run" / "policies")
     shutil.copytree(SHIPPED["matched"] / "policies", tmp_path / "run" / "policies")
-    differs = r"default belongs to another network \(weights 66ea4fd9944697c1 there, 54172f1c130a91f1 here; statistics"
+    there, here = (Run.open(SHIPPED[name]).digests.weights for name in ("matched", "wide"))
+    differs = rf"default belongs to another network \(weights {there} there, {here} here; statistics"
     with pytest.raises(UserError, match=differs) as refused:
         open_deployment(ServingSettings(network=str(tmp_path / "run"), device="cpu"))
     assert "\n" not in str(refused.value)
