@@ -1,7 +1,7 @@
 """A rehearsal of ImageNet's files: seconds for each step until they are open, the loader's rate, and what a GPU would need.
 
     python -m benchmarks.loading                                        # 50,000 files, 5.5 GB in runs/loading, some minutes
-    python -m benchmarks.loading --images 2000 --out /tmp/loading       # a quick look
+    python -m benchmarks.loading --images 2000 --out runs/loading       # a quick look
     python -m benchmarks.loading --peak-tflops 312                      # against another GPU
 
 The files are made by :mod:`benchmarks.imagenet_layout`, unless they are there, and go through what a run does with them.

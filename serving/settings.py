@@ -11,7 +11,7 @@ import os
 import re
 import textwrap
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -67,6 +67,8 @@ class ServingSettings(BaseSettings):
 
     Made in Python, they are what is given and the defaults; :func:`read_settings` reads the environment.
     """
+
+    from_environment: ClassVar[bool] = False
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, use_attribute_docstrings=True
@@ -249,8 +251,8 @@ class ServingSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What is given, and nothing else: apps of one process have nothing in common."""
-        return (init_settings,)
+        """One source: what is given, since apps of one process have nothing in common, or the environment."""
+        return (env_settings if cls.from_environment else init_settings,)
 
     @property
     def compiled(self) -> bool:
@@ -266,16 +268,7 @@ class ServingSettings(BaseSettings):
 class _OfEnvironment(ServingSettings):
     """The settings of this process."""
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (env_settings,)
+    from_environment: ClassVar[bool] = True
 
 
 def read_settings() -> ServingSettings:

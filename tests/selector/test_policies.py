@@ -294,5 +294,7 @@ def test_stagewise_is_ready_for_every_fork(
 ) -> None:
     policy = fitted["stagewise"].fresh().fit(ruled[0].rows(np.arange(400)))
     policy.make_ready()
-    monkeypatch.setattr("selector.policies.forest.small_graph", lambda model: pytest.fail("made at a decision"))
+    made: list[bytes] = []
+    monkeypatch.setattr("selector.policies.forest.small_graph", made.append)
     policy.decide(RecordedImages(ruled[1].rows(np.arange(200))))
+    assert made == []
