@@ -20,6 +20,7 @@ from selector.policies.own import own_errors
 from selector.policies.peeking import refuse_peeking
 from selector.policies.running import PolicyRun, run_policy, run_recorded
 from selector.scoring.metrics import References, measure
+from selector.scoring.networks import StaticNetwork
 from selector.scoring.promises import kept
 from selector.scoring.rivals import versus_static
 
@@ -49,7 +50,9 @@ def refuse_overlap(policy: Policy, keys: np.ndarray) -> None:
         )
 
 
-def rank(policies: Sequence[Policy], label: Observations, test: Observations) -> Ranking:
+def rank(
+    policies: Sequence[Policy], label: Observations, test: Observations, networks: Sequence[StaticNetwork] = ()
+) -> Ranking:
     """Score every policy once for each objective; a policy without a dial once.
 
     A row has what :func:`selector.scoring.metrics.measure` finds, its ``name``, ``policy``, ``objective``, ``learned`` and
@@ -61,6 +64,7 @@ def rank(policies: Sequence[Policy], label: Observations, test: Observations) ->
         policies: fitted, with operating points; ``default`` and ``single_best`` among them.
         label: gives the default's accuracy and cost, which the objectives refer to.
         test: scored on.
+        networks: other networks on these images.
 
     Raises:
         UserError: a policy was fitted on a test image.
@@ -93,7 +97,7 @@ def rank(policies: Sequence[Policy], label: Observations, test: Observations) ->
                 "expected": _expected(point) if point else None,
             }
             row |= measure(outcomes[name], test, references)
-            row["versus_static"] = versus_static(outcomes[name], label, test, references)
+            row["versus_static"] = versus_static(outcomes[name], label, test, references, networks)
             rows.append(row | {"guarantee": kept(point.guaranteed if point else None, row["versus_default"])})
     _adjust(rows)
     return Ranking(rows=rows, outcomes=outcomes, references=references)

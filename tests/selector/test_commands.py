@@ -202,6 +202,8 @@ def test_benchmark_refuses(trained: Path, tmp_path: Path) -> None:
     assert BenchmarkSettings(runs=(Path("matched"), tmp_path)).folders == [SHIPPED["matched"], tmp_path]
     with pytest.raises(UserError, match="--shifted goes with one run"):
         BenchmarkSettings(shifted=tmp_path)
+    with pytest.raises(UserError, match="--rivals goes with one run"):
+        BenchmarkSettings(rivals=(tmp_path,))
     with pytest.raises(UserError, match=r"make one with python -m oracle\.run"):
         train(TrainSettings(run=tmp_path))
     with pytest.raises(UserError, match="--portfolio must be from 2 to 32, not 1"):

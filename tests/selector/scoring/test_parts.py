@@ -107,6 +107,7 @@ def test_figures_change_nothing_global(policies: list[Policy], ranking: Ranking,
         "run": {"default_gmacs": test.costs.default / 1e9},
         "policies": ranking.rows,
         "static": static_points(test),
+        "networks": [{"name": "narrow", "gmacs": 0.003, "accuracy": 0.5}],
         "curves": dial_curves(policies, test),
         "by_side": by_side(ranking, test),
         "learning_curve": [
@@ -117,6 +118,7 @@ def test_figures_change_nothing_global(policies: list[Policy], ranking: Ranking,
     for draw in (figures.frontier, figures.gaps, figures.learning_curve, figures.by_side):
         figure = draw(result)
         assert figure.axes[0].has_data()
+    assert "narrow" in [text.get_text() for text in figures.frontier(result).axes[0].texts]
     labels = [text.get_text() for text in figures.frontier(result).axes[0].get_legend().get_texts()]
     assert "a randomised mixture of two of them" in labels
     assert dict.copy(matplotlib.rcParams) == before
