@@ -104,7 +104,7 @@ def against_networks(
 ) -> list[dict[str, Any]]:
     """Each rival on the test split, against the default and two settings of policies, JSON-ready.
 
-    ``for_its_cost`` is the learned policies' most accurate setting for no more MACs, ``for_its_accuracy`` the cheapest that is
+    ``for_its_cost`` is learned policies' most accurate setting for no more MACs, ``for_its_accuracy`` the cheapest that is
     as accurate, both by the label split; None where there is none. Their ``p_holm`` is McNemar's p, adjusted for as
     many comparisons as there are.
 
