@@ -162,7 +162,7 @@ def feature_count(text: str) -> int:
 
 
 def lifted(text: str, by: float) -> str:
-    """A model of one output whose sums are larger by a constant; it is in the leaves of the first tree, as LightGBM's own."""
+    """A model of one output whose sums are larger by a constant: it goes into the leaves of the first tree."""
     if by == 0:
         return text
     head, line, rest = text.partition("\nleaf_value=")
