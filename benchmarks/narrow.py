@@ -1,6 +1,6 @@
 """The slim ResNet-50, narrower: what people would train and deploy instead of choosing among configurations.
 
-python -m dynamic.train --model benchmarks/narrow.py:two_fifths --epochs 29 --out trained/narrow
+python -m dynamic.train --model benchmarks/narrow.py:two_fifths --epochs 16 --out trained/narrow
 """
 
 from __future__ import annotations

@@ -192,6 +192,7 @@ def facts_of(run: Run, policies: Sequence[Policy], label: Observations, test: Ob
         "label_images": len(label),
         "test_images": len(test),
         "fitted_on": policies[0].labels_,
+        "promised_on": policies[0].promised_on_,
         "terms": None if terms is None else asdict(terms),
         "configurations": [c.id for c in test.portfolio],
         "default": test.portfolio[test.default].id,

@@ -129,7 +129,8 @@ def recommended(
         rows: of learned policies; those without an expectation and of other objectives do not count.
         objective: see :data:`selector.policies.objectives.Objective`.
         default: the default's row.
-        run: ``label_images`` that the expectations were estimated on, and ``terms`` of what they guarantee, where it does.
+        run: ``promised_on``, the label images that the expectations were estimated on (``label_images`` unless it says so),
+            and ``terms`` of what they guarantee, where it does.
 
     Returns:
         The row, and why; see :class:`selector.policies.choice.Choice`.
@@ -147,7 +148,7 @@ def recommended(
     wanted = {row["policy"]: row for row in rows if row["objective"] in (objective, None) and row["expected"]}
     offers = {name: _point(row) for name, row in wanted.items()}
     terms = Terms(**run["terms"]) if run.get("terms") else None
-    choice = choose_among(offers, objective, _point(default), run["label_images"], terms)
+    choice = choose_among(offers, objective, _point(default), run.get("promised_on", run["label_images"]), terms)
     return wanted[choice.policy] if choice.helps else default, choice
 
 
