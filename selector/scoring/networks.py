@@ -1,6 +1,6 @@
 """Other networks, each run statically on the same images: what people would deploy instead of choosing.
 
-A rival is a run of its own (``python -m oracle.run --model ... --space default.json``), of which its default counts. What is
+A rival is a run of its own (``python -m oracle.run --model ... --space default``), of which its default counts. What is
 kept of it in ``RUN/rivals.json`` is a bit an image, so that a later benchmark needs neither its weights nor its folder.
 """
 

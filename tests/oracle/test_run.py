@@ -120,6 +120,14 @@ def test_a_portfolio_is_chosen_without_the_images_that_promise_something_of_it(f
     assert (turned["predicted"] != outcomes["predicted"]).any()
 
 
+def test_a_network_run_statically_is_a_run(tmp_path: Path) -> None:
+    summary = run(RunSettings(space="default", images=4, out=tmp_path / "alone"))
+    (space,) = summary["spaces"].values()
+    numbers = space["test"]
+    assert numbers["static"] == numbers["best"] == numbers["worst"]
+    assert (tmp_path / "alone" / "report.html").exists()
+
+
 def make_spaces_of(outcomes: xr.Dataset) -> list[Space]:
     """All columns, and all but the last, in another order."""
     every = [Configuration.parse(str(name)) for name in outcomes["configuration"].values]
