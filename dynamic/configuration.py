@@ -201,8 +201,9 @@ def make_space(name: str, default: Configuration) -> Space:
 
     Args:
         name: one of :func:`space_names`; several joined by ``+`` for all their combinations (each attribute once);
-            ``default`` for the default alone, the network run statically; or a file. The file is JSON: a list of configuration ids, or options per attribute and layer, of which all
-            combinations are run: ``{"stride": [[1, 2], [1, 2], [2], [2]], "dilation": [[1], [1], [1, 2], [1, 2]]}``.
+            ``default`` for the default alone, the network run statically; or a file. The file is JSON: a list of
+            configuration ids, or options per attribute and layer, of which all combinations are run:
+            ``{"stride": [[1, 2], [1, 2], [2], [2]], "dilation": [[1], [1], [1, 2], [1, 2]]}``.
         default: gives the options of the attributes that the space does not vary.
 
     Raises:
