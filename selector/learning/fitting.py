@@ -13,6 +13,7 @@ from selector.policies.objectives import TERMS, OperatingPoint, Terms
 from selector.policies.own import own_errors
 from selector.policies.peeking import refuse_peeking
 from selector.policies.running import run_recorded
+from selector.policies.sharing import images_as
 
 FOLDS = 4
 
@@ -36,7 +37,8 @@ def calibrate(policy: Policy, observed: Observations, seed: int = 0, tried: int 
         terms: of what the operating points guarantee.
     """
     with own_errors(policy):
-        policy.fit(observed)  # first, since some dials depend on the portfolio
+        with images_as("all", observed):
+            policy.fit(observed)  # first, since some dials depend on the portfolio
         refuse_peeking(policy, observed)
         return estimate(policy, observed, seed, tried, terms)
 
@@ -46,8 +48,10 @@ def estimate(policy: Policy, observed: Observations, seed: int = 0, tried: int =
     dials: list[float | None] = [*policy.dials] or [None]
     right = np.zeros((len(dials), len(observed)), dtype=bool)
     macs = np.zeros((len(dials), len(observed)))
-    for fitted, held in folds(len(observed), seed):
-        partly = policy.fresh().fit(observed.rows(fitted))
+    for number, (fitted, held) in enumerate(folds(len(observed), seed)):
+        rows = observed.rows(fitted)
+        with images_as((seed, number), rows):
+            partly = policy.fresh().fit(rows)
         part = observed.rows(held)
         for position, outcome in enumerate(run_recorded(partly, part, dials)):
             right[position, held] = outcome.predicted == part.labels

@@ -30,6 +30,7 @@ from selector.policies.choice import choose
 from selector.policies.guarantee import CONFIDENCE
 from selector.policies.objectives import OBJECTIVE_WORDS, OBJECTIVES, TERMS, TOLERANCE, Terms
 from selector.policies.own import own_errors
+from selector.policies.sharing import sharing
 
 SMALLEST = 8
 """Label images, at least."""
@@ -146,11 +147,12 @@ def fit_all(policies: list[Policy], label: Observations, out: Path, seed: int, t
     """Fit, estimate and save each policy."""
     tried = sum(policy.learned for policy in policies)
     progress = tqdm(policies, unit="policy", mininterval=0)
-    for policy in progress:
-        progress.set_description(policy.name)
-        calibrate(policy, label, seed, tried, terms)
-        policy.save(out / policy.name)
-        _refuse_forgetting(policy, out / policy.name, label)
+    with sharing():
+        for policy in progress:
+            progress.set_description(policy.name)
+            calibrate(policy, label, seed, tried, terms)
+            policy.save(out / policy.name)
+            _refuse_forgetting(policy, out / policy.name, label)
     return policies
 
 
