@@ -66,7 +66,7 @@ def shadow(settings: ShadowSettings) -> dict[str, Any]:
     with ExitStack() as rest:
         servers = {0.0: rest.enter_context(server(settings.network, settings.workers))}
         for number, share in enumerate(settings.shares, 1):
-            options = {"shadow_policy": settings.policy, "shadow_share": share}
+            options: dict[str, Any] = {"shadow_policy": settings.policy, "shadow_share": share}
             started = server(settings.network, settings.workers, port=PORT + number, **options)
             servers[share] = rest.enter_context(started)
         for part in range(-1, settings.rounds):
