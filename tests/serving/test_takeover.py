@@ -187,17 +187,20 @@ def test_what_cannot_be_served_is_refused_whole(
     assert len([line for line in log if "no other run is taken over" in line and why in line]) == 1
 
 
+@pytest.mark.parametrize("name", ["damaged", "missing"])
 def test_a_worker_that_is_killed_comes_back_with_what_the_others_serve(
-    server: tuple[httpx.Client, psutil.Process], folder: Path
+    server: tuple[httpx.Client, psutil.Process], folder: Path, name: str
 ) -> None:
     client, process = server
     before = networks(client)
-    lead_to(folder, "damaged")  # nobody asked for it
-    process.children()[0].kill()
+    lead_to(folder, name)  # nobody asked for it
+    killed = process.children()[0]
+    killed.kill()
 
     def back() -> bool:
         try:
-            return len(client.get("/admin/reload", headers=HEADERS).json()["workers"]) == 2
+            workers = client.get("/admin/reload", headers=HEADERS).json()["workers"]
+            return len(workers) == 2 and str(killed.pid) not in workers
         except httpx.TransportError:  # the connection was the killed worker's
             return False
 
