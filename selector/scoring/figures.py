@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from oracle.evaluation.bounds import hull
 from oracle.reporting.figures import BLUE, GREY, RED
@@ -45,8 +46,11 @@ def frontier(result: dict[str, Any]) -> Figure:
         )
     for row in result["networks"]:
         place = 1000 * row["gmacs"], 100 * row["accuracy"]
-        axes.scatter(*place, marker="D", s=22, facecolor="white", edgecolor="black", zorder=4)
-        axes.annotate(row["name"], place, xytext=(5, -9), textcoords="offset points", fontsize=7.5)
+        axes.scatter(*place, marker="D", s=22, facecolor="white", edgecolor="black", zorder=7)
+        above = 100 * row["accuracy"] > max(accuracy)  # where policies and configurations are not
+        at = (5, 4 if above else -9)
+        halo = [withStroke(linewidth=2.5, foreground="white")]
+        axes.annotate(row["name"], place, at, textcoords="offset points", fontsize=7.5, path_effects=halo, zorder=6)
     by_name = {row["name"]: row for row in result["policies"]}
     styles: list[tuple[str, dict[str, Any]]] = [
         ("default", {"marker": "o", "color": "black", "s": 40}),
