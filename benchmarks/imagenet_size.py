@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,10 @@ def main(settings: BenchmarkSettings) -> None:
         if settings.table is not None:
             write_whole(settings.table, _page(settings, results).encode())
     if not settings.keep:
-        shutil.rmtree(settings.out)
+        for images in (*settings.also, settings.images):
+            shutil.rmtree(settings.out / str(images))
+        with suppress(OSError):  # it holds something else
+            settings.out.rmdir()
     if settings.json:
         print(json.dumps({"sizes": results}))
 

@@ -13,8 +13,3 @@ from dynamic.models.slim import SlimResNet
 def two_fifths() -> nn.Module:
     """Ten channels in the stem instead of 16: two fifths of the slim ResNet-50's multiply-accumulates."""
     return SlimResNet(width=10)
-
-
-def one_fifth() -> nn.Module:
-    """Seven channels in the stem: a fifth of them."""
-    return SlimResNet(width=7)

@@ -75,7 +75,7 @@ def _main() -> None:
         found = {"answer": _answer(sys.argv[1], json.load(sys.stdin))}
     except UserError as error:
         found = {"error": str(error)}
-    print(json.dumps(found), flush=True)
+    print(f"\n{json.dumps(found)}", flush=True)  # whatever was printed before may have left its line open
 
 
 if __name__ == "__main__":

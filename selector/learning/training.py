@@ -14,6 +14,7 @@ from tqdm import tqdm
 from dynamic.command import check_device
 from dynamic.configuration import Configuration, make_space
 from dynamic.errors import UserError
+from dynamic.integrity import read_record
 from dynamic.lock import held
 from dynamic.models import LoadedNetwork
 from oracle.evaluation.ray_workers import cluster
@@ -80,15 +81,12 @@ class TrainSettings(RaySettings):
         return Terms(tolerance=self.tolerance, confidence=self.confidence)
 
 
-def train(
-    settings: TrainSettings, network: LoadedNetwork | None = None, chosen_on: frozenset[str] = frozenset()
-) -> list[Policy]:
+def train(settings: TrainSettings, network: LoadedNetwork | None = None) -> list[Policy]:
     """Observe, fit and save; returns the policies.
 
     Args:
         settings: what to learn from.
         network: that the run was made with, if it was given in Python.
-        chosen_on: keys of label images on which the run's configurations were chosen, as far as the run does not tell.
 
     Raises:
         UserError: no finished run, images that are gone, too few of them or of configurations, or another process that works
@@ -100,10 +98,10 @@ def train(
     if network is not None:
         run.adopt(network)
     with held(run.folder, "copy the run to a folder of yours"):
-        return _train(settings, run, chosen_on)
+        return _train(settings, run)
 
 
-def _train(settings: TrainSettings, run: Run, chosen_on: frozenset[str]) -> list[Policy]:
+def _train(settings: TrainSettings, run: Run) -> list[Policy]:
     source, outcomes = run.images(settings.data_dir), run.outcomes()
     wanted = _wanted(settings.among, run)
     configurations = observed_configurations(run, outcomes, settings.portfolio)
@@ -126,6 +124,7 @@ def _train(settings: TrainSettings, run: Run, chosen_on: frozenset[str]) -> list
     del outcomes, observed  # fitting takes long, and needs the memory
     if len(label) < SMALLEST:
         raise UserError(f"{len(label)} label images are too few to learn from: run oracle.run with more --images")
+    chosen_on = frozenset(read_record(run.chosen_on)["images"] if run.chosen_on.exists() else ())
     if settings.among is not None:
         label = label.among(wanted, run.network, source.resolution)
         chosen_on |= searched_on(settings.among)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from selector.policies.base import Policy
 from selector.policies.objectives import TERMS, Objective, OperatingPoint, Terms, beats, best, labels_needed
@@ -22,6 +22,7 @@ class Choice:
         default: what the default promises.
         nearest: the learned policy that came nearest, with its point; the chosen one where one was. None without any.
         labels: images that the promises were estimated on.
+        share: of all label images, these: others may have chosen the configurations.
         terms: of the guarantee; None where none was given, as in runs of earlier versions.
     """
 
@@ -32,6 +33,7 @@ class Choice:
     nearest: tuple[str, OperatingPoint] | None
     labels: int
     terms: Terms | None = None
+    share: float = 1.0
 
     @property
     def helps(self) -> bool:
@@ -43,7 +45,8 @@ class Choice:
         """Label images that it would take to tell; see :func:`selector.policies.objectives.labels_needed`."""
         if self.helps or self.nearest is None:
             return None
-        return labels_needed(self.nearest[1], self.default, self.objective, self.labels, _tolerance(self.terms))
+        promised = labels_needed(self.nearest[1], self.default, self.objective, self.labels, _tolerance(self.terms))
+        return None if promised is None else round(promised / self.share)
 
     @property
     def sentence(self) -> str:
@@ -94,7 +97,9 @@ def choose(policies: Iterable[Policy], objective: Objective) -> Choice | None:
         return None
     default = static.points_[0]
     offers = {p.name: p.point(objective, default.accuracy, default.macs) for p in policies if p.learned}
-    return choose_among({k: v for k, v in offers.items() if v}, objective, default, static.promised_on_, static.terms_)
+    share = static.promised_on_ / max(static.labels_, 1)
+    wanted = {k: v for k, v in offers.items() if v}
+    return choose_among(wanted, objective, default, static.promised_on_, static.terms_, share)
 
 
 def choose_among(
@@ -103,8 +108,9 @@ def choose_among(
     default: OperatingPoint,
     labels: int,
     terms: Terms | None = None,
+    share: float = 1.0,
 ) -> Choice:
-    """The same from the point of each learned policy.
+    """The same from the point of each learned policy; see :class:`Choice`.
 
     >>> offers = {"cascade": OperatingPoint(0.5, 0.395, 157e6)}
     >>> print(choose_among(offers, "efficiency", OperatingPoint(0.0, 0.42, 148e6), 400).sentence)
@@ -114,9 +120,8 @@ def choose_among(
     tolerance = _tolerance(terms)
     point = best(list(offers.values()), objective, default, tolerance)
     if point is None:
-        return Choice(
-            objective=objective, policy=DEFAULT, point=default, default=default, nearest=None, labels=labels, terms=terms
-        )
+        kept = Choice(objective=objective, policy=DEFAULT, point=default, default=default, nearest=None, labels=labels)
+        return replace(kept, terms=terms, share=share)
     nearest = next(name for name, offer in offers.items() if offer is point)
     helps = beats(point, default, objective, tolerance)
     return Choice(
@@ -127,4 +132,5 @@ def choose_among(
         nearest=(nearest, point),
         labels=labels,
         terms=terms,
+        share=share,
     )

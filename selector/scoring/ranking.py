@@ -148,7 +148,9 @@ def recommended(
     wanted = {row["policy"]: row for row in rows if row["objective"] in (objective, None) and row["expected"]}
     offers = {name: _point(row) for name, row in wanted.items()}
     terms = Terms(**run["terms"]) if run.get("terms") else None
-    choice = choose_among(offers, objective, _point(default), run.get("promised_on", run["label_images"]), terms)
+    promised = run.get("promised_on", run["label_images"])
+    share = promised / run.get("fitted_on", promised)
+    choice = choose_among(offers, objective, _point(default), promised, terms, share)
     return wanted[choice.policy] if choice.helps else default, choice
 
 

@@ -34,7 +34,7 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
             found.append(_objective(row, words, default))
         elif choice.nearest is not None:
             found.append(f"For {words}: {choice.sentence}.")
-    beside = [_beside(row, default) for row in result.get("networks", [])]
+    beside = [_beside(row, default) for row in result["networks"]]
     kept = promised_sentences(result.get("promises", {}), result["run"].get("terms"))
     return [*found, *beside, *kept, *_against_single_best(learned), _control(result["control"])]
 

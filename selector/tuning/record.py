@@ -74,7 +74,7 @@ def training_key(settings: TuneSettings, run: Run) -> str:
     """On what policies are trained: the run's files, and the options; files of one's own policies by their content."""
     own = [sha256(policy.source or b"").hexdigest() for policy in make(settings.policies)]
     terms = [] if settings.terms == TERMS else [asdict(settings.terms)]  # a tuning of an earlier version goes on
-    parts = [run.record.files, settings.portfolio, settings.policies, own, settings.seed, *terms]
+    parts = [run.record.files, read_record(run.chosen_on), settings.portfolio, settings.policies, own, settings.seed, *terms]
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from dynamic.configuration import Space
 from dynamic.errors import UserError
+from dynamic.integrity import write_record
 from dynamic.lock import held
 from dynamic.models import LoadedNetwork
 from oracle.data.sources import ImageSource
@@ -70,7 +71,8 @@ def _tune(settings: TuneSettings) -> dict[str, Any]:
         network = load_for(settings, settings.images_of, settings.seed)
     portfolio = settings.out / "portfolio.json"
     searched = record.noted("search")
-    if searched is None or searched["key"] != search_key(settings, network, searched["images"]) or not portfolio.exists():
+    known = searched is not None and "searched_on" in searched  # by an earlier version it was not
+    if not known or searched["key"] != search_key(settings, network, searched["images"]) or not portfolio.exists():
         record.note("search", _search(settings, network, source, portfolio))
     searched = record.noted("search")
     _say(*searched["said"])
@@ -80,6 +82,7 @@ def _tune(settings: TuneSettings) -> dict[str, Any]:
     if summary["unreadable"]["count"]:
         _say(f"{summary['unreadable']['count']} images could not be read and are left out; summary.json names them")
     run = Run.open(settings.out)
+    write_record(run.chosen_on, {"images": searched["searched_on"]})
 
     key = training_key(settings, run)
     if record.noted("trained") != key:
@@ -87,7 +90,7 @@ def _tune(settings: TuneSettings) -> dict[str, Any]:
         record.note("trained", None)  # before they go: a kill must not leave a note of what is no longer there
         record.note("ranked", None)
         shutil.rmtree(run.policies, ignore_errors=True)  # of other options
-        train(_train_settings(settings), chosen_on=frozenset(searched.get("searched_on", ())))
+        train(_train_settings(settings))
         record.note("trained", key)
     policies, images = digest_of_policies(run.policies), run.record.images["images"]
     ranked = f"{policies} on {images} {'with' if settings.timing else 'without'} milliseconds"

@@ -154,14 +154,15 @@ class Recorder:
                     together = 1
                     continue
                 waiting, (row,) = rest, tried
-                if is_away(error) and row[0].id not in doubtful:
+                if is_away(error) and (row[0].id not in doubtful or not self._works(stored[-1])):
                     unsure.append(row)
                     if len(unsure) >= _PROBES or time.monotonic() - worked > _ENDING:
                         break
                 else:
                     refused.append((row, error))
             else:
-                # The database works now: rows before that seemed to find it away have a second try, and no third.
+                # The database works now: rows before that seemed to find it away have a second try, and no third where it
+                # works behind that, too.
                 doubtful.update(answer.id for answer, _ in unsure)
                 together = 1 if unsure else 2 * together
                 waiting, unsure = [*unsure, *rest], []
@@ -174,6 +175,14 @@ class Recorder:
             facts = {"id": answer.id, "reason": first_line(why)[:200]}
             event("the database refuses an answer: its label cannot come", logging.ERROR, facts)
         return not self._in_hand
+
+    def _works(self, stored: Row) -> bool:
+        """Whether the database takes again what it has."""
+        try:
+            self._store_rows([stored])
+        except Exception:
+            return False
+        return True
 
     def _store_rows(self, rows: list[Row]) -> None:
         images = [(answer.id, image) for answer, image in rows if image is not None]

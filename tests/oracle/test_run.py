@@ -116,7 +116,7 @@ def test_a_portfolio_is_chosen_without_the_images_that_promise_something_of_it(f
     turned["predicted"].values[others] = (turned["label"].values[others, None] + np.arange(6)) % 10  # one is always right
     with mock.patch("selector.learning.observing.LARGEST", 2):
         assert observed_configurations(run, turned, 2) == observed_configurations(run, outcomes, 2)
-    assert others.sum() == 4
+    assert 0 < others.sum() < 8
     assert (turned["predicted"] != outcomes["predicted"]).any()
 
 

@@ -16,6 +16,7 @@ from dynamic.integrity import read_record
 from oracle.pipeline import run
 from oracle.runs import Run
 from oracle.settings import RunSettings
+from selector.learning.fitting import halves
 from selector.learning.observing import observe_run
 from selector.learning.training import TrainSettings, train
 from selector.observation import observe
@@ -109,7 +110,9 @@ def test_a_searched_portfolio_is_trained_on_and_ranked(trained: Path, tmp_path: 
     for policy in policies:
         assert policy.chosen_on_ == searched < policy.fitted_on_
     chosen = train(TrainSettings(run=tmp_path / "run", portfolio=3, policies="cascade", device="cpu"))[0]
-    assert (len(chosen.portfolio_), chosen.promised_on_, chosen.labels_) == (3, IMAGES // 2, IMAGES)
+    assert (len(chosen.portfolio_), chosen.labels_) == (3, IMAGES)
+    assert chosen.chosen_on_ == halves(chosen.fitted_on_)[0]
+    assert chosen.promised_on_ == IMAGES - len(chosen.chosen_on_)
     everything = train(TrainSettings(run=tmp_path / "run", policies="cascade", device="cpu"))[0]
     assert everything.promised_on_ == everything.labels_  # nothing was chosen
     train(TrainSettings(run=tmp_path / "run", among=listed, policies="cascade", device="cpu"))

@@ -87,18 +87,19 @@ def test_nothing_is_promised_on_images_that_chose_the_configurations(population:
     label = population.rows(np.arange(600))
     half, other = halves(label.keys)
     assert half | other == set(map(str, label.keys))
-    assert len(half) == len(other) == 300
+    assert 250 < len(half) < 350
+    assert halves(label.keys[:100])[0] == half & set(map(str, label.keys[:100]))  # whatever else there is
     spared = np.array([key in other for key in map(str, label.keys)])
     for policy in (Default(), Cascade(rungs=2, candidates=2)):
         whole, points = calibrate(policy.fresh(), label).points_, calibrate(policy, label, chosen_on=half).points_
-        assert policy.promised_on_ == 300
+        assert policy.promised_on_ == len(other)
         for before, after in zip(whole, points, strict=True):
             assert (before.dial, before.accuracy != after.accuracy) == (after.dial, True)
             assert before.guaranteed is not None
             assert after.guaranteed is not None
         policy.save(tmp_path / policy.name)
         again = type(policy).load(tmp_path / policy.name)
-        assert (again.promised_on_, again.labels_) == (300, 600)  # without reading which
+        assert (again.promised_on_, again.labels_) == (len(other), 600)  # without reading which
         assert (again.chosen_on_, again.fitted_on_) == (half, half | other)
     assert calibrate(Default(), label, chosen_on=half).points_[0].accuracy == label.correct[spared, label.default].mean()
     with pytest.raises(UserError, match="chosen on these very label images"):

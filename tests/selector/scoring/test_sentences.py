@@ -39,6 +39,7 @@ def result(*learned: dict[str, Any], control: dict[str, Any] | None = None) -> d
     return {
         "run": {"test_images": 1000, "label_images": 400, "configurations": ["a", "b"], "default_gmacs": 0.05},
         "policies": [row("default"), row("single_best"), row("oracle", accuracy=0.9), *learned],
+        "networks": [],
         "control": control or {"accuracy": 0.6, "closed_gap": -0.03, "closed_gap_ci": [-0.06, -0.01]},
     }
 

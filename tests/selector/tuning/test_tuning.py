@@ -16,7 +16,9 @@ import pytest
 import torch
 
 from dynamic import UserError
+from dynamic.integrity import read_record
 from oracle.runs import Run
+from selector.policies import load_policies
 from selector.policies.base import Policy
 from selector.tuning import tuning
 from selector.tuning.settings import TuneSettings
@@ -177,6 +179,11 @@ def test_what_the_search_saw_and_the_ranking_ranked_is_what_is_there(
         tune(settings)
     space.write_text('{"stride": [[1, 2], [2, 3]]}')
     assert tune(settings)["run"]["test_images"] == 30
+    made = Run.open(settings.out)
+    searched = frozenset(read_record(made.chosen_on)["images"])
+    assert len(searched) == 15  # half of the label images, though 20 were allowed
+    for policy in load_policies(made):
+        assert policy.chosen_on_ == searched < policy.fitted_on_
     with monkeypatch.context() as patch:
         patch.setattr(tuning, "search", None)  # more images do not ask for another search
         assert tune(replace(settings, images=35))["run"]["test_images"] == 35

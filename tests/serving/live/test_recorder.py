@@ -202,6 +202,24 @@ def test_a_database_that_comes_back_between_rows_tried_one_by_one_loses_none(
     assert len(calls) < 50
 
 
+def test_a_database_that_comes_and_goes_loses_none(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, calls = store.add_answers, list[int]()
+
+    def coming_and_going(answers: list[object], *more: object) -> None:
+        calls.append(len(answers))
+        if len(calls) < 12 and len(calls) != 3:
+            raise OSError("away")
+        write(answers, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "add_answers", coming_and_going)
+    monkeypatch.setattr("serving.live.recorder._SINGLY", 0)
+    recorder = Recorder(store, ServingSettings())
+    for name in "abcdef":
+        recorder.add(stored(name), None)
+    until(lambda: all(store.add_label(name, "n", 3) is not None for name in "abcdef"))
+    recorder.close()
+
+
 def test_among_many_rows_only_the_bad_ones_are_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where what the database says of them reads as if it were away."""
     write, bad = store.add_answers, {"0", "77", "78", "499"}
