@@ -198,7 +198,8 @@ class Policy(ABC):
     def _checked(self, columns: np.ndarray, count: int) -> np.ndarray:
         """Positions in the portfolio, one an image; raises UserError where they are something else."""
         fits = isinstance(columns, np.ndarray) and columns.shape == (count,) and columns.dtype.kind in "iu"
-        if not fits or columns.min() < 0 or columns.max() >= len(self.portfolio_):
+        listed = columns.tolist() if fits else []  # of few numbers the least is found sooner without numpy
+        if not fits or min(listed) < 0 or max(listed) >= len(self.portfolio_):
             raise UserError(
                 f"{self.name} must give for {count} images an array of as many whole numbers from 0 to "
                 f"{len(self.portfolio_) - 1}, positions in the portfolio"

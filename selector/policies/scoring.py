@@ -63,7 +63,9 @@ class ScoringPolicy(Policy):
 
     def _choose(self, scores: np.ndarray, images: Images, dial: float) -> np.ndarray:
         images.charge(self.own_macs_)
-        return np.asarray((scores - dial * images.further / images.costs.default).argmax(axis=1))
+        if dial:
+            scores = scores - dial * images.further / images.costs.default
+        return np.asarray(scores.argmax(axis=1))
 
     def _features(self, images: Images) -> np.ndarray:
         return gather(images, self.groups)
