@@ -110,7 +110,7 @@ class CompiledSession:
         if len(missing) > 1 and not (missing[1:] > missing[:-1]).all():
             missing = np.unique(missing)
         makers = self._network.makers[key]
-        jobs = []
+        jobs: list[_Job] = []
         for graph in makers.going_on:
             if not len(missing):
                 break

@@ -25,7 +25,7 @@ def gather(images: Images, groups: Sequence[str]) -> np.ndarray:
         else:
             found = images.features(cast(Group, group))
             parts.append(found.reshape(len(found), -1))
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    return np.concatenate(parts, axis=1)
 
 
 def gather_recorded(observed: Observations, groups: Sequence[str]) -> np.ndarray:

@@ -117,16 +117,37 @@ def test_the_heads_convolutions_are_torchs(run: str) -> None:
 
 def test_neighbours_are_scikit_learns(ruled: tuple[Observations, Observations]) -> None:
     label, test = ruled
-    policy = Neighbours(k=9, groups=("stem",)).fit(label)
+    policy = Neighbours(k=9, kept=None, groups=("stem",)).fit(label)
     asked = (policy._features(RecordedImages(test)) - policy.mean_) / policy.scale_
     index = NearestNeighbors(n_neighbors=9, algorithm="brute").fit(policy.known_.astype(np.float64))
     near = index.kneighbors(asked, return_distance=False)
     np.testing.assert_allclose(policy._scores(RecordedImages(test)), label.correct[near].mean(axis=1))
 
 
+def test_kept_neighbours_stand_for_all_label_images(ruled: tuple[Observations, Observations]) -> None:
+    label, test = ruled
+    everything = Neighbours(k=9, kept=None).fit(label)
+    policy = Neighbours(k=9, kept=40, near=3, seed=1).fit(label)
+    assert policy.known_.shape == (40, everything.known_.shape[1])
+    index = NearestNeighbors(algorithm="brute").fit(everything.known_.astype(np.float64))
+    near = index.kneighbors(policy.known_.astype(np.float64), 9, return_distance=False)
+    means = label.correct[near].mean(axis=1)
+    np.testing.assert_allclose(policy.correct_, means, rtol=0, atol=1e-7)
+    asked = (policy._features(RecordedImages(test)) - policy.mean_) / policy.scale_
+    index = NearestNeighbors(algorithm="brute").fit(policy.known_.astype(np.float64))
+    near = index.kneighbors(asked, 3, return_distance=False)
+    np.testing.assert_allclose(policy._scores(RecordedImages(test)), means[near].mean(axis=1), rtol=0, atol=1e-6)
+
+
+def test_neighbours_of_earlier_versions_ask_all_that_they_know() -> None:
+    policy = load_policy(SHIPPED["matched"] / "policies" / "neighbours")
+    assert isinstance(policy, Neighbours)
+    assert policy.kept is None or len(policy.known_) == policy.kept
+
+
 def test_of_equally_near_neighbours_the_first_count(ruled: tuple[Observations, Observations]) -> None:
     label = ruled[0].rows(np.repeat(np.arange(10), 10))
-    policy = Neighbours(k=5, groups=("stem",)).fit(label)
+    policy = Neighbours(k=5, kept=None, groups=("stem",)).fit(label)
     scores = policy._scores(RecordedImages(label))
     assert (scores == label.correct.reshape(10, 10, -1)[:, :5].mean(axis=1).repeat(10, axis=0)).all()
 
