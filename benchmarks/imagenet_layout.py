@@ -1,10 +1,10 @@
 """Files laid out, named and sized as ILSVRC 2012's, for benchmarks where the real ones are not at hand.
 
 ``val/nXXXXXXXX/ILSVRC2012_val_00000001.JPEG`` and so on for all images, ``train/nXXXXXXXX/nXXXXXXXX_1.JPEG`` once a class.
-Sides and bytes follow the real ones' (about 400 x 350 pixels and 110 kB on average, half of them 500 pixels long), and a few
-are as odd as real ones: grey, CMYK, a PNG called JPEG. Some cannot be read at all: empty, cut off, no picture. The pictures
-are noise with a natural spectrum. A few hundred are encoded; every file is one of them with a comment of its own, so that no
-two are copies.
+Sides and bytes follow the real ones' (400 to 460 pixels by 350 to 390 and 110 to 140 kB on average, half of them 500 pixels
+long), and a few are as odd as real ones: grey, CMYK, a PNG called JPEG. Some cannot be read at all: empty, cut off, no
+picture. The pictures are noise with a natural spectrum. A few hundred are encoded; every file is one of them with a comment
+of its own, so that no two are copies.
 """
 
 from __future__ import annotations

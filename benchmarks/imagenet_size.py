@@ -8,7 +8,8 @@ Makes a run with made-up outcomes and observations in the real formats (:mod:`be
 commands on it, each in a process of its own: labels, summary and figures (``oracle.run`` on a run that is evaluated),
 ``selector.portfolio``, ``selector.train`` and ``selector.benchmark``. Peak memory is the largest resident set that the
 process ever had. The benchmark leaves out what does not grow with the images (milliseconds on the running network) and what
-is not ours (asf-lib's selector).
+is not ours (asf-lib's selector). It takes long: started again with the same ``--out``, it goes on behind the last step that
+ended.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ MADE = ("images", "configurations", "classes", "observed", "model", "seed", "out
 ASKED = ("model", "weights", "dataset", "data_dir", "space", "out", "device")
 """Options of oracle.run."""
 
+ENDED = "steps.json"
+"""In the folder of a size: what it is of, and the rows of the steps that ended."""
+
 HEADER = ["step", "wall s", "CPU s", "peak GiB", "disk GB"]
 
 
@@ -51,7 +55,7 @@ class BenchmarkSettings(MadeUpSettings):
     table: Path | None = None
     """Also write the tables to this file, as Markdown."""
     keep: bool = False
-    """Leave the folder that everything was made in; else it is deleted."""
+    """Leave the folder that everything was made in; else it is deleted once all steps have ended."""
     json: bool = False
     """Print one JSON object as the last line of stdout."""
 
@@ -89,23 +93,33 @@ def disk_of(folder: Path) -> int:
 
 def main(settings: BenchmarkSettings) -> None:
     """For each size make the run and run every step; print the table."""
-    if settings.out.exists():
-        raise UserError(f"{settings.out} is there already: delete it or choose another --out")
     results = []
     for images in (*settings.also, settings.images):
         sized = replace(settings, images=images, out=settings.out / str(images))
-        try:
-            rows = run_steps(sized)
-        finally:
-            if not settings.keep:  # one size at a time on the disk
-                shutil.rmtree(settings.out, ignore_errors=True)
-        sizes = {name: getattr(sized, name) for name in ("images", "configurations", "classes", "observed", "model")}
-        results.append(sizes | {"steps": rows})
+        rows = run_steps(sized)
+        if not settings.keep:  # one size at a time on the disk
+            _empty(sized.out)
+        results.append(_sizes(sized) | {"steps": rows})
         print(f"\n{_title(sized)}\n\n{aligned(HEADER, [_cells(row) for row in rows])}", flush=True)
         if settings.table is not None:
             write_whole(settings.table, _page(settings, results).encode())
+    if not settings.keep:
+        shutil.rmtree(settings.out)
     if settings.json:
         print(json.dumps({"sizes": results}))
+
+
+def _empty(folder: Path) -> None:
+    """Leave the rows alone, in case that a later size is interrupted."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != ENDED:
+            path.unlink()
+
+
+def _sizes(settings: BenchmarkSettings) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in ("images", "configurations", "classes", "observed", "model")}
 
 
 def _title(settings: BenchmarkSettings) -> str:
@@ -122,22 +136,45 @@ def _page(settings: BenchmarkSettings, results: Sequence[dict[str, Any]]) -> str
 
 
 def run_steps(settings: BenchmarkSettings) -> list[dict[str, Any]]:
-    """A row for each step, and one for all but the making."""
+    """A row for each step, and one for all but the making. Steps that ended before are not run again.
+
+    Raises:
+        UserError: a step fails, or the folder holds something else.
+    """
     out, run = settings.out, settings.out / "run"
-    sizes = [f"--{name}={getattr(settings, name)}" for name in MADE]
-    out.mkdir(parents=True)
-    rows = [measured("make the run", ["benchmarks.made_up_run", *sizes], out)]
+    rows = _ended(settings)
     asked, observed = run_settings(out, settings.model), str(settings.observed)
     evaluated = [f"--{name.replace('_', '-')}={getattr(asked, name)}" for name in ASKED]
     steps: dict[str, list[object]] = {
+        "make the run": ["benchmarks.made_up_run", *(f"--{name}={getattr(settings, name)}" for name in MADE)],
         "labels, summary, figures": ["oracle.run", *evaluated],
         "portfolio": ["selector.portfolio", run, "--size", observed, "--out", out / "portfolio.json"],
         "train": ["selector.train", run, "--portfolio", observed, f"--policies={settings.policies}", "--device=cpu"],
         "benchmark": ["selector.benchmark", run, "--no-timing", "--no-outside", "--device=cpu", "--out", out / "ranked"],
     }
-    rows += [measured(name, [str(argument) for argument in arguments], out) for name, arguments in steps.items()]
+    for name, arguments in list(steps.items())[len(rows) :]:
+        rows.append(measured(name, [str(argument) for argument in arguments], out))
+        write_whole(out / ENDED, json.dumps(_asked(settings) | {"steps": rows}).encode())
     together = {key: sum(row[key] for row in rows[1:]) for key in ("wall_s", "cpu_s", "disk_gb")}
     return [*rows, {"step": "the four together", "peak_gib": max(row["peak_gib"] for row in rows[1:])} | together]
+
+
+def _asked(settings: BenchmarkSettings) -> dict[str, Any]:
+    """What rows depend on."""
+    return _sizes(settings) | {"seed": settings.seed, "policies": settings.policies}
+
+
+def _ended(settings: BenchmarkSettings) -> list[dict[str, Any]]:
+    """Rows of the steps that ended before; makes the folder where there is none."""
+    record = settings.out / ENDED
+    if not settings.out.exists():
+        settings.out.mkdir(parents=True)
+        write_whole(record, json.dumps(_asked(settings) | {"steps": []}).encode())
+    found = json.loads(record.read_text()) if record.exists() else {}
+    if found != _asked(settings) | {"steps": found.get("steps")}:
+        raise UserError(f"{settings.out} holds something else: delete it or choose another --out")
+    rows: list[dict[str, Any]] = found["steps"]
+    return rows
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

@@ -1,6 +1,6 @@
 """A rehearsal of ImageNet's files: seconds for each step until they are open, the loader's rate, and what a GPU would need.
 
-    python -m benchmarks.loading                                        # 50,000 files, 5.5 GB in runs/loading, some minutes
+    python -m benchmarks.loading                                        # 50,000 files, 7 GB in runs/loading, some minutes
     python -m benchmarks.loading --images 2000 --out runs/loading       # a quick look
     python -m benchmarks.loading --peak-tflops 312                      # against another GPU
 

@@ -67,6 +67,7 @@ def create_app(settings: ServingSettings, folder: Path | None = None) -> Starlet
                 settings=settings,
                 check_room=lambda: worker.classifier.check_room(),
                 draining=lambda: worker.readiness.draining,
+                folder=folder,
             )
         ],
         exception_handlers={HTTPException: _refuse},

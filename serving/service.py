@@ -36,15 +36,16 @@ from serving.takeover import hear_hangups
 def _settings() -> ServingSettings:
     try:
         settings = read_settings()
-        check_before_start(settings)
-        tracing.check()
+        if supervisor() is None:  # a worker serves what was agreed on, whatever the settings lead to by now
+            check_before_start(settings)
+            tracing.check()
     except UserError as error:
         raise SystemExit(f"error: {error}") from error
     return settings
 
 
 SETTINGS = _settings()
-TAKEOVERS = Takeovers(enter())  # before the workers start: they look for the server's folder in their environment
+TAKEOVERS = Takeovers(enter())  # which workers look for in their environment
 if supervisor() is None:
     TAKEOVERS.begin(target_of(SETTINGS))
 

@@ -202,10 +202,10 @@ class ServingSettings(BaseSettings):
     private_paths: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = ()
     """Pages that only operators may have, separated by commas (/metrics,/v1/gap,/v1/feedback); others get 403."""
     requests_per_minute: Annotated[float, Field(ge=0)] = 0.0
-    """Of one client (its key, else its address) to the classify pages of one process, on average; more get 429. 0 for any
-    number."""
+    """Of one client (its key, else its address) to the classify pages of all processes together, on average; more get 429.
+    0 for any number."""
     feedback_per_minute: Annotated[float, Field(ge=0)] = 0.0
-    """Labels of one client to one process, likewise."""
+    """Labels of one client, likewise."""
     batch_share: Annotated[int, Field(ge=1, le=1024)] = 16
     """Images of one request in a batch, at most, so that a request of many leaves room for others."""
 

@@ -11,6 +11,7 @@ from oracle.run_folder import RunFolder
 from selector.compiling.opening import open_policies
 from selector.policies import load_policy
 from selector.policies.base import Policy
+from serving.apart import check_named
 from serving.inference.finding import check_policy, folder_of, torch_is_installed
 from serving.inference.opening import make_graphs
 from serving.inference.served_run import active_of
@@ -38,15 +39,10 @@ def check_before_start(settings: ServingSettings) -> None:
                 f"SERVING_TOLERANCE={settings.tolerance:g} needs a run with learned policies, whose losses are guaranteed; "
                 f"SERVING_NETWORK={settings.network} is a network by name, with none: leave it out"
             )
-        from serving.named import check_loads, check_network, network_settings
-
-        network_settings(settings)
         if Path(settings.network).is_dir():
             print(f"SERVING_NETWORK={settings.network} is the network; the folder is ./{settings.network}", file=sys.stderr)
-        check_network(settings.network, settings.weights)
+        check_named(settings)
         names = ["default", "cheapest"]
-        check_policy(settings, ["default"] if settings.static else names)
-        check_loads(settings)
     else:
         _check_no_network_options(settings)
         run = RunFolder(folder)

@@ -43,7 +43,7 @@ def cluster(settings: RaySettings) -> Iterator[None]:
     """Be connected to the Ray cluster that ``settings.ray`` names, if it names one.
 
     Raises:
-        UserError: Ray is not installed, or no cluster is there.
+        UserError: Ray is not installed, does not start, or no cluster is there.
     """
     if not settings.ray:
         yield
@@ -63,6 +63,14 @@ def cluster(settings: RaySettings) -> Iterator[None]:
         raise UserError(
             f"--ray {settings.ray}: no Ray cluster there ({str(error).splitlines()[0]}): start one with ray start --head, "
             "with the RAY_AUTH_MODE and token that this process has, or pass --ray local"
+        ) from error
+    except Exception as error:
+        if type(error) is not Exception:  # which is what Ray raises where its processes are not there after 30 s
+            raise
+        ray.shutdown()
+        raise UserError(
+            f"--ray {settings.ray}: Ray did not start ({str(error).splitlines()[0]}): where the machine is busy or short of "
+            "memory, try again later"
         ) from error
     try:
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from selector.policies.base import State
 from selector.policies.boosting import Correctness
 from selector.policies.head import Head
 from selector.policies.scoring import ScoringPolicy
+from selector.policies.sharing import once
 
 MARGINS = (1.0, 0.3, 0.2, 0.15, 0.1, 0.06, 0.03, 0.0)
 
@@ -47,7 +49,7 @@ class Blend(ScoringPolicy):
 
     def _fit(self, observed: Observations) -> None:
         for part in self._parts:
-            part.fit(observed)
+            part._restore(once(observed, (part.name, *part.parameters().items()), partial(_learned, part, observed)))
         self._measure()
 
     def _measure(self) -> None:
@@ -66,6 +68,10 @@ class Blend(ScoringPolicy):
         trees._restore(State(texts=state.texts))
         head._restore(State(arrays=state.arrays))
         self._measure()
+
+
+def _learned(part: ScoringPolicy, observed: Observations) -> State:
+    return part.fit(observed)._state()
 
 
 class SecondLook(Blend):
@@ -107,7 +113,7 @@ class TopTwo(Blend):
 
     def _fit(self, observed: Observations) -> None:
         super()._fit(observed)
-        self.temperatures_ = fit_temperatures(observed)
+        self.temperatures_ = once(observed, "temperatures", lambda: fit_temperatures(observed))
 
     def _choose(self, scores: np.ndarray, images: Images, dial: float) -> np.ndarray:
         images.charge(self.own_macs_)

@@ -20,6 +20,7 @@ from selector.observation.stored import columns_of
 from selector.policies.answers import ROWS, consensus, fit_temperatures, tempered
 from selector.policies.asking import Asks
 from selector.policies.base import Policy, State
+from selector.policies.sharing import once
 
 SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9)
 """Of all images, those that a rung defers: which deferral thresholds are tried."""
@@ -52,7 +53,7 @@ class Averaging(Policy):
         return tuple(float(k) for k in range(min(self.most, len(getattr(self, "order_", range(self.most)))), 0, -1))
 
     def _fit(self, observed: Observations) -> None:
-        self.temperatures_ = fit_temperatures(observed)
+        self.temperatures_ = once(observed, "temperatures", lambda: fit_temperatures(observed))
         order: list[int] = []
         summed = np.zeros((len(observed), observed.probabilities.shape[2]), np.float32)  # of those in the order
         for _ in range(min(self.most, len(observed.portfolio))):
@@ -105,7 +106,7 @@ class Cascade(Policy):
         return tuple(np.linspace(0, 1, STEPS).round(3).tolist())
 
     def _fit(self, observed: Observations) -> None:
-        self.temperatures_ = fit_temperatures(observed)
+        self.temperatures_ = once(observed, "temperatures", lambda: fit_temperatures(observed))
         columns, macs = self._near_hull(observed), observed.costs.whole
         every = [ladder for count in range(1, self.rungs + 1) for ladder in itertools.permutations(columns, count)]
         ladders = [ladder for ladder in every if (np.diff(macs[list(ladder)]) > 0).all()]

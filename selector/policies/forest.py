@@ -172,6 +172,15 @@ def feature_count(text: str) -> int:
     return int(line.removeprefix("max_feature_idx=")) + 1
 
 
+def lifted(text: str, by: float) -> str:
+    """A model of one output whose sums are larger by a constant: it goes into the leaves of the first tree."""
+    if by == 0:
+        return text
+    head, line, rest = text.partition("\nleaf_value=")
+    leaves, end, rest = rest.partition("\n")
+    return head + line + " ".join(repr(float(leaf) + by) for leaf in leaves.split()) + end + rest
+
+
 def _trees(text: str, known: Mapping[int, float]) -> tuple[int, list[_Tree]]:
     """How many outputs a model has, and its trees, which take turns among them."""
     head, *parts = text.split("\nTree=")

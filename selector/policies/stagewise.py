@@ -14,7 +14,7 @@ from selector.observation.observations import Observations
 from selector.policies.asking import Asks
 from selector.policies.base import Policy, State
 from selector.policies.boosting import boosted_each
-from selector.policies.forest import Forest
+from selector.policies.forest import Forest, lifted
 
 
 @dataclass(frozen=True)
@@ -66,33 +66,56 @@ class Stagewise(Policy):
         images = RecordedImages(observed)
         relative = observed.costs.whole / observed.costs.default
         rewards = np.stack([observed.correct - price * relative for price in self.prices])
-        self._learn(self.tree_, images, rewards, half, "", texts)
+        raised = np.array([(self.prices[0] - price) * relative for price in self.prices])
+        self._learn(self.tree_, images, rewards, raised, half, "", texts)
         self._take(texts)
 
     def _learn(
-        self, node: _Node, images: Images, rewards: np.ndarray, half: np.ndarray, name: str, texts: dict[str, str]
+        self,
+        node: _Node,
+        images: Images,
+        rewards: np.ndarray,
+        raised: np.ndarray,
+        half: np.ndarray,
+        name: str,
+        texts: dict[str, str],
     ) -> np.ndarray:
         """Learn the forks below ``node`` into ``texts``; returns the (prices, N) reward of following it from here on.
 
-        All prices and branches of a fork are learned together, so that what its layer reads is sorted into bins once.
+        All prices and branches of a fork are learned together, so that what its layer reads is sorted into bins once. Behind
+        a branch without further forks a price takes the same from every image: its trees are those of the first price, a
+        constant apart.
+
+        Args:
+            node: where to begin.
+            images: of which the layers' inputs are asked.
+            rewards: (prices, N, K) of each configuration.
+            raised: (prices, K) what lies between a configuration's rewards and those at the first price.
+            half: (N,) 0 or 1.
+            name: of ``node``.
+            texts: receives the models.
         """
         branches = node.branches
         if not branches:
             return np.asarray(rewards[:, :, node.column])
-        followed = [self._learn(b, images, rewards, half, f"{name}_{i}", texts) for i, b in enumerate(branches)]
+        followed = [self._learn(b, images, rewards, raised, half, f"{name}_{i}", texts) for i, b in enumerate(branches)]
         if len(branches) == 1:
             return followed[0]
         below = np.stack(followed, axis=2)
         features = images.stage(node.layer, node.column, np.arange(len(images)))
-        each = list(np.ndindex(len(self.prices), len(branches)))
+        ends = np.array([not any(_forks(branch)) for branch in branches])
+        apart = np.where(ends, raised[:, [branch.column for branch in branches]], 0)
+        each = [(p, b) for p, b in np.ndindex(apart.shape) if p == 0 or not ends[b]]
+        model_of = {pair: each.index(pair if pair in each else (0, pair[1])) for pair in np.ndindex(apart.shape)}
+        places = np.array([*model_of.values()]).reshape(apart.shape)
         crossed = np.empty_like(below)
         for part in (0, 1):
-            models = self._boosted(features[half != part], [below[price, half != part, b] for price, b in each])
-            crossed[:, half == part] = (
-                Forest(models).raw(features[half == part]).reshape(-1, *below.shape[::2]).swapaxes(0, 1)
-            )
-        for (price, b), text in zip(each, self._boosted(features, [below[p, :, b] for p, b in each]), strict=True):
-            texts[f"{price}{name}_{b}"] = text
+            models = self._boosted(features[half != part], [below[p, half != part, b] for p, b in each])
+            found = Forest(models).raw(features[half == part])
+            crossed[:, half == part] = (found[:, places] + apart).swapaxes(0, 1)
+        made = self._boosted(features, [below[p, :, b] for p, b in each])
+        for (p, b), place in model_of.items():
+            texts[f"{p}{name}_{b}"] = lifted(made[place], float(apart[p, b]))
         return np.take_along_axis(below, crossed.argmax(axis=2)[:, :, None], axis=2)[:, :, 0]
 
     def _boosted(self, features: np.ndarray, targets: Sequence[np.ndarray]) -> list[str]:

@@ -1,13 +1,10 @@
-"""Who asks, whether they may, and how often: keys of clients and operators, rates by key or address."""
+"""Who asks, and whether they may: keys of clients and operators, addresses of the rest."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import ipaddress
-import math
-import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,9 +12,6 @@ from pydantic import SecretStr
 from starlette.datastructures import Headers
 
 from serving.errors import Rejection
-
-_REMEMBERED = 10_000
-"""Clients whose rate is remembered; more push out who was quiet longest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,37 +67,6 @@ class Keys:
         if not client and not operator:
             raise Rejection("unauthorized", "the key is not known")
         return Client(name=f"key:{digest.hex()[:8]}", known=True, operator=bool(operator))
-
-
-class Rate:
-    """How often clients come: a bucket for each that fills at the rate and holds ten seconds of it.
-
-    Args:
-        per_minute: on average; 0 for any number.
-    """
-
-    def __init__(self, per_minute: float) -> None:
-        self._rate, self._most = per_minute / 60, max(1.0, per_minute / 6)
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def check(self, client: str, now: float | None = None) -> None:
-        """Count one request of a client.
-
-        Raises:
-            Rejection: it comes too often; with the seconds after which it may come again.
-        """
-        if not self._rate:
-            return
-        now = time.monotonic() if now is None else now
-        left, at = self._left.pop(client, (self._most, now))
-        left = min(self._most, left + (now - at) * self._rate)
-        allowed = left >= 1
-        self._left[client] = (left - allowed, now)
-        if len(self._left) > _REMEMBERED:
-            self._left.popitem(last=False)
-        if not allowed:
-            message = f"more than {60 * self._rate:g} requests a minute: send fewer"
-            raise Rejection("rate_limited", message, retry_after=math.ceil((1 - left) / self._rate))
 
 
 def _digest(key: str) -> bytes:

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
@@ -18,7 +19,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serving.errors import Rejection, rejection_for
 from serving.http.asked import ASKED, Asked
 from serving.http.bodies import FILES, Bodies
-from serving.http.clients import Keys, Rate
+from serving.http.clients import Keys
+from serving.http.rates import Rate
 from serving.http.security import cors_headers, host_allowed
 from serving.http.sender import Sender, nothing_more
 from serving.http.urgency import urgency_of
@@ -60,6 +62,7 @@ class FrontDoor:
         check_room: raises Rejection where no more pictures fit in.
         draining: whether the server is about to end: each answer is then its connection's last, so that a client that
             keeps connections open goes to another server instead of losing a request with this one.
+        folder: of the server, whose processes count the requests of a client together; unless given, this one is alone.
     """
 
     def __init__(
@@ -68,13 +71,14 @@ class FrontDoor:
         settings: ServingSettings,
         check_room: Callable[[], None],
         draining: Callable[[], bool] = lambda: False,
+        folder: Path | None = None,
     ) -> None:
         self._app, self._settings, self._draining = app, settings, draining
         self._keys = Keys(settings.api_keys, settings.operator_keys)
         self._private = set(settings.private_paths)
-        self._rates = {path: Rate(settings.requests_per_minute) for path in FILES}
-        self._rates["/v1/classify_batch"] = self._rates["/v1/classify"]
-        self._rates["/v1/feedback"] = Rate(settings.feedback_per_minute)
+        requests = Rate(settings.requests_per_minute, folder and folder / "rates" / "requests")
+        feedback = Rate(settings.feedback_per_minute, folder and folder / "rates" / "feedback")
+        self._rates = {**dict.fromkeys(FILES, requests), "/v1/feedback": feedback}
         self._bodies = Bodies(settings, check_room)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

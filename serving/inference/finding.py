@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
 from dynamic.errors import UserError
 from selector.shipped import SHIPPED
+from serving.apart import is_network
 from serving.settings import ServingSettings
 
 
@@ -26,12 +28,9 @@ def target_of(settings: ServingSettings) -> str:
     return settings.network if folder is None else str(folder.resolve())
 
 
+@functools.cache
 def _is_network(name: str) -> bool:
-    if not torch_is_installed():
-        return False
-    from dynamic.models import known
-
-    return known(name)
+    return torch_is_installed() and is_network(name)
 
 
 def torch_is_installed() -> bool:

@@ -4,10 +4,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks.imagenet_size import disk_of
+from benchmarks import imagenet_size
+from benchmarks.imagenet_size import BenchmarkSettings, disk_of
 from benchmarks.made_up_run import MadeUpSettings
 from dynamic.errors import UserError
 
@@ -34,6 +36,38 @@ def test_every_step_runs_on_a_made_up_run_and_is_measured(tmp_path: Path) -> Non
     ranked = json.loads((out / "ranked" / "results.json").read_text())["runs"][0]
     assert {"default", "oracle", "cascade/efficiency"} <= {row["name"] for row in ranked["policies"]}
     assert len(ranked["run"]["configurations"]) == 8
+
+
+def test_it_goes_on_behind_the_last_step_that_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: dict[str, Any] = {"images": 100, "also": (80,), "configurations": 40, "out": tmp_path / "made"}
+    settings = BenchmarkSettings(classes=12, **sizes)
+    run: list[str] = []
+    fails = {"train of 100"}
+
+    def measured(name: str, arguments: object, counted: Path) -> dict[str, object]:
+        run.append(f"{name} of {counted.name}")
+        (counted / "run").mkdir(exist_ok=True)
+        (counted / "portfolio.json").touch()
+        if run[-1] in fails:
+            raise UserError("it failed")
+        return {"step": name, "wall_s": 2.0, "cpu_s": 1.0, "peak_gib": len(run) / 8, "disk_gb": 0.0}
+
+    monkeypatch.setattr(imagenet_size, "measured", measured)
+    with pytest.raises(UserError, match="it failed"):
+        imagenet_size.main(settings)
+    steps = ["make the run", "labels, summary, figures", "portfolio", "train", "benchmark"]
+    assert run == [f"{step} of 80" for step in steps] + [f"{step} of 100" for step in steps[:4]]
+    assert [path.name for path in (tmp_path / "made" / "80").iterdir()] == ["steps.json"]
+    run.clear()
+    fails.clear()
+    with pytest.raises(UserError, match="holds something else"):
+        imagenet_size.main(BenchmarkSettings(classes=13, **sizes))
+    imagenet_size.main(settings)
+    assert run == ["train of 100", "benchmark of 100"]
+    assert not (tmp_path / "made").exists()
+    (tmp_path / "made" / "80").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds something else"):
+        imagenet_size.main(settings)
 
 
 def test_sizes_that_cannot_be_made_are_refused() -> None:

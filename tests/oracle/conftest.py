@@ -28,7 +28,9 @@ def environment() -> dict[str, str]:
 
 
 def run_command(*arguments: object, module: str = "oracle.run") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments, module=module), capture_output=True, text=True, env=environment(), timeout=300)
+    return subprocess.run(
+        command(*arguments, module=module), capture_output=True, text=True, env=environment(), timeout=1800
+    )
 
 
 def all_bytes(folder: Path) -> dict[str, bytes]:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, deployment: Deployment) -> 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[tuple[httpx.Client, psutil.Process]]:
     settings = {"network": folder / "current", "operator_keys": KEY, "shadow_policy": "default", "shadow_share": 1}
+    settings |= {"feedback_per_minute": 600}
     with (
         serving(folder / "server", workers=2, threads=1, runtime="onnxruntime", **settings) as (address, process),
         httpx.Client(base_url=address, timeout=60) as client,
@@ -96,6 +98,22 @@ def test_answers_are_those_without_a_shadow(
     text = client.get("/metrics").text
     assert 'serving_shadow_images_total{outcome="answered",shadow="default"}' in text
     assert 'serving_images_total{policy="default"}' not in text, "nobody asked for it"
+
+
+def test_a_client_has_its_rate_once_whichever_worker_it_reaches(server: tuple[httpx.Client, psutil.Process]) -> None:
+    client, _ = server
+
+    began = time.monotonic()
+    each_its_own = httpx.Limits(max_keepalive_connections=0)  # connection, which any worker may accept
+    with httpx.Client(base_url=client.base_url, limits=each_its_own, timeout=60) as http, ThreadPoolExecutor(8) as pool:
+
+        def ask(_: int) -> int:
+            return http.post("/v1/feedback", json={"id": "unknown", "label": 1}, headers=HEADERS).status_code
+
+        statuses = Counter(pool.map(ask, range(250)))
+    assert set(statuses) == {404, 429}
+    burst, seconds = 100, time.monotonic() - began
+    assert burst <= statuses[404] <= burst + 10 * seconds + 1
 
 
 def test_runs_are_taken_over_under_load_and_nothing_is_lost(
@@ -169,17 +187,20 @@ def test_what_cannot_be_served_is_refused_whole(
     assert len([line for line in log if "no other run is taken over" in line and why in line]) == 1
 
 
+@pytest.mark.parametrize("name", ["damaged", "missing"])
 def test_a_worker_that_is_killed_comes_back_with_what_the_others_serve(
-    server: tuple[httpx.Client, psutil.Process], folder: Path
+    server: tuple[httpx.Client, psutil.Process], folder: Path, name: str
 ) -> None:
     client, process = server
     before = networks(client)
-    lead_to(folder, "damaged")  # nobody asked for it
-    process.children()[0].kill()
+    lead_to(folder, name)  # nobody asked for it
+    killed = process.children()[0]
+    killed.kill()
 
     def back() -> bool:
         try:
-            return len(client.get("/admin/reload", headers=HEADERS).json()["workers"]) == 2
+            workers = client.get("/admin/reload", headers=HEADERS).json()["workers"]
+            return len(workers) == 2 and str(killed.pid) not in workers
         except httpx.TransportError:  # the connection was the killed worker's
             return False
 

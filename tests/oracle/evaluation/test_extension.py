@@ -193,7 +193,7 @@ def test_killed_anywhere_the_extension_ends_with_the_same_bytes(tmp_path: Path, 
     for out in outs:
         shutil.copytree(tmp_path / "first", out)
     arguments = ("--images", 40, "--space", small_space, "--region", 4, "--out")
-    subprocess.run(command(*arguments, outs[0]), env=environment(), check=True, capture_output=True, timeout=300)
+    subprocess.run(command(*arguments, outs[0]), env=environment(), check=True, capture_output=True, timeout=1800)
     store = outs[1] / "outcomes.zarr"
     for _ in range(4):
         known = entries(store)
@@ -202,5 +202,5 @@ def test_killed_anywhere_the_extension_ends_with_the_same_bytes(tmp_path: Path, 
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    subprocess.run(command(*arguments, outs[1]), env=environment(), check=True, capture_output=True, timeout=300)
+    subprocess.run(command(*arguments, outs[1]), env=environment(), check=True, capture_output=True, timeout=1800)
     assert all_bytes(store) == all_bytes(outs[0] / "outcomes.zarr")

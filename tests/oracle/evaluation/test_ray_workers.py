@@ -103,6 +103,17 @@ def test_without_the_extra_a_line_says_what_to_install(monkeypatch: pytest.Monke
         pass
 
 
+def test_a_machine_too_busy_to_start_ray_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(**_: Any) -> None:
+        raise Exception("The current node timed out during startup. This could happen because\nit is busy.")
+
+    monkeypatch.setattr(ray, "init", late)
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # which is set where it is not
+    line = r"^--ray local: Ray did not start \(The current node timed out during startup[^\n]*\): [^\n]*$"
+    with pytest.raises(UserError, match=line), connected(RunSettings(ray="local")):
+        pass
+
+
 @pytest.mark.nightly
 def test_workers_of_another_kind_are_refused_and_none_is_left(
     tmp_path: Path, small_space: str, cluster: Any, monkeypatch: pytest.MonkeyPatch

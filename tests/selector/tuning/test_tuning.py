@@ -100,7 +100,7 @@ def test_killed_at_any_step_it_goes_on_and_ends_the_same_on_ray_too(brought: Pat
     for death in DEATHS:
         arguments = [str(brought), str(out), *map(str, death)]
         killed = subprocess.run(
-            [sys.executable, "-c", DEADLY, *arguments], env=environment(), capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", DEADLY, *arguments], env=environment(), capture_output=True, text=True, timeout=900
         )
         assert killed.returncode == -signal.SIGKILL, (death, killed.stderr)
     again = tune(settings_of(brought, out))

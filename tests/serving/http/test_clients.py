@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 
 from serving.errors import Rejection
 from serving.http import clients
-from serving.http.clients import Keys, Rate
+from serving.http.clients import Keys
 
 KEYS = Keys([SecretStr("client-key-of-16"), SecretStr("another-key-of-16")], [SecretStr("operator-key-of-16")])
 
@@ -57,31 +57,3 @@ def test_a_key_is_compared_with_all(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_an_address_names_a_household(address: str, name: str) -> None:
     assert Keys([], []).client(Headers({"X-API-Key": "whatever"}), address).name == name
-
-
-def test_a_rate_lets_bursts_through_and_says_when_to_come_again() -> None:
-    rate = Rate(60)
-    for _ in range(10):
-        rate.check("a", now=100.0)
-    with pytest.raises(Rejection) as refused:
-        rate.check("a", now=100.5)
-    assert (refused.value.status, refused.value.retry_after) == (429, 1)
-    rate.check("b", now=100.5)
-    rate.check("a", now=101.5)
-    with pytest.raises(Rejection):
-        rate.check("a", now=101.6)
-    slow = Rate(1)
-    slow.check("a", now=0.0)
-    with pytest.raises(Rejection) as refused:
-        slow.check("a", now=1.0)
-    assert refused.value.retry_after == 59
-    for _ in range(1000):
-        Rate(0).check("a")
-
-
-def test_a_rate_remembers_a_bounded_number_of_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "_REMEMBERED", 100)
-    rate = Rate(60)
-    for number in range(1000):
-        rate.check(str(number), now=1.0)
-    assert len(rate._left) == 100

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,3 +103,46 @@ def test_a_network_comes_before_a_folder_of_its_name(
     assert folder_of(ServingSettings(network="./resnet50-slim")) == Path("resnet50-slim")
     check_before_start(ServingSettings(network="resnet50-slim"))
     assert "is the network; the folder is ./resnet50-slim" in capsys.readouterr().err
+
+
+LOOK = """
+import json, sys
+from dynamic.errors import UserError
+from serving.inference.finding import folder_of
+from serving.settings import ServingSettings
+from serving.startup import check_before_start
+said = []
+for given in json.loads(sys.argv[1]):
+    settings = ServingSettings(**given)
+    try:
+        check_before_start(settings)
+        said.append(str(folder_of(settings)))
+    except UserError as error:
+        said.append(str(error))
+print(json.dumps([said, "torch" in sys.modules]))
+"""
+
+
+@pytest.mark.slow
+def test_the_process_that_starts_the_workers_holds_no_pytorch(tmp_path: Path) -> None:
+    """It looks at networks by name in a process that ends; the answers are those of the other tests, in this process."""
+    file = write_network(tmp_path)
+    (tmp_path / "my_net.py").write_text("print('of the network itself')\n" + file.read_text())
+    (tmp_path / "deadly.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
+    (tmp_path / "mine").mkdir()
+    given = [
+        {"network": f"{file}:build", "weights": "none", "dynamic_layers": ",".join(LAYERS), "mean": [0.5] * 3},
+        {"network": f"{file}:build", "dynamic_layers": "nowhere"},
+        {"network": f"{tmp_path}/deadly.py:build"},
+        {"network": "mine"},
+    ]
+    command = [sys.executable, "-c", LOOK, json.dumps(given)]
+    root = Path(__file__).parents[3]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (fine, nowhere, deadly, mine), loaded = json.loads(done.stdout)
+    assert fine == "None"
+    assert "nowhere" in nowhere
+    assert deadly.endswith("deadly.py:build could not be looked at: that process ended with -9, killed: is there memory?")
+    assert "SERVING_NETWORK=mine holds no run with policies" in mine, "a folder, not a network of that name"
+    assert not loaded
