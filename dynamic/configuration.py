@@ -192,13 +192,18 @@ def named_options(name: str, layers: int) -> list[dict[str, tuple[float, ...]]]:
     return [dict(zip(varied, chosen, strict=True)) for chosen in itertools.product(*varied.values())]
 
 
+STATIC = "default"
+"""Name of the space that is the default configuration alone."""
+
+
 def make_space(name: str, default: Configuration) -> Space:
     """The configuration space called ``name`` for a network whose default configuration is ``default``.
 
     Args:
-        name: one of :func:`space_names`; several joined by ``+`` for all their combinations (each attribute once); or a
-            file. The file is JSON: a list of configuration ids, or options per attribute and layer, of which all
-            combinations are run: ``{"stride": [[1, 2], [1, 2], [2], [2]], "dilation": [[1], [1], [1, 2], [1, 2]]}``.
+        name: one of :func:`space_names`; several joined by ``+`` for all their combinations (each attribute once);
+            ``default`` for the default alone, the network run statically; or a file. The file is JSON: a list of
+            configuration ids, or options per attribute and layer, of which all combinations are run:
+            ``{"stride": [[1, 2], [1, 2], [2], [2]], "dilation": [[1], [1], [1, 2], [1, 2]]}``.
         default: gives the options of the attributes that the space does not vary.
 
     Raises:
@@ -208,6 +213,8 @@ def make_space(name: str, default: Configuration) -> Space:
         if Path(name).stem in space_names():
             raise UserError(f"rename {name}: {Path(name).stem!r} is the name of a space that is defined already")
         return _space_from_file(Path(name), default)
+    if name == STATIC:
+        return Space(name, [default])
     parts = [named_options(part, len(default.stride)) for part in name.split("+")]
     varied = [attribute for part in parts for attribute in part[0]]
     if len(set(varied)) < len(varied):

@@ -46,6 +46,7 @@ class RunFolder:
         self.policies = folder / "policies"
         self.searched = folder / "searched"
         self.compiled = folder / "compiled"
+        self.rivals = folder / "rivals.json"
         self.benchmark = folder / "benchmark"
         self.results = self.benchmark / "results.json"
         self.reached = self.benchmark / "reached.json"

@@ -34,7 +34,7 @@ class RunSettings(NetworkSettings, RaySettings):
     """Of fashion-scenes: object sides as in training, or far beyond."""
     space: str = "stride,dilation,size"
     """Comma-separated: stride (361), stride-all (400), dilation (625), size (625), efficiency (4096), combinations with
-    + (stride+dilation: 225,625, hours), or a JSON file: a list of configuration ids, or options per attribute and
+    + (stride+dilation: 225,625, hours), default (that alone), or a JSON file: a list of ids, or options per attribute and
     layer, {"stride": [[1], [2], [1, 2], [1, 2]], "dilation": [[1], [1], [1], [1, 2]]}."""
     images: int | None = None
     """Images a split (label and test); unless given, 250 of fashion-scenes, all of other data sets."""

@@ -28,14 +28,16 @@ def main(settings: TrainSettings) -> None:
         [r["policy"], (r["objective"] or "").replace("_", " "), f"{r['accuracy']:.1%}", f"{r['macs'] / 1e6:.1f}"]
         for r in rows
     ]
-    images = policies[0].labels_
-    print(f"Expected on images like the {images} label images, by cross-validation (selector's own cost included):\n")
+    images, promised = policies[0].labels_, policies[0].promised_on_
+    print(f"Expected on images like the {promised} label images, by cross-validation (selector's own cost included):\n")
     print(aligned(["policy", "objective", "accuracy", "MMACs"], table), end="\n\n")
     print(*recommendations(policies), sep="\n")
+    if promised < images:
+        print(f"{images - promised} more chose the configurations: learned from as well, they promise nothing.")
     print(f"\nPolicies: {Run(settings.run).policies}   rank them: python -m selector.benchmark {settings.run}")
     print(f"Serve them without PyTorch: python -m selector.compile {settings.run}")
     if settings.json:
-        print(json.dumps({"run": str(settings.run), "images": images, "expected": rows}))
+        print(json.dumps({"run": str(settings.run), "images": images, "promised_on": promised, "expected": rows}))
 
 
 if __name__ == "__main__":

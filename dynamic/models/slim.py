@@ -15,19 +15,25 @@ CLASSES = 10
 
 
 class SlimResNet(ResNet):
-    """torchvision's ResNet with every stage, and the stem, at a quarter of the width."""
+    """torchvision's ResNet with every stage, and the stem, at a quarter of the width.
 
-    def __init__(self, num_classes: int = CLASSES, **kwargs: Any) -> None:
+    Args:
+        num_classes: of the last layer.
+        width: channels of the stem, 64 at full width; the stages follow.
+    """
+
+    def __init__(self, num_classes: int = CLASSES, width: int = 16, **kwargs: Any) -> None:
+        self.width = width
         super().__init__(Bottleneck, [3, 4, 6, 3], num_classes=num_classes, **kwargs)
-        self.conv1 = nn.Conv2d(3, 16, kernel_size=7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.fc = nn.Linear(128 * Bottleneck.expansion, num_classes)
+        self.conv1 = nn.Conv2d(3, width, kernel_size=7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.fc = nn.Linear(8 * width * Bottleneck.expansion, num_classes)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
 
     def _make_layer(self, block: Any, planes: int, blocks: int, stride: int = 1, dilate: bool = False) -> nn.Sequential:
         if planes == 64:  # the first stage follows the stem
-            self.inplanes = 16
-        return super()._make_layer(block, planes // 4, blocks, stride, dilate)
+            self.inplanes = self.width
+        return super()._make_layer(block, planes * self.width // 64, blocks, stride, dilate)
 
 
 def resnet50_slim(num_classes: int = CLASSES) -> nn.Module:

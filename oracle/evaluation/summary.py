@@ -199,7 +199,7 @@ def _preferences(preferred: np.ndarray, space: Space) -> dict[str, Any]:
     """How often each option is preferred in each layer, and the flow between layers (paper, Fig. 1); solvable images."""
     configurations = list(space)
     layers = len(configurations[0].stride)
-    names = varied(configurations)
+    names = varied(configurations) or ["stride"]  # of a network run statically, by itself
     # One label a layer: the options of all varied attributes, as "2" or "2/3".
     labels = np.array(
         [["/".join(f"{c.options(name)[i]:g}" for name in names) for i in range(layers)] for c in configurations]

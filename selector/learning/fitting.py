@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from dynamic.errors import UserError
 from selector.observation.observations import Observations
 from selector.policies.base import Policy
 from selector.policies.guarantee import guaranteed
@@ -26,7 +27,24 @@ def folds(count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield np.setdiff1d(order, held), held
 
 
-def calibrate(policy: Policy, observed: Observations, seed: int = 0, tried: int = 1, terms: Terms = TERMS) -> Policy:
+def halves(keys: np.ndarray) -> tuple[frozenset[str], frozenset[str]]:
+    """Label images that a portfolio is chosen on, and the others, on which is estimated what is promised of it.
+
+    No seed: policies fitted anew with another one choose among the same configurations, which are observed already.
+    """
+    names = sorted(map(str, keys))
+    order = np.random.default_rng(0).permutation(len(names))
+    return frozenset(names[i] for i in order[::2]), frozenset(names[i] for i in order[1::2])
+
+
+def calibrate(
+    policy: Policy,
+    observed: Observations,
+    seed: int = 0,
+    tried: int = 1,
+    terms: Terms = TERMS,
+    chosen_on: frozenset[str] = frozenset(),
+) -> Policy:
     """Fit on all label images, with operating points estimated on folds that were held out.
 
     Args:
@@ -35,16 +53,24 @@ def calibrate(policy: Policy, observed: Observations, seed: int = 0, tried: int 
         seed: deals the folds.
         tried: policies among which one is to be chosen, this one included.
         terms: of what the operating points guarantee.
+        chosen_on: keys of images that the portfolio was chosen on: they are learned from, and nothing is promised on them.
+
+    Raises:
+        UserError: the portfolio was chosen on all images but one or none.
     """
     with own_errors(policy):
         with images_as("all", observed):
             policy.fit(observed)  # first, since some dials depend on the portfolio
         refuse_peeking(policy, observed)
-        return estimate(policy, observed, seed, tried, terms)
+        policy.chosen_on_ = chosen_on & policy.fitted_on_
+        return _estimate(policy, observed, seed, tried, terms)
 
 
-def estimate(policy: Policy, observed: Observations, seed: int = 0, tried: int = 1, terms: Terms = TERMS) -> Policy:
+def _estimate(policy: Policy, observed: Observations, seed: int, tried: int, terms: Terms) -> Policy:
     """Give a fitted policy its operating points; see :func:`calibrate`."""
+    promised = np.array([key not in policy.chosen_on_ for key in map(str, observed.keys)])
+    if promised.sum() < 2:
+        raise UserError("the configurations were chosen on these very label images: nothing can be promised without others")
     dials: list[float | None] = [*policy.dials] or [None]
     right = np.zeros((len(dials), len(observed)), dtype=bool)
     macs = np.zeros((len(dials), len(observed)))
@@ -56,7 +82,8 @@ def estimate(policy: Policy, observed: Observations, seed: int = 0, tried: int =
         for position, outcome in enumerate(run_recorded(partly, part, dials)):
             right[position, held] = outcome.predicted == part.labels
             macs[position, held] = outcome.macs
-    least = guaranteed(right, observed.correct[:, observed.default], tried, terms.confidence)
+    right, macs = right[:, promised], macs[:, promised]
+    least = guaranteed(right, observed.correct[promised, observed.default], tried, terms.confidence)
     policy.terms_ = terms
     policy.points_ = tuple(
         OperatingPoint(float(dial) if dial is not None else 0.0, float(r.mean()), float(m.mean()), float(bound))

@@ -14,15 +14,24 @@ from dynamic.errors import UserError
 from oracle.data.sources import SPLITS, ImageSource
 from oracle.ray_settings import RaySettings
 from oracle.runs import Run
+from selector.learning.fitting import halves
 from selector.learning.portfolios import LARGEST, portfolio_of
 from selector.observation.observations import Observations
 from selector.observation.observe import observe
 
 
 def observed_configurations(run: Run, outcomes: xr.Dataset, size: int) -> list[Configuration]:
-    """The run's configurations if they are few, else a portfolio of them."""
-    few = len(run.configurations) <= LARGEST
-    return list(run.configurations) if few else portfolio_of(outcomes, run.network.default, size)
+    """The run's configurations if they are few, else a portfolio of them, chosen on half of the label images."""
+    if len(run.configurations) <= LARGEST:
+        return list(run.configurations)
+    return portfolio_of(_to_choose_on(outcomes), run.network.default, size)
+
+
+def _to_choose_on(outcomes: xr.Dataset) -> xr.Dataset:
+    """Without the label images on which is estimated what policies promise; see :func:`selector.learning.fitting.halves`."""
+    images = outcomes["image"].values
+    _, promised = halves(images[outcomes["split"].values == "label"])
+    return outcomes.isel(image=np.array([str(image) not in promised for image in images]))
 
 
 def observe_run(

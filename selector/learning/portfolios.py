@@ -12,6 +12,7 @@ import xarray as xr
 
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
+from dynamic.integrity import read_record
 from oracle.evaluation.bounds import cost_order, greedy_portfolio, hull, single_best
 from oracle.outcomes import blocks
 from selector.learning.fitting import folds
@@ -20,11 +21,18 @@ from selector.policies.boosting import boosted_each
 from selector.policies.forest import Forest
 from selector.policies.gathering import gather_recorded
 
+SEARCH, SEARCHED_ON = "search.json", "searched_on"
+"""What selector.search leaves beside a portfolio, and its entry of the label images that it was found on."""
+
 LARGEST = 32
 """Configurations that policies choose among, at most."""
 
 USEFUL = 0.6
 """Of the single best's accuracy."""
+
+FEATURES = ("prefix",)
+"""By which what can be learned is judged: what the network makes of an image up to its second dynamic layer, under the
+default's options. Policies see that, or a part of it, or the map that it is the mean of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,14 +87,15 @@ def learnable_portfolio(observed: Observations, size: int, seed: int = 0) -> lis
     """Columns among which a policy can choose best: the default, then one after the other what helps most.
 
     What helps is judged by the accuracy of the configuration with the best score, where scores are those of boosted trees
-    on image statistics and stem, on folds they were not fitted on. Configurations that are right by luck do not help.
+    on what policies see (:data:`FEATURES`), on folds they were not fitted on. Configurations that are right by luck do not
+    help.
 
     Args:
         observed: the label split.
         size: how many.
         seed: deals the folds.
     """
-    features = gather_recorded(observed, ("image", "stem"))
+    features = gather_recorded(observed, FEATURES)
     correct, macs = observed.correct, observed.costs.whole
     scores = np.empty(correct.shape)
     for fitted, held in folds(len(observed), seed):
@@ -99,6 +108,21 @@ def learnable_portfolio(observed: Observations, size: int, seed: int = 0) -> lis
         reached = [correct[rows, np.array([*chosen, c])[scores[:, [*chosen, c]].argmax(axis=1)]].mean() for c in rest]
         chosen.append(rest[int(np.argmax(reached))])
     return sorted(chosen)
+
+
+def searched_on(portfolio: Path) -> frozenset[str]:
+    """Keys of the label images that selector.search found a portfolio on; none of a file that it did not write.
+
+    Raises:
+        UserError: the search's record is damaged, or of an earlier version.
+    """
+    record = portfolio.parent / SEARCH
+    if not record.exists():
+        return frozenset()
+    found = read_record(record)
+    if SEARCHED_ON not in found:
+        raise UserError(f"{record} does not tell which images were searched on, as an earlier version's: search again")
+    return frozenset(found[SEARCHED_ON])
 
 
 def portfolio_of(

@@ -19,9 +19,9 @@ from dynamic.models import LoadedNetwork
 from oracle.evaluation.ray_workers import cluster
 from oracle.ray_settings import RaySettings
 from oracle.runs import Run
-from selector.learning.fitting import calibrate
+from selector.learning.fitting import calibrate, halves
 from selector.learning.observing import observe_run, observed_configurations
-from selector.learning.portfolios import LARGEST, learnable_portfolio
+from selector.learning.portfolios import LARGEST, learnable_portfolio, searched_on
 from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
 from selector.policies import load_policy, make
@@ -80,12 +80,15 @@ class TrainSettings(RaySettings):
         return Terms(tolerance=self.tolerance, confidence=self.confidence)
 
 
-def train(settings: TrainSettings, network: LoadedNetwork | None = None) -> list[Policy]:
+def train(
+    settings: TrainSettings, network: LoadedNetwork | None = None, chosen_on: frozenset[str] = frozenset()
+) -> list[Policy]:
     """Observe, fit and save; returns the policies.
 
     Args:
         settings: what to learn from.
         network: that the run was made with, if it was given in Python.
+        chosen_on: keys of label images on which the run's configurations were chosen, as far as the run does not tell.
 
     Raises:
         UserError: no finished run, images that are gone, too few of them or of configurations, or another process that works
@@ -97,10 +100,10 @@ def train(settings: TrainSettings, network: LoadedNetwork | None = None) -> list
     if network is not None:
         run.adopt(network)
     with held(run.folder, "copy the run to a folder of yours"):
-        return _train(settings, run)
+        return _train(settings, run, chosen_on)
 
 
-def _train(settings: TrainSettings, run: Run) -> list[Policy]:
+def _train(settings: TrainSettings, run: Run, chosen_on: frozenset[str]) -> list[Policy]:
     source, outcomes = run.images(settings.data_dir), run.outcomes()
     wanted = _wanted(settings.among, run)
     configurations = observed_configurations(run, outcomes, settings.portfolio)
@@ -123,12 +126,18 @@ def _train(settings: TrainSettings, run: Run) -> list[Policy]:
     del outcomes, observed  # fitting takes long, and needs the memory
     if len(label) < SMALLEST:
         raise UserError(f"{len(label)} label images are too few to learn from: run oracle.run with more --images")
-    if wanted:
+    if settings.among is not None:
         label = label.among(wanted, run.network, source.resolution)
-    elif len(configurations) > settings.portfolio:
-        chosen = learnable_portfolio(label, settings.portfolio, settings.seed)
-        label = label.among([configurations[i] for i in chosen], run.network, source.resolution)
-    return fit_all(make(settings.policies), label, run.policies, settings.seed, settings.terms)
+        chosen_on |= searched_on(settings.among)
+    elif len(run.configurations) > settings.portfolio:
+        half, _ = halves(label.keys)
+        chosen_on |= half
+        if len(configurations) > settings.portfolio:
+            chosen = learnable_portfolio(
+                label.rows(np.array([str(key) in half for key in label.keys])), settings.portfolio, settings.seed
+            )
+            label = label.among([configurations[i] for i in chosen], run.network, source.resolution)
+    return fit_all(make(settings.policies), label, run.policies, settings.seed, settings.terms, chosen_on)
 
 
 def _wanted(among: Path | None, run: Run) -> list[Configuration]:
@@ -143,14 +152,21 @@ def _wanted(among: Path | None, run: Run) -> list[Configuration]:
     return listed
 
 
-def fit_all(policies: list[Policy], label: Observations, out: Path, seed: int, terms: Terms = TERMS) -> list[Policy]:
-    """Fit, estimate and save each policy."""
+def fit_all(
+    policies: list[Policy],
+    label: Observations,
+    out: Path,
+    seed: int,
+    terms: Terms = TERMS,
+    chosen_on: frozenset[str] = frozenset(),
+) -> list[Policy]:
+    """Fit, estimate and save each policy; see :func:`selector.learning.fitting.calibrate`."""
     tried = sum(policy.learned for policy in policies)
     progress = tqdm(policies, unit="policy", mininterval=0)
     with sharing():
         for policy in progress:
             progress.set_description(policy.name)
-            calibrate(policy, label, seed, tried, terms)
+            calibrate(policy, label, seed, tried, terms, chosen_on)
             policy.save(out / policy.name)
             _refuse_forgetting(policy, out / policy.name, label)
     return policies

@@ -37,6 +37,7 @@ SOURCE = "policy.py"
 """Copy of the file of a policy of one's own."""
 
 _FITTED_ON, _STATE = "fitted_on.parquet", "state.safetensors"
+_CHOSEN_ON = "chosen_on"  # a column of the first, where the portfolio was chosen on some of the images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +47,20 @@ class KeysFile:
     path: Path
     digest: str
 
-    def read(self) -> frozenset[str]:
-        """The keys. Raises UserError where the file is missing, damaged or something else."""
+    def read(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The keys, and those of them that the portfolio was chosen on.
+
+        Raises:
+            UserError: the file is missing, damaged or something else.
+        """
         import pandas as pd  # here: who only decides does without
 
         try:
             if digest_of_file(self.path) != self.digest:
                 raise UserError(f"{self.path} is damaged: it differs from its digest; fit the policy again")
-            return frozenset(pd.read_parquet(self.path)["image"])
+            table = pd.read_parquet(self.path)
+            chosen_on = table["image"][table[_CHOSEN_ON]] if _CHOSEN_ON in table else ()
+            return frozenset(table["image"]), frozenset(chosen_on)
         except (OSError, KeyError, ValueError) as error:
             raise UserError(f"{self.path} cannot be read ({error}): fit the policy again") from error
 
@@ -78,8 +85,10 @@ class Policy(ABC):
         dials: settings of the dial, from accurate to cheap; empty for a policy without one.
         portfolio_: ids of the configurations it chooses among.
         fitted_on_: keys of the images it was fitted on; of a policy that was saved they are read when they are asked for.
+        chosen_on_: those of them that the portfolio was chosen on, on which nothing is promised.
         fitted_on_file: of such a policy, where they are; else None.
         labels_: how many these are.
+        promised_on_: images that the operating points were estimated on.
         digests_: of the network that these were observed with.
         points_: its operating points, once :func:`selector.learning.fitting.calibrate` has estimated them.
         terms_: of what these guarantee; None where nothing was, as in runs of earlier versions.
@@ -97,18 +106,30 @@ class Policy(ABC):
     terms_: Terms | None = None
     fitted_on_file: KeysFile | None = None
     _fitted_on: frozenset[str] | None = None
+    _chosen_on: frozenset[str] = frozenset()
     _labels: int | None = None
+    _promised_on: int | None = None
 
     @property
     def fitted_on_(self) -> frozenset[str]:
         """See the class. Raises UserError where their file is missing or damaged."""
         if isinstance(self.fitted_on_file, KeysFile) and self._fitted_on is None:
-            self._fitted_on = self.fitted_on_file.read()
+            self._fitted_on, self._chosen_on = self.fitted_on_file.read()
         return self._fitted_on or frozenset()
 
     @fitted_on_.setter
     def fitted_on_(self, keys: frozenset[str]) -> None:
         self._fitted_on, self._labels, self.fitted_on_file = keys, len(keys), None
+        self.chosen_on_ = frozenset()
+
+    @property
+    def chosen_on_(self) -> frozenset[str]:
+        """See the class. Raises UserError where their file is missing or damaged."""
+        return self._chosen_on if self.fitted_on_ else frozenset()
+
+    @chosen_on_.setter
+    def chosen_on_(self, keys: frozenset[str]) -> None:
+        self._chosen_on, self._promised_on = keys, len(self.fitted_on_ - keys)
 
     @property
     def labels_(self) -> int:
@@ -118,6 +139,11 @@ class Policy(ABC):
     @labels_.setter
     def labels_(self, count: int) -> None:
         self._labels = count
+
+    @property
+    def promised_on_(self) -> int:
+        """See the class."""
+        return self.labels_ if self._promised_on is None else self._promised_on
 
     @property
     def dials(self) -> Sequence[float]:
@@ -198,7 +224,7 @@ class Policy(ABC):
     def _checked(self, columns: np.ndarray, count: int) -> np.ndarray:
         """Positions in the portfolio, one an image; raises UserError where they are something else."""
         fits = isinstance(columns, np.ndarray) and columns.shape == (count,) and columns.dtype.kind in "iu"
-        if not fits or columns.min() < 0 or columns.max() >= len(self.portfolio_):
+        if not fits or not 0 <= min(listed := columns.tolist()) <= max(listed) < len(self.portfolio_):
             raise UserError(
                 f"{self.name} must give for {count} images an array of as many whole numbers from 0 to "
                 f"{len(self.portfolio_) - 1}, positions in the portfolio"
@@ -249,6 +275,8 @@ class Policy(ABC):
         folder.mkdir(parents=True, exist_ok=True)
         state = self._state()
         keys = pd.DataFrame({"image": sorted(self.fitted_on_)})
+        if self.chosen_on_:
+            keys[_CHOSEN_ON] = keys["image"].isin(self.chosen_on_)
         encoded = keys.to_parquet(
             index=False, compression="zstd", use_dictionary=False, column_encoding={"image": "DELTA_BYTE_ARRAY"}
         )
@@ -272,6 +300,7 @@ class Policy(ABC):
             "state": state.facts,
             "texts": sorted(state.texts),
             "labels": self.labels_,
+            "promised_on": self.promised_on_,
             "files": {name: digest_of_file(folder / name) for name in names},
         }
         write_record(folder / POLICY, facts)
@@ -292,6 +321,7 @@ class Policy(ABC):
             policy.digests_ = digests
             policy.fitted_on_file = KeysFile(path=folder / _FITTED_ON, digest=facts["files"][_FITTED_ON])
             policy._labels = facts.get("labels")  # earlier versions did not count them
+            policy._promised_on = facts.get("promised_on")
             arrays = folder / _STATE
             texts = {name: gzip.decompress((folder / f"{name}.txt.gz").read_bytes()).decode() for name in facts["texts"]}
             policy._restore(State(facts["state"], load_file(arrays) if arrays.exists() else {}, texts))

@@ -94,7 +94,7 @@ def choose(policies: Iterable[Policy], objective: Objective) -> Choice | None:
         return None
     default = static.points_[0]
     offers = {p.name: p.point(objective, default.accuracy, default.macs) for p in policies if p.learned}
-    return choose_among({k: v for k, v in offers.items() if v}, objective, default, static.labels_, static.terms_)
+    return choose_among({k: v for k, v in offers.items() if v}, objective, default, static.promised_on_, static.terms_)
 
 
 def choose_among(

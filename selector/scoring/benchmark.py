@@ -24,6 +24,7 @@ from selector.scoring.by_side import by_side
 from selector.scoring.controls import shuffled_control
 from selector.scoring.curves import areas, dial_curves, static_points
 from selector.scoring.learning_curve import learning_curve
+from selector.scoring.networks import against_networks
 from selector.scoring.opening import OpenedRun, facts_of, open_run, stopwatch_for, written_to
 from selector.scoring.promises import promises
 from selector.scoring.ranking import rank
@@ -44,6 +45,9 @@ class BenchmarkSettings(RaySettings):
     given."""
     shifted: Path | None = None
     """Another run of the same network and configurations: its test images are unlike those the policies learned from."""
+    rivals: tuple[Path, ...] = ()
+    """Runs of other networks on the same images, such as a smaller one: each stands beside the policies as what it is
+    statically. They are remembered: later benchmarks of the run show them without being told."""
     data_dir: Path | None = None
     """Where the runs' images are now, if they were moved."""
     learning_curve: bool = True
@@ -62,8 +66,9 @@ class BenchmarkSettings(RaySettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_device(self.device)
-        if self.shifted is not None and len(self.runs) != 1:
-            raise UserError("--shifted goes with one run: name it")
+        for option, given in (("--shifted", self.shifted is not None), ("--rivals", bool(self.rivals))):
+            if given and len(self.runs) != 1:
+                raise UserError(f"{option} goes with one run: name it")
 
     @property
     def folders(self) -> list[Path]:
@@ -93,6 +98,7 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
                     elsewhere=elsewhere,
                     data_dir=settings.data_dir,
                     shifted=settings.shifted,
+                    rivals=settings.rivals,
                     ray=settings,
                 )
             result = benchmark_run(settings, opened)
@@ -109,7 +115,7 @@ def benchmark_run(settings: BenchmarkSettings, opened: OpenedRun) -> dict[str, A
     """Everything about one run, JSON-ready."""
     label, test, policies = opened.label, opened.test, opened.policies
     outside = [AsfPairwise().fit(label)] if settings.outside and available() else []
-    ranking = rank([*policies, *outside], label, test)
+    ranking = rank([*policies, *outside], label, test, opened.networks)
     notes = []
     if settings.outside and not outside:
         notes.append("asf-lib is not installed, so its row is missing: pip install -e '.[compare]'")
@@ -123,6 +129,7 @@ def benchmark_run(settings: BenchmarkSettings, opened: OpenedRun) -> dict[str, A
         "run": facts_of(opened.run, policies, label, test),
         "policies": ranking.rows,
         "static": static_points(test),
+        "networks": against_networks(opened.networks, policies, label, test, ranking.references),
         "static_network_milliseconds": static_milliseconds,
         "curves": curves,
         "area": areas(curves, test),

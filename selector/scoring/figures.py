@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from oracle.evaluation.bounds import hull
 from oracle.reporting.figures import BLUE, GREY, RED
@@ -24,7 +25,7 @@ def _one_panel(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def frontier(result: dict[str, Any]) -> Figure:
-    """Accuracy against cost: static configurations, what mixing two of them gives, every policy's dial, the oracle."""
+    """Accuracy against cost: static configurations, mixtures of two, other networks, every policy's dial, the oracle."""
     figure, axes = _one_panel(7.2, 4.4)
     static = result["static"]
     cost, accuracy = 1000 * np.array(static["gmacs"]), 100 * np.array(static["accuracy"])
@@ -43,6 +44,13 @@ def frontier(result: dict[str, Any]) -> Figure:
             label=name,
             color=_COLOURS[number],
         )
+    for row in result["networks"]:
+        place = 1000 * row["gmacs"], 100 * row["accuracy"]
+        axes.scatter(*place, marker="D", s=22, facecolor="white", edgecolor="black", zorder=7)
+        above = 100 * row["accuracy"] > max(accuracy)  # where policies and configurations are not
+        at = (5, 4 if above else -9)
+        halo = [withStroke(linewidth=2.5, foreground="white")]
+        axes.annotate(row["name"], place, at, textcoords="offset points", fontsize=7.5, path_effects=halo, zorder=6)
     by_name = {row["name"]: row for row in result["policies"]}
     styles: list[tuple[str, dict[str, Any]]] = [
         ("default", {"marker": "o", "color": "black", "s": 40}),
@@ -53,7 +61,7 @@ def frontier(result: dict[str, Any]) -> Figure:
         row = by_name[name]
         axes.scatter(1000 * row["gmacs"], 100 * row["accuracy"], label=name.replace("_", " "), zorder=5, **style)
     axes.set_xlim(0, 1000 * max(2.2 * result["run"]["default_gmacs"], by_name["oracle"]["gmacs"] * 1.1))
-    reached = [100 * row["accuracy"] for row in result["policies"]]
+    reached = [100 * row["accuracy"] for row in (*result["policies"], *result["networks"])]
     axes.set_ylim(max(min(accuracy[corners]) - 3, 0), max(reached) + 2)
     axes.set_xlabel("MMACs an image, the selector's own included")
     axes.set_ylabel("accuracy on the test split, %")

@@ -84,6 +84,18 @@ def discordant(right: np.ndarray, base: np.ndarray) -> dict[str, Any]:
     return {"won": int((right & ~base).sum()), "lost": int((base & ~right).sum()), "p": mcnemar(right, base)}
 
 
+def paired(right: np.ndarray, base: np.ndarray, references: References) -> dict[str, Any]:
+    """The difference of two accuracies on the same images, with its interval, and :func:`discordant`; JSON-ready.
+
+    Args:
+        right, base: (N,) bool.
+        references: of these images.
+    """
+    difference = right.astype(np.float64) - base
+    resampled = resampled_means(difference, references.draws)
+    return {"value": float(difference.mean()), "interval": list(percentile_interval(resampled))} | discordant(right, base)
+
+
 def measure(outcome: PolicyRun, observed: Observations, references: References) -> dict[str, Any]:
     """Everything about one policy on one split, JSON-ready.
 

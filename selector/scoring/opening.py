@@ -22,6 +22,7 @@ from selector.observation.costs import Costs
 from selector.observation.observations import Observations
 from selector.policies import digest_of_policies, load_policies
 from selector.policies.base import Policy
+from selector.scoring.networks import StaticNetwork, read_rivals, write_rivals
 from selector.scoring.shifted import beyond
 from selector.scoring.timing import MOST, Stopwatch
 from selector.shipped import SHIPPED
@@ -39,6 +40,7 @@ class OpenedRun:
         policies: that were fitted on its label split.
         policies_digest: of their files.
         label, test: observations of the two splits, under the policies' portfolio.
+        networks: other networks on the same images.
         shifted: name of another run, and observations of its test images that are unlike those learned from; if wanted.
     """
 
@@ -50,6 +52,7 @@ class OpenedRun:
     policies_digest: str
     label: Observations
     test: Observations
+    networks: Sequence[StaticNetwork] = ()
     shifted: tuple[str, Observations] | None = None
 
 
@@ -60,6 +63,7 @@ def open_run(
     elsewhere: Path | None = None,
     data_dir: Path | None = None,
     shifted: Path | None = None,
+    rivals: Sequence[Path] = (),
     ray: RaySettings | None = None,
 ) -> OpenedRun:
     """Open a run, and observe its images unless they were.
@@ -70,6 +74,7 @@ def open_run(
         elsewhere: folder for observations and results; the run's own unless given, or where the run cannot be written to.
         data_dir: where its images are now, if they were moved.
         shifted: folder of another run, on whose test images the policies are to be ranked too.
+        rivals: folders of runs of other networks; those given before unless any are.
         ray: whether images are observed on a cluster.
 
     Raises:
@@ -78,6 +83,7 @@ def open_run(
     run = Run.open(path)
     loaded = load_policies(run)
     other = None if shifted is None else Run.open(shifted)  # before the hours, if it is none
+    others = [Run.open(path) for path in rivals]
     folder = written_to(run, elsewhere)
     source, outcomes = run.images(data_dir), run.outcomes()
     portfolio = [Configuration.parse(name) for name in loaded[0].portfolio_]
@@ -102,8 +108,18 @@ def open_run(
         policies_digest=digest_of_policies(run.policies),
         label=label,
         test=test,
+        networks=_networks(others, run, folder, label, test),
         shifted=unlike,
     )
+
+
+def _networks(rivals: Sequence[Run], run: Run, folder: Run, label: Observations, test: Observations) -> list[StaticNetwork]:
+    """Those of the given runs, which are remembered; else those that are."""
+    if rivals:
+        found = [StaticNetwork.of_run(rival, run, label, test) for rival in rivals]
+        write_rivals(folder.rivals, found, label, test)
+        return found
+    return read_rivals(folder.rivals if folder.rivals.exists() else run.rivals, label, test)
 
 
 def _observe_shifted(own: Run, label: Observations, other: Run, observations: Path, where: dict[str, Any]) -> Observations:
@@ -176,6 +192,7 @@ def facts_of(run: Run, policies: Sequence[Policy], label: Observations, test: Ob
         "label_images": len(label),
         "test_images": len(test),
         "fitted_on": policies[0].labels_,
+        "promised_on": policies[0].promised_on_,
         "terms": None if terms is None else asdict(terms),
         "configurations": [c.id for c in test.portfolio],
         "default": test.portfolio[test.default].id,

@@ -20,6 +20,7 @@ from selector.policies.own import own_errors
 from selector.policies.peeking import refuse_peeking
 from selector.policies.running import PolicyRun, run_policy, run_recorded
 from selector.scoring.metrics import References, measure
+from selector.scoring.networks import StaticNetwork
 from selector.scoring.promises import kept
 from selector.scoring.rivals import versus_static
 
@@ -49,7 +50,9 @@ def refuse_overlap(policy: Policy, keys: np.ndarray) -> None:
         )
 
 
-def rank(policies: Sequence[Policy], label: Observations, test: Observations) -> Ranking:
+def rank(
+    policies: Sequence[Policy], label: Observations, test: Observations, networks: Sequence[StaticNetwork] = ()
+) -> Ranking:
     """Score every policy once for each objective; a policy without a dial once.
 
     A row has what :func:`selector.scoring.metrics.measure` finds, its ``name``, ``policy``, ``objective``, ``learned`` and
@@ -61,6 +64,7 @@ def rank(policies: Sequence[Policy], label: Observations, test: Observations) ->
         policies: fitted, with operating points; ``default`` and ``single_best`` among them.
         label: gives the default's accuracy and cost, which the objectives refer to.
         test: scored on.
+        networks: other networks on these images.
 
     Raises:
         UserError: a policy was fitted on a test image.
@@ -93,7 +97,7 @@ def rank(policies: Sequence[Policy], label: Observations, test: Observations) ->
                 "expected": _expected(point) if point else None,
             }
             row |= measure(outcomes[name], test, references)
-            row["versus_static"] = versus_static(outcomes[name], label, test, references)
+            row["versus_static"] = versus_static(outcomes[name], label, test, references, networks)
             rows.append(row | {"guarantee": kept(point.guaranteed if point else None, row["versus_default"])})
     _adjust(rows)
     return Ranking(rows=rows, outcomes=outcomes, references=references)
@@ -125,7 +129,8 @@ def recommended(
         rows: of learned policies; those without an expectation and of other objectives do not count.
         objective: see :data:`selector.policies.objectives.Objective`.
         default: the default's row.
-        run: ``label_images`` that the expectations were estimated on, and ``terms`` of what they guarantee, where it does.
+        run: ``promised_on``, the label images that the expectations were estimated on (``label_images`` unless it says so),
+            and ``terms`` of what they guarantee, where it does.
 
     Returns:
         The row, and why; see :class:`selector.policies.choice.Choice`.
@@ -143,7 +148,7 @@ def recommended(
     wanted = {row["policy"]: row for row in rows if row["objective"] in (objective, None) and row["expected"]}
     offers = {name: _point(row) for name, row in wanted.items()}
     terms = Terms(**run["terms"]) if run.get("terms") else None
-    choice = choose_among(offers, objective, _point(default), run["label_images"], terms)
+    choice = choose_among(offers, objective, _point(default), run.get("promised_on", run["label_images"]), terms)
     return wanted[choice.policy] if choice.helps else default, choice
 
 

@@ -80,6 +80,7 @@ def scoreboard(result: Mapping[str, Any]) -> list[Line]:
             merged.setdefault((row["policy"], row["dial"]), []).append(row)
     short = short_names(result["static"]["configurations"])
     lines = [_of_policy(rows, default, short) for rows in merged.values()] + _statics(result, constants, default, short)
+    lines += _networks(result, default)
     lines.sort(key=lambda line: (-line.accuracy, line.mmacs, line.name))
     return _placed(lines)
 
@@ -106,12 +107,17 @@ def _of_policy(rows: Sequence[Mapping[str, Any]], default: float, short: Mapping
         mmacs=1000 * row["gmacs"],
         share=1000 * row["gmacs"] / default,
         default=_compared(row["versus_default"], row["learned"]),
-        static=Compared() if rival is None else _compared(rival, row["learned"], short[rival["configuration"]]),
+        static=Compared() if rival is None else _compared(rival, row["learned"], _called(rival["configuration"], short)),
         gap=gap_text(row) if row["learned"] else "",
         guaranteed=guaranteed_text(row),
         milliseconds=_side_by_side(row.get("milliseconds")),
         ratio=" / ".join(f"{ratio['median']:.2f}" for ratio in ratios),
     )
+
+
+def _called(rival: str, short: Mapping[str, str]) -> str:
+    """A configuration by its short name, another network by its own."""
+    return short.get(rival, rival)
 
 
 def _compared(versus: Mapping[str, Any], learned: bool, rival: str = "") -> Compared:
@@ -160,6 +166,24 @@ def _statics(
             )
         )
     return lines
+
+
+def _networks(result: Mapping[str, Any], default: float) -> list[Line]:
+    """Other networks, run statically."""
+    return [
+        Line(
+            name=row["name"],
+            kind="static",
+            also=("another network",),
+            accuracy=100 * row["accuracy"],
+            low=100 * row["accuracy_ci"][0],
+            high=100 * row["accuracy_ci"][1],
+            mmacs=1000 * row["gmacs"],
+            share=1000 * row["gmacs"] / default,
+            default=_compared(row["versus_default"], False),
+        )
+        for row in result["networks"]
+    ]
 
 
 def short_names(ids: Sequence[str]) -> dict[str, str]:

@@ -34,8 +34,9 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
             found.append(_objective(row, words, default))
         elif choice.nearest is not None:
             found.append(f"For {words}: {choice.sentence}.")
+    beside = [_beside(row, default) for row in result.get("networks", [])]
     kept = promised_sentences(result.get("promises", {}), result["run"].get("terms"))
-    return [*found, *kept, *_against_single_best(learned), _control(result["control"])]
+    return [*found, *beside, *kept, *_against_single_best(learned), _control(result["control"])]
 
 
 def verdict(versus: Mapping[str, Any]) -> str:
@@ -61,6 +62,26 @@ def _objective(row: Mapping[str, Any], words: str, default: Mapping[str, Any]) -
         f"{1000 * row['gmacs']:.1f} MMACs ({row['gmacs'] / default['gmacs']:.0%} of the default's): {compared} "
         f"({difference_text(versus)} points, adjusted p {p_text(versus['p_holm'])}). {_gap(row)} {_mixture(row)}"
     )
+
+
+def _beside(row: Mapping[str, Any], default: Mapping[str, Any]) -> str:
+    """What another network reaches, what policies do for its cost, and at what cost they do as well."""
+    said = [
+        f"{row['name']}, another network run statically, reaches {row['accuracy']:.1%} at {1000 * row['gmacs']:.1f} MMACs "
+        f"({row['gmacs'] / default['gmacs']:.0%} of the default's; {difference_text(row['versus_default'])} points from it)"
+    ]
+    for kind, words in (("for_its_cost", "for no more"), ("for_its_accuracy", "for as much")):
+        chosen = row[kind]
+        if chosen is None:
+            said.append(f"{words} no policy has a setting")
+            continue
+        found = verdict(chosen["versus"])
+        said.append(
+            f"{words} {chosen['policy']}, chosen on the label split, reaches {chosen['accuracy']:.1%} at "
+            f"{1000 * chosen['gmacs']:.1f}, {found} {'from' if found == 'not distinguishable' else 'than'} it "
+            f"({difference_text(chosen['versus'])}, adjusted p {p_text(chosen['versus']['p_holm'])})"
+        )
+    return "; ".join(said) + "."
 
 
 def _gap(row: Mapping[str, Any]) -> str:

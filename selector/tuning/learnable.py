@@ -95,9 +95,20 @@ class Candidates:
         return np.flatnonzero(kept)
 
     def halves(self, seed: int) -> tuple[Candidates, Candidates]:
-        """Two halves at random: one to search on, one to estimate on what is promised."""
-        order = np.random.default_rng(seed).permutation(len(self))
-        return self.rows(np.sort(order[::2])), self.rows(np.sort(order[1::2]))
+        """One half to search on, one to estimate on what is promised; see :func:`deal`."""
+        first, other = deal(len(self), seed)
+        return self.rows(first), self.rows(other)
+
+
+def deal(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of two halves at random.
+
+    >>> first, other = deal(5, 0)
+    >>> sorted([*first.tolist(), *other.tolist()])
+    [0, 1, 2, 3, 4]
+    """
+    order = np.random.default_rng(seed).permutation(count)
+    return np.sort(order[::2]), np.sort(order[1::2])
 
 
 @dataclass(kw_only=True)

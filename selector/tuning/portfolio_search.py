@@ -28,7 +28,7 @@ from oracle.outcomes import blocks
 from oracle.ray_settings import RaySettings
 from oracle.runs import Run
 from selector.learning.observing import observe_run
-from selector.learning.portfolios import LARGEST, choose_portfolio
+from selector.learning.portfolios import FEATURES, LARGEST, SEARCH, SEARCHED_ON, choose_portfolio
 from selector.observation.costs import Costs
 from selector.observation.observations import Observations
 from selector.policies.gathering import gather_recorded
@@ -36,13 +36,20 @@ from selector.policies.guarantee import CONFIDENCE, lower_bounds
 from selector.scoring.resampling import draw_resamples, percentile_interval, resampled_means
 from selector.scoring.tables import difference_text
 from selector.shipped import SHIPPED
-from selector.tuning.learnable import Candidates, Probe, ProbeName, Reached, priced, reached, search_portfolio, steps_of
+from selector.tuning.learnable import (
+    Candidates,
+    Probe,
+    ProbeName,
+    Reached,
+    deal,
+    priced,
+    reached,
+    search_portfolio,
+    steps_of,
+)
 
 FEWEST = 32
 """Label images, at least: half to search on, in folds, and half to estimate on what is promised."""
-
-FEATURES = ("prefix",)
-"""What the probe sees: what the network makes of an image up to its second dynamic layer, under the default's options."""
 
 HEADER = ["on the other half", "accuracy", "MMACs", "points from the best static"]
 
@@ -92,7 +99,7 @@ def search_run(settings: SearchSettings) -> dict[str, Any]:
         raise UserError(f"{run.name} is shipped with the package and is not written to: copy it to a folder of yours")
     began = time.perf_counter()
     with held(run.folder, "copy the run to a folder of yours"):
-        candidates = _candidates(settings, run)
+        candidates, keys = _candidates(settings, run)
         observed = time.perf_counter()
         ids = [c.id for c in run.configurations]
         result = {"run": str(settings.run)} | search_candidates(settings, candidates, ids)
@@ -100,12 +107,13 @@ def search_run(settings: SearchSettings) -> dict[str, Any]:
         result["out"] = str(run.searched / "portfolio.json")
         run.searched.mkdir(exist_ok=True)
         write_whole(run.searched / "portfolio.json", json.dumps(result["portfolio"], indent=1).encode())
-        write_record(run.searched / "search.json", result)
+        searched, _ = deal(len(candidates), settings.seed)
+        write_record(run.searched / SEARCH, result | {SEARCHED_ON: sorted(map(str, keys[searched]))})
     return result
 
 
-def _candidates(settings: SearchSettings, run: Run) -> Candidates:
-    """Features of the run's label images, which the network runs for, and its outcomes on them."""
+def _candidates(settings: SearchSettings, run: Run) -> tuple[Candidates, np.ndarray]:
+    """Features of the run's label images, which the network runs for, and its outcomes on them; and their keys."""
     source, outcomes, default = run.images(settings.data_dir), run.outcomes(), run.network.default
     label = outcomes.isel(image=outcomes["split"].values == "label")
     _refuse(settings, label.sizes["image"], label.sizes["configuration"])
@@ -126,13 +134,14 @@ def _candidates(settings: SearchSettings, run: Run) -> Candidates:
         )
     _refuse(settings, len(seen), label.sizes["configuration"])
     costs = Costs(run.network, run.configurations, source.resolution)
-    return Candidates(
+    candidates = Candidates(
         features=gather_recorded(seen, FEATURES),
         correct=_correct(label, seen),
         macs=costs.whole,
         charged=(costs.paths | costs.prefix) @ costs.macs,
         default=run.configurations.index(default),
     )
+    return candidates, seen.keys
 
 
 def _refuse(settings: SearchSettings, images: int, candidates: int) -> None:

@@ -61,6 +61,8 @@ def _tune(settings: TuneSettings) -> dict[str, Any]:
     before = None
     record.begin(settings)
     _say(*images_said)
+    spared = int((source.splits == "label").sum()) // 2  # for what is promised of what the search finds
+    settings = replace(settings, search_images=max(min(settings.search_images, spared), 1))
     if settings.distil:
         before = _default_accuracy(settings, network)
         _head("distil", f"{settings.distil} epochs on {training_images} training images")
@@ -85,7 +87,7 @@ def _tune(settings: TuneSettings) -> dict[str, Any]:
         record.note("trained", None)  # before they go: a kill must not leave a note of what is no longer there
         record.note("ranked", None)
         shutil.rmtree(run.policies, ignore_errors=True)  # of other options
-        train(_train_settings(settings))
+        train(_train_settings(settings), chosen_on=frozenset(searched.get("searched_on", ())))
         record.note("trained", key)
     policies, images = digest_of_policies(run.policies), run.record.images["images"]
     ranked = f"{policies} on {images} {'with' if settings.timing else 'without'} milliseconds"
@@ -116,6 +118,7 @@ def _search(settings: TuneSettings, network: LoadedNetwork, source: ImageSource,
     return {
         "key": search_key(settings, network, labels),
         "images": labels,
+        "searched_on": list(map(str, collections[0].source.keys)),
         "recalibrate": made.recalibrate,
         "keep_default": made.keep_default,
         "candidates": len(candidates),

@@ -139,22 +139,34 @@ class Recorder:
         return self._write_singly(rows)
 
     def _write_singly(self, rows: list[Row]) -> bool:
-        worked = time.monotonic()
-        stored: list[Row] = []
+        """Store rows one by one, then twice as many at a time as long as that works: each transaction takes its time."""
+        worked, together = time.monotonic(), 1
+        waiting, stored = list(rows), list[Row]()
         refused: list[tuple[Row, Exception]] = []
-        unsure: list[tuple[Row, Exception]] = []
-        for row in rows:
+        unsure: list[Row] = []
+        doubtful: set[str] = set()
+        while waiting:
+            tried, rest = waiting[:together], waiting[together:]
             try:
-                self._store_rows([row])
+                self._store_rows(tried)
             except Exception as error:
-                (unsure if is_away(error) else refused).append((row, error))
-                if len(unsure) >= _PROBES or (unsure and time.monotonic() - worked > _ENDING):
-                    break
+                if len(tried) > 1:
+                    together = 1
+                    continue
+                waiting, (row,) = rest, tried
+                if is_away(error) and row[0].id not in doubtful:
+                    unsure.append(row)
+                    if len(unsure) >= _PROBES or time.monotonic() - worked > _ENDING:
+                        break
+                else:
+                    refused.append((row, error))
             else:
-                stored.append(row)
-                # The database works now, so those before fail by themselves; it may go away behind this row.
-                refused += unsure
-                unsure, worked = [], time.monotonic()
+                # The database works now: rows before that seemed to find it away have a second try, and no third.
+                doubtful.update(answer.id for answer, _ in unsure)
+                together = 1 if unsure else 2 * together
+                waiting, unsure = [*unsure, *rest], []
+                stored += tried
+                worked = time.monotonic()
         self._done(stored, stored=True)
         self._done([row for row, _ in refused], stored=False)
         for (answer, _), why in refused:

@@ -61,6 +61,10 @@ def test_layers_a_and_b_have_no_half_stride() -> None:
 
 
 @pytest.mark.slow
+def test_the_default_alone_is_a_space() -> None:
+    assert list(make_space("default", DEFAULT)) == [DEFAULT]
+
+
 def test_combinations_of_attributes() -> None:
     default = Configuration((1, 2), (1, 1), (3, 3))
     space = make_space("stride+dilation", default)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from dynamic import Configuration, UserError
+from dynamic.integrity import read_record
 from oracle.pipeline import run
 from oracle.runs import Run
 from oracle.settings import RunSettings
@@ -102,6 +103,16 @@ def test_a_searched_portfolio_is_trained_on_and_ranked(trained: Path, tmp_path: 
     assert len(splits) == 1  # of the default alone, label images only
     policies = train(TrainSettings(run=tmp_path / "run", among=listed, policies="cascade", device="cpu"))
     assert all(set(policy.portfolio_) == set(line["portfolio"]) for policy in policies)
+    searched = frozenset(read_record(opened.searched / "search.json")["searched_on"])
+    assert "searched_on" not in line  # thousands of names
+    assert len(searched) == IMAGES // 2
+    for policy in policies:
+        assert policy.chosen_on_ == searched < policy.fitted_on_
+    chosen = train(TrainSettings(run=tmp_path / "run", portfolio=3, policies="cascade", device="cpu"))[0]
+    assert (len(chosen.portfolio_), chosen.promised_on_, chosen.labels_) == (3, IMAGES // 2, IMAGES)
+    everything = train(TrainSettings(run=tmp_path / "run", policies="cascade", device="cpu"))[0]
+    assert everything.promised_on_ == everything.labels_  # nothing was chosen
+    train(TrainSettings(run=tmp_path / "run", among=listed, policies="cascade", device="cpu"))
     wanted = BenchmarkSettings(
         runs=(tmp_path / "run",), out=tmp_path / "out", learning_curve=False, timing=False, outside=False, device="cpu"
     )
@@ -202,6 +213,8 @@ def test_benchmark_refuses(trained: Path, tmp_path: Path) -> None:
     assert BenchmarkSettings(runs=(Path("matched"), tmp_path)).folders == [SHIPPED["matched"], tmp_path]
     with pytest.raises(UserError, match="--shifted goes with one run"):
         BenchmarkSettings(shifted=tmp_path)
+    with pytest.raises(UserError, match="--rivals goes with one run"):
+        BenchmarkSettings(rivals=(tmp_path,))
     with pytest.raises(UserError, match=r"make one with python -m oracle\.run"):
         train(TrainSettings(run=tmp_path))
     with pytest.raises(UserError, match="--portfolio must be from 2 to 32, not 1"):

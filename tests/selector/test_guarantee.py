@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from dynamic import Configuration
+from dynamic import Configuration, UserError
 from dynamic.network import DynamicNetwork
-from selector.learning.fitting import calibrate
+from selector.learning.fitting import calibrate, halves
 from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
 from selector.policies.cascade import Cascade
+from selector.policies.constant import Default
 from selector.policies.guarantee import guaranteed, lower_bounds
 from selector.policies.objectives import OperatingPoint, Terms, beats
 from selector.policies.running import run_policy
@@ -78,3 +81,25 @@ def test_over_200_splits_the_promise_is_broken_in_at_most_the_share_it_allows(po
         broken += found.mean() - test.correct[:, 0].mean() < -terms.tolerance
     assert promised > 150  # it is worth something
     assert broken / promised <= 1 - terms.confidence
+
+
+def test_nothing_is_promised_on_images_that_chose_the_configurations(population: Observations, tmp_path: Path) -> None:
+    label = population.rows(np.arange(600))
+    half, other = halves(label.keys)
+    assert half | other == set(map(str, label.keys))
+    assert len(half) == len(other) == 300
+    spared = np.array([key in other for key in map(str, label.keys)])
+    for policy in (Default(), Cascade(rungs=2, candidates=2)):
+        whole, points = calibrate(policy.fresh(), label).points_, calibrate(policy, label, chosen_on=half).points_
+        assert policy.promised_on_ == 300
+        for before, after in zip(whole, points, strict=True):
+            assert (before.dial, before.accuracy != after.accuracy) == (after.dial, True)
+            assert before.guaranteed is not None
+            assert after.guaranteed is not None
+        policy.save(tmp_path / policy.name)
+        again = type(policy).load(tmp_path / policy.name)
+        assert (again.promised_on_, again.labels_) == (300, 600)  # without reading which
+        assert (again.chosen_on_, again.fitted_on_) == (half, half | other)
+    assert calibrate(Default(), label, chosen_on=half).points_[0].accuracy == label.correct[spared, label.default].mean()
+    with pytest.raises(UserError, match="chosen on these very label images"):
+        calibrate(Default(), label, chosen_on=half | other)

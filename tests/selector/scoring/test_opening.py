@@ -61,6 +61,23 @@ def test_policies_are_ranked_on_unlike_images_too(runs: Path, tmp_path: Path) ->
     assert "### matched" in (tmp_path / "results.md").read_text()
 
 
+def test_another_network_stands_beside_the_policies(runs: Path, tmp_path: Path) -> None:
+    quick = {"learning_curve": False, "timing": False, "outside": False, "device": "cpu", "out": tmp_path}
+    told = benchmark(BenchmarkSettings(runs=(runs / "matched",), rivals=(runs / "other",), **quick))["runs"][0]
+    (row,) = told["networks"]
+    other = Run.open(runs / "other")
+    outcomes = other.outcomes().sel(configuration=other.network.default.id)
+    right = (outcomes["predicted"] == outcomes["label"]).values[outcomes["split"].values == "test"]
+    assert (row["name"], row["accuracy"]) == ("other", right.mean())
+    assert row["gmacs"] == told["run"]["default_gmacs"]
+    assert any(sentence.startswith("other, another network run statically") for sentence in told["verdicts"])
+    assert "another network" in (tmp_path / "report.html").read_text()
+    remembered = benchmark(BenchmarkSettings(runs=(runs / "matched",), **quick))["runs"][0]
+    assert remembered["networks"] == told["networks"]
+    with pytest.raises(UserError, match="a rival must be a run on the images of"):
+        open_run(runs / "matched", device="cpu", rivals=[runs / "wide"])
+
+
 def test_another_network_is_refused(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"other belongs to another network \(weights .* there, .* here\): --shifted takes"):
         open_run(runs / "matched", device="cpu", elsewhere=tmp_path, shifted=runs / "other")

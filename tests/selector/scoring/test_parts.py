@@ -16,6 +16,7 @@ from selector.observation.observations import Observations
 from selector.policies import make
 from selector.policies.base import Policy
 from selector.policies.boosting import Correctness
+from selector.policies.running import run_recorded
 from selector.scoring import figures
 from selector.scoring.by_side import by_side
 from selector.scoring.curves import area, areas, dial_curves, static_points
@@ -95,9 +96,14 @@ def test_a_learning_curve_of_few_images(policies: list[Policy], ranking: Ranking
     assert rows[-1]["closed_gap"] > 0.8
     # What was fitted on all of them is not fitted again, and says the same.
     known = calibrate(Correctness(), label.rows(np.arange(300)))
-    with mock.patch("selector.scoring.learning_curve.calibrate", side_effect=calibrate) as fitted:
-        assert learning_curve([known], label.rows(np.arange(300)), test, ranking.references) == rows
+    with mock.patch.object(Correctness, "fit", autospec=True, side_effect=Correctness.fit) as fitted:
+        again = learning_curve([known], label.rows(np.arange(300)), test, ranking.references)
     assert fitted.call_count == 1
+    assert [row["images"] for row in again] == [250, 300]
+    point = known.point("accuracy", 1.0, np.inf)
+    assert point is not None
+    (outcome,) = run_recorded(known, test, [point.dial])
+    assert again[-1]["accuracy"] == (outcome.predicted == test.labels).mean()
 
 
 def test_figures_change_nothing_global(policies: list[Policy], ranking: Ranking, ruled: Splits) -> None:
@@ -107,6 +113,7 @@ def test_figures_change_nothing_global(policies: list[Policy], ranking: Ranking,
         "run": {"default_gmacs": test.costs.default / 1e9},
         "policies": ranking.rows,
         "static": static_points(test),
+        "networks": [{"name": "narrow", "gmacs": 0.003, "accuracy": 0.5}],
         "curves": dial_curves(policies, test),
         "by_side": by_side(ranking, test),
         "learning_curve": [
@@ -117,6 +124,7 @@ def test_figures_change_nothing_global(policies: list[Policy], ranking: Ranking,
     for draw in (figures.frontier, figures.gaps, figures.learning_curve, figures.by_side):
         figure = draw(result)
         assert figure.axes[0].has_data()
+    assert "narrow" in [text.get_text() for text in figures.frontier(result).axes[0].texts]
     labels = [text.get_text() for text in figures.frontier(result).axes[0].get_legend().get_texts()]
     assert "a randomised mixture of two of them" in labels
     assert dict.copy(matplotlib.rcParams) == before

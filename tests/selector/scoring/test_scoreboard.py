@@ -14,6 +14,7 @@ from selector.observation.observations import Observations
 from selector.policies import make
 from selector.policies.objectives import OBJECTIVES
 from selector.scoring.curves import areas, dial_curves, static_points
+from selector.scoring.networks import StaticNetwork, against_networks
 from selector.scoring.ranking import rank
 from selector.scoring.report import FAILURES, write_report
 from selector.scoring.scoreboard import Scale, cards, scoreboard, short_names
@@ -23,11 +24,21 @@ ROOT = Path(__file__).parents[3]
 Splits = tuple[Observations, Observations]
 
 
+def _mostly(observed: Observations, share: float) -> np.ndarray:
+    """Right on this share of the images, spread evenly."""
+    places = np.arange(len(observed))
+    return np.asarray(np.floor((places + 1) * share) > np.floor(places * share))
+
+
 @pytest.fixture(scope="module")
 def result(ruled: Splits) -> dict[str, Any]:
     label, test = ruled
     policies = [calibrate(policy, label) for policy in make("correctness")]
-    ranking = rank(policies, label, test)
+    networks = [
+        StaticNetwork(name="narrow", macs=0.6 * label.costs.default, label=_mostly(label, 0.95), test=_mostly(test, 0.95)),
+        StaticNetwork(name="wide", macs=9 * label.costs.default, label=_mostly(label, 0.5), test=_mostly(test, 0.5)),
+    ]
+    ranking = rank(policies, label, test, networks)
     for number, row in enumerate(ranking.rows):
         row["milliseconds"] = {"1": 10.0 + number, "32": 2.0}
         row["static_ratio"] = {"1": {"median": 0.5, "low": 0.4, "high": 0.6}}
@@ -50,6 +61,7 @@ def result(ruled: Splits) -> dict[str, Any]:
         },
         "policies": ranking.rows,
         "static": static_points(test),
+        "networks": against_networks(networks, policies, label, test, ranking.references),
         "static_network_milliseconds": {"1": 5.0, "32": 1.0},
         "curves": curves,
         "area": areas(curves, test),
@@ -70,7 +82,7 @@ def test_lines_are_sorted_and_every_configuration_is_a_rival(result: dict[str, A
         range(1, 1 + sum(line.kind == "learned" for line in board))
     )
     statics = {line.name: line for line in board if line.kind == "static"}
-    assert set(statics) == set(short_names(result["static"]["configurations"]).values())
+    assert set(statics) == {*short_names(result["static"]["configurations"]).values(), "narrow", "wide"}
     assert {name for line in statics.values() for name in line.also} >= {"default", "single best", "cheapest"}
     assert not {"default", "single best"} & {line.name for line in board}
     default = next(line for line in statics.values() if "default" in line.also)
@@ -95,6 +107,10 @@ def test_the_rival_is_the_best_of_the_label_split_that_costs_no_more(result: dic
         affordable = label.costs.whole / 1e9 <= row["gmacs"] * (1 + 1e-9)
         best = np.where(affordable, label.correct.mean(axis=0), -1).argmax()
         rival = row["versus_static"]
+        if row["gmacs"] >= 0.6 * label.costs.default / 1e9:
+            assert rival["configuration"] == "narrow"
+            assert rival["value"] == pytest.approx(row["accuracy"] - 0.95, abs=0.02)
+            continue
         assert rival["configuration"] == label.portfolio[best].id
         assert rival["value"] == pytest.approx(row["accuracy"] - test.correct[:, best].mean())
         assert rival["won"] - rival["lost"] == round(rival["value"] * len(test))
@@ -126,7 +142,7 @@ def test_the_page_has_them_all_and_says_how_to_enter(result: dict[str, Any], tmp
     assert "&lt;made&gt; &amp; up" in page
     assert "http" not in page
     rows = re.findall(r'<tr class="(\w+)', page)
-    assert rows.count("static") == len(result["static"]["configurations"])
+    assert rows.count("static") == len(result["static"]["configurations"]) + len(result["networks"])
     assert rows.index("oracle") <= rows.index("learned")
     assert "no difference found" in page or "better" in page
     assert "--policies cascade,my_policy.py:MyPolicy" in page

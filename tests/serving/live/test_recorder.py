@@ -11,6 +11,7 @@ from serving.errors import Rejection
 from serving.ids import new_id
 from serving.live.no_store import open_store
 from serving.live.recorder import Recorder, sampled
+from serving.live.records import StoredAnswer
 from serving.live.store import Store
 from serving.settings import ServingSettings
 from tests.serving.live.records import kept, stored, until
@@ -175,3 +176,45 @@ def test_a_database_that_goes_away_between_rows_tried_one_by_one_loses_none(
     until(lambda: all(store.add_label(name, "n", 3) is not None for name in "abc"))
     recorder.close()
     assert [record for record in heard if "refuses an answer" in record.getMessage()] == []
+
+
+def test_a_database_that_comes_back_between_rows_tried_one_by_one_loses_none(
+    store: Store, monkeypatch: pytest.MonkeyPatch, heard: list[logging.LogRecord]
+) -> None:
+    """And one that is back is not kept from what waited by a transaction for each row."""
+    write, calls = store.add_answers, list[int]()
+
+    def back_at_last(answers: list[object], *more: object) -> None:
+        calls.append(len(answers))
+        if len(calls) <= 3:
+            raise OSError("away")
+        write(answers, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "add_answers", back_at_last)
+    monkeypatch.setattr("serving.live.recorder._SINGLY", 0)
+    recorder = Recorder(store, ServingSettings())
+    names = [f"{number}" for number in range(500)]
+    for name in names:
+        recorder.add(stored(name), None)
+    recorder.close()
+    assert all(store.add_label(name, "n", 3) is not None for name in names)
+    assert [record for record in heard if "refuses an answer" in record.getMessage()] == []
+    assert len(calls) < 50
+
+
+def test_among_many_rows_only_the_bad_ones_are_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where what the database says of them reads as if it were away."""
+    write, bad = store.add_answers, {"0", "77", "78", "499"}
+
+    def picky(answers: list[StoredAnswer], *more: object) -> None:
+        if bad & {answer.id for answer in answers}:
+            raise OSError("the connection broke")
+        write(answers, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "add_answers", picky)
+    monkeypatch.setattr("serving.live.recorder._SINGLY", 0)
+    recorder = Recorder(store, ServingSettings())
+    for number in range(501):
+        recorder.add(stored(f"{number}"), None)
+    recorder.close()
+    assert {f"{n}" for n in range(501) if store.add_label(f"{n}", "n", 3) is None} == bad
