@@ -53,6 +53,7 @@ class CompiledNetwork:
         runtime: ``onnxruntime`` or ``openvino``.
         digests: of the weights and statistics that the graphs were made from.
         makers: by what is asked, the graphs that give it.
+        keys: by the file of a graph, what it gives in order.
         node_macs: (nodes,) int64 multiply-accumulates of one image between each node and the one before.
     """
 
@@ -79,6 +80,7 @@ class CompiledNetwork:
         self._threads = threads or cpu_count()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="compiled")
         self.makers = record.makers
+        self.keys = {graph.file: tuple(output.key for output in graph.outputs) for graph in record.graphs}
         self.node_macs = np.array(record.macs, dtype=np.int64)
         self._on_path: dict[tuple[int, ...], np.ndarray] = {}
 

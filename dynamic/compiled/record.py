@@ -26,6 +26,11 @@ class GraphOutput:
     name: str
     shape: tuple[int, ...]
 
+    @property
+    def key(self) -> Key:
+        """By which it is asked for."""
+        return self.kind, self.node, self.name
+
 
 @dataclass(frozen=True, kw_only=True)
 class GraphRecord:
@@ -106,9 +111,8 @@ class CompiledRecord:
         for graph in self.graphs:
             for output in graph.outputs:
                 if output.kind != "values" and output.node == graph.end:
-                    key: Key = (output.kind, output.node, output.name)
-                    giving.setdefault(key, []).append(graph)
-                    shapes[key] = output.shape
+                    giving.setdefault(output.key, []).append(graph)
+                    shapes[output.key] = output.shape
         made: dict[Key, Makers] = {}
         for asked, graphs in giving.items():
             later = sorted((g for g in graphs if g.start is not None), key=lambda g: depth[g.start or 0], reverse=True)

@@ -6,6 +6,7 @@ Answers the questions of :class:`dynamic.session.Session` and charges the same m
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -40,6 +41,7 @@ class CompiledSession:
             raise UserError(f"images of shape {images.shape}: compiled for (N, {network.channels}, {side}, {side})")
         self._network = network
         self._images = np.ascontiguousarray(images, dtype=np.float32)
+        self._all = np.arange(len(images))
         self._ran = np.zeros((len(images), len(network.record.macs)), dtype=bool)
         self._held: dict[Key, _Rows] = {}
 
@@ -57,12 +59,15 @@ class CompiledSession:
         """(N, classes) float32, image i under ``configurations[i]``. Raises UserError unless there are N of them."""
         if len(configurations) != len(self._images):
             raise UserError(f"{len(self._images)} images but {len(configurations)} configurations")
-        logits = np.empty((len(self._images), self._network.classes), dtype=np.float32)
         chosen: dict[Configuration, list[int]] = {}
         for row, configuration in enumerate(configurations):
             chosen.setdefault(configuration, []).append(row)
+        if len(chosen) == 1:
+            path = self._network.path(configurations[0])
+            return np.array(self._made(_answer(path), path, self._all, final=True))
         wanted = [(self._network.path(configuration), np.array(rows)) for configuration, rows in chosen.items()]
         self._run([job for path, rows in wanted for job in self._jobs(_answer(path), rows, final=True)])
+        logits = np.empty((len(self._images), self._network.classes), dtype=np.float32)
         for path, rows in wanted:
             self._charge(path, rows)
             logits[rows] = self._held[_answer(path)].take(rows)
@@ -80,14 +85,17 @@ class CompiledSession:
             raise UserError(f"no {kind} look at layer {'ABCDEF'[layer]} under {configuration.id} is compiled: compile again")
         return self._made(key, path, rows)
 
-    def _made(self, key: Key, path: tuple[int, ...], rows: np.ndarray) -> np.ndarray:
-        """What ``key`` names, for some rows; charged, and run where it was not yet."""
+    def _made(self, key: Key, path: tuple[int, ...], rows: np.ndarray, final: bool = False) -> np.ndarray:
+        """What ``key`` names, for some rows; charged, and run where it was not yet. See :meth:`_jobs` for ``final``."""
         rows = np.asarray(rows, dtype=np.int64)
         if not len(rows):
             return np.empty((0, *self._network.makers[key].shape), dtype=np.float32)
         self._charge(path, rows)
-        self._run(self._jobs(key, rows, final=False))
-        return self._held[key].take(rows)
+        held = self._held.get(key)
+        if held is None or not held.whole:
+            self._run(self._jobs(key, rows, final))
+            held = self._held[key]
+        return held.take(rows)
 
     def _charge(self, path: tuple[int, ...], rows: np.ndarray) -> None:
         self._ran[rows] |= self._network.on_path(path)
@@ -102,11 +110,15 @@ class CompiledSession:
         if len(missing) > 1 and not (missing[1:] > missing[:-1]).all():
             missing = np.unique(missing)
         makers = self._network.makers[key]
-        jobs = []
+        jobs: list[_Job] = []
         for graph in makers.going_on:
+            if not len(missing):
+                break
             values = None if graph.start is None else self._held.get(("values", graph.start, graph.inputs[0]))
-            if values is None or not len(missing):
+            if values is None:
                 continue
+            if values.whole:
+                return [*jobs, (graph, missing)]
             able = values.has(missing)
             if able.any():
                 jobs.append((graph, missing[able]))
@@ -124,15 +136,13 @@ class CompiledSession:
     def _run(self, jobs: Sequence[_Job]) -> None:
         made = self._network.run_all([(graph, self._inputs(graph, rows)) for graph, rows in jobs])
         for (graph, rows), outputs in zip(jobs, made, strict=True):
-            for output, values in zip(graph.outputs, outputs, strict=True):
-                key = (output.kind, output.node, output.name)
+            places = _Places.of(rows, len(self._images))
+            for key, values in zip(self._network.keys[graph.file], outputs, strict=True):
                 held = self._held.get(key)
                 if held is None:
-                    self._held[key] = _Rows(len(self._images), rows, values)
-                    continue
-                new = ~held.has(rows)
-                if new.any():
-                    held.add(rows[new], values if new.all() else values[new])
+                    self._held[key] = _Rows(places, values)
+                else:
+                    held.add(rows, values)
 
 
 def _answer(path: Sequence[int]) -> Key:
@@ -147,21 +157,46 @@ def _some(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return values.take(rows, axis=0)
 
 
+@dataclass(frozen=True)
+class _Places:
+    """Which rows of a batch something was made for: all of them in order, or each row's place, -1 where it was not."""
+
+    where: np.ndarray | None
+
+    @classmethod
+    def of(cls, rows: np.ndarray, count: int) -> _Places:
+        """Of ascending ``rows`` in a batch of ``count``; shared by all that one run of a graph gives."""
+        if len(rows) == count:
+            return cls(None)
+        where = np.full(count, -1)
+        where[rows] = np.arange(len(rows))
+        return cls(where)
+
+
 class _Rows:
     """Values of some rows of a batch, in the order in which they were made."""
 
-    def __init__(self, count: int, rows: np.ndarray, made: np.ndarray) -> None:
-        self._where = np.empty(count, dtype=np.int64)
-        self._where.fill(-1)
-        self._where[rows] = np.arange(len(rows))
-        self._made = made
+    def __init__(self, places: _Places, made: np.ndarray) -> None:
+        self._where, self._made = places.where, made
+
+    @property
+    def whole(self) -> bool:
+        """Whether they are of the whole batch, made at once."""
+        return self._where is None
 
     def has(self, rows: np.ndarray) -> np.ndarray:
-        return np.asarray(self._where[rows] >= 0)
+        return np.ones(len(rows), dtype=bool) if self._where is None else np.asarray(self._where[rows] >= 0)
 
     def add(self, rows: np.ndarray, made: np.ndarray) -> None:
-        self._where[rows] = np.arange(len(rows)) + len(self._made)
-        self._made = np.concatenate([self._made, made])
+        """Take over those rows that are not there yet."""
+        if self._where is None:
+            return
+        new = self._where[rows] < 0
+        if not new.any():
+            return
+        where = self._where.copy()  # others share it
+        where[rows[new]] = np.arange(np.count_nonzero(new)) + len(self._made)
+        self._where, self._made = where, np.concatenate([self._made, made if new.all() else made[new]])
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        return _some(self._made, self._where[rows])
+        return _some(self._made, rows if self._where is None else self._where[rows])

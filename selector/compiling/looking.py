@@ -19,7 +19,8 @@ from selector.observation.answers import classes_of, probabilities_of
 from selector.observation.costs import Costs
 from selector.observation.images import LiveImages
 from selector.observation.looking import look_at_batch, stage_names
-from selector.observation.observations import Observations, rounded
+from selector.observation.observations import Observations
+from selector.observation.rounding import rounded
 
 BATCH = 32
 """Images that run together."""

@@ -30,6 +30,10 @@ LARGEST = 32
 USEFUL = 0.6
 """Of the single best's accuracy."""
 
+FEATURES = ("prefix",)
+"""By which what can be learned is judged: what the network makes of an image up to its second dynamic layer, under the
+default's options. Policies see that, or a part of it, or the map that it is the mean of."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PortfolioSettings:
@@ -83,14 +87,15 @@ def learnable_portfolio(observed: Observations, size: int, seed: int = 0) -> lis
     """Columns among which a policy can choose best: the default, then one after the other what helps most.
 
     What helps is judged by the accuracy of the configuration with the best score, where scores are those of boosted trees
-    on image statistics and stem, on folds they were not fitted on. Configurations that are right by luck do not help.
+    on what policies see (:data:`FEATURES`), on folds they were not fitted on. Configurations that are right by luck do not
+    help.
 
     Args:
         observed: the label split.
         size: how many.
         seed: deals the folds.
     """
-    features = gather_recorded(observed, ("image", "stem"))
+    features = gather_recorded(observed, FEATURES)
     correct, macs = observed.correct, observed.costs.whole
     scores = np.empty(correct.shape)
     for fitted, held in folds(len(observed), seed):

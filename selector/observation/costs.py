@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,6 +78,11 @@ class Costs:
             setattr(costs, name, arrays[name])
         costs.whole, costs.default = costs.paths @ costs.macs, int(arrays["default"])
         return costs
+
+    @cached_property
+    def priced(self) -> np.ndarray:
+        """(prefixes, portfolio) float64: what each prefix costs those configurations that run it."""
+        return np.ascontiguousarray((self.paths * self.macs).T, dtype=np.float64)
 
     @property
     def layers(self) -> int:

@@ -17,7 +17,8 @@ import numpy as np
 from dynamic.configuration import Configuration
 from selector.observation.answers import classes_of, probabilities_of
 from selector.observation.costs import Costs
-from selector.observation.observations import Observations, rounded
+from selector.observation.observations import Observations
+from selector.observation.rounding import rounded
 from selector.observation.statistics import IMAGE_MACS, image_statistics
 
 Group = Literal["image", "stem", "prefix", "map"]
@@ -77,13 +78,16 @@ class Images(ABC):
     @property
     def further(self) -> np.ndarray:
         """(N, K) float64 MACs that each configuration would still cost, given what has been run already."""
-        return np.asarray((~self._ran).astype(np.float64) @ (self.costs.paths * self.costs.macs).T.astype(np.float64))
+        return np.asarray(self.costs.whole - np.dot(self._ran, self.costs.priced))
 
     def charge(self, macs: float, rows: np.ndarray | None = None) -> None:
         """Add a policy's own arithmetic, for each image or some rows. Raises ValueError where it would lower the bill."""
-        if not np.all(np.asarray(macs) >= 0):
+        if not (macs >= 0 if isinstance(macs, float) else np.all(np.asarray(macs) >= 0)):
             raise ValueError(f"a charge of {macs} MACs: it must be 0 or more")
-        self._charged[slice(None) if rows is None else rows] += macs
+        if rows is None:
+            self._charged += macs
+        else:
+            self._charged[rows] += macs
 
     def features(self, group: Group) -> np.ndarray:
         """(N, features) float32, or (N, channels, 6, 6) for ``map``; see :mod:`selector.observation.features`."""
@@ -105,7 +109,9 @@ class Images(ABC):
 
         All zeros where they are not finite.
         """
-        rows = np.arange(len(self)) if rows is None else rows
+        if rows is None:
+            self._ran |= self.costs.paths[column]
+            return self._look(column, np.arange(len(self)))
         self._ran[rows] |= self.costs.paths[column]
         return self._look(column, rows)
 

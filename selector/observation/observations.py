@@ -133,8 +133,3 @@ def _locked(values: Any) -> Any:
     view = values.view()
     view.setflags(write=False)
     return view
-
-
-def rounded(values: np.ndarray) -> np.ndarray:
-    """What is left of features in half precision, float32: observed and live ones are rounded alike."""
-    return np.minimum(np.maximum(values, -65504), 65504).astype(np.float16).astype(np.float32)

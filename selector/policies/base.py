@@ -224,7 +224,7 @@ class Policy(ABC):
     def _checked(self, columns: np.ndarray, count: int) -> np.ndarray:
         """Positions in the portfolio, one an image; raises UserError where they are something else."""
         fits = isinstance(columns, np.ndarray) and columns.shape == (count,) and columns.dtype.kind in "iu"
-        if not fits or columns.min() < 0 or columns.max() >= len(self.portfolio_):
+        if not fits or not 0 <= min(listed := columns.tolist()) <= max(listed) < len(self.portfolio_):
             raise UserError(
                 f"{self.name} must give for {count} images an array of as many whole numbers from 0 to "
                 f"{len(self.portfolio_) - 1}, positions in the portfolio"

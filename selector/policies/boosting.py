@@ -125,8 +125,7 @@ class Ranker(ScoringPolicy):
         self._restore(State({"columns": columns}, texts={"model": model}))
 
     def _scores(self, images: Images) -> np.ndarray:
-        raw = self.forest_.raw(self._features(images))
-        return np.asarray(raw - raw.mean(axis=1, keepdims=True))
+        return self.forest_.raw(self._features(images))
 
     def _state(self) -> State:
         return State({"columns": self.columns_}, texts={"model": self.forest_.texts[0]})
@@ -136,7 +135,8 @@ class Ranker(ScoringPolicy):
         self.columns_ = int(state.facts["columns"])
         text = state.texts["model"]
         last = feature_count(text) - 1
-        self.forest_ = Forest((text,) * self.columns_, [{last: float(column)} for column in range(self.columns_)])
+        columns = [{last: float(column)} for column in range(self.columns_)]
+        self.forest_ = Forest((text,) * self.columns_, columns, comparing=True)
         self.own_macs_ = self.forest_.macs
 
 

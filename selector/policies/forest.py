@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dynamic.compiled.models import Node, small_model
 from dynamic.compiled.runtimes import Graph, small_graph
 
 DEPTH = 4
@@ -32,6 +33,8 @@ class Forest:
     Args:
         texts: of each model, as ``lightgbm.Booster.model_to_string`` writes it.
         known: for each text the values of features that are the same in every row, by position: they are not read.
+        comparing: whether models of one text are only compared with each other: a tree that asks for nothing known adds the
+            same to all of them, and is left out.
 
     Raises:
         ValueError: when it first decides, of a text that is something else.
@@ -39,6 +42,7 @@ class Forest:
 
     texts: Sequence[str]
     known: Sequence[Mapping[int, float]] = ()
+    comparing: bool = False
 
     @property
     def macs(self) -> float:
@@ -47,8 +51,10 @@ class Forest:
 
     def raw(self, features: np.ndarray) -> np.ndarray:
         """(N, outputs) float64 sums of leaves of (N, features); a model of several classes has an output for each."""
-        parts = [features[start : start + _ROWS] for start in range(0, max(len(features), 1), _ROWS)]
-        return np.concatenate([self._graph({"features": np.ascontiguousarray(p, dtype=np.float64)})[0] for p in parts])
+        if len(features) > _ROWS:
+            return np.concatenate([self.raw(features[at : at + _ROWS]) for at in range(0, len(features), _ROWS)])
+        (sums,) = self._graph({"features": np.ascontiguousarray(features, dtype=np.float64)})
+        return sums
 
     def make_ready(self) -> None:
         """What else the first decision does. Raises ValueError as that would."""
@@ -56,7 +62,7 @@ class Forest:
 
     @cached_property
     def _graph(self) -> Graph:
-        return small_graph(_model(self.texts, self.known))
+        return small_graph(_model(self.texts, self.known, self.comparing))
 
 
 @dataclass
@@ -141,6 +147,11 @@ class _Tree:
             known=known,
         )
 
+    @property
+    def asks_known(self) -> bool:
+        """Whether a known feature decides anything in it."""
+        return not self.known.keys().isdisjoint(self.features)
+
     def resolved(self, node: int) -> int:
         """The first node or leaf from ``node`` on that known features do not decide; ValueError of unknown categories."""
         while node >= 0 and (self.features[node] in self.known or self.categorical[node]):
@@ -178,38 +189,31 @@ def _trees(text: str, known: Mapping[int, float]) -> tuple[int, list[_Tree]]:
     return int(facts["num_tree_per_iteration"]), [_Tree.of(block, known) for block in blocks]
 
 
-def _model(texts: Sequence[str], known: Sequence[Mapping[int, float]]) -> bytes:
+def _model(texts: Sequence[str], known: Sequence[Mapping[int, float]], comparing: bool) -> bytes:
     """An ONNX model of all trees: (N, features) to (N, outputs), both double."""
-    from onnx import TensorProto, helper
-
     ensemble, outputs = _Ensemble(), 0
-    for text, given in zip(texts, known or [{}] * len(texts), strict=True):
-        each, trees = _trees(text, given)
+    models = [_trees(text, given) for text, given in zip(texts, known or [{}] * len(texts), strict=True)]
+    told = [not comparing or any(tree.asks_known for tree in alike) for alike in zip(*(m for _, m in models), strict=True)]
+    for each, trees in models:
         for number, tree in enumerate(trees):
-            ensemble.add(tree, outputs + number % each)
+            if told[number]:
+                ensemble.add(tree, outputs + number % each)
         outputs += each
     entries: dict[str, Any] = vars(ensemble)
-    for name, kind in (("nodes_splits", TensorProto.DOUBLE), ("leaf_weights", TensorProto.DOUBLE)):
-        entries[name] = helper.make_tensor(name, kind, [len(entries[name])], entries[name])
-    modes = helper.make_tensor(
-        "modes", TensorProto.UINT8, [len(ensemble.nodes_featureids)], [0] * len(ensemble.nodes_featureids)
-    )
-    node = helper.make_node(
-        "TreeEnsemble",
-        ["features"],
-        ["sums"],
+    for name in ("nodes_splits", "leaf_weights"):
+        entries[name] = np.array(entries[name], dtype=np.float64)
+    modes = np.zeros(len(ensemble.nodes_featureids), dtype=np.uint8)  # smaller or equal goes to the true side
+    node = Node(
+        operation="TreeEnsemble",
+        inputs=["features"],
+        outputs=["sums"],
         domain="ai.onnx.ml",
-        n_targets=outputs,
-        aggregate_function=1,  # sum
-        post_transform=0,  # none
-        nodes_modes=modes,  # smaller or equal goes to the true side
-        **entries,
+        attributes={
+            "n_targets": outputs,
+            "aggregate_function": 1,  # sum
+            "post_transform": 0,  # none
+            "nodes_modes": modes,
+            **entries,
+        },
     )
-    graph = helper.make_graph(
-        [node],
-        "forest",
-        [helper.make_tensor_value_info("features", TensorProto.DOUBLE, [None, None])],
-        [helper.make_tensor_value_info("sums", TensorProto.DOUBLE, [None, outputs])],
-    )
-    opsets = [helper.make_opsetid("ai.onnx.ml", 5), helper.make_opsetid("", 20)]
-    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString())
+    return small_model([node], {"features": np.float64}, {"sums": np.float64})

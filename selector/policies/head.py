@@ -86,8 +86,11 @@ class Head(ScoringPolicy):
 
     def _scores(self, images: Images) -> np.ndarray:
         maps, vectors = (np.ascontiguousarray(asked, dtype=np.float32) for asked in self._asked(images))
-        parts = [slice(start, start + EVALUATED) for start in range(0, len(maps), EVALUATED)]
-        logits = np.concatenate([self._graph({"maps": maps[part], "vectors": vectors[part]})[0] for part in parts])
+        if len(maps) <= EVALUATED:
+            (logits,) = self._graph({"maps": maps, "vectors": vectors})
+        else:
+            parts = [slice(start, start + EVALUATED) for start in range(0, len(maps), EVALUATED)]
+            logits = np.concatenate([self._graph({"maps": maps[part], "vectors": vectors[part]})[0] for part in parts])
         return np.asarray(1 / (1 + np.exp(-logits)))
 
     @cached_property

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from dynamic.compiled.models import Node, small_model
 from dynamic.compiled.runtimes import Graph, small_graph
 
 FARTHEST = 5.0
@@ -23,47 +24,38 @@ def head_graph(weights: Mapping[str, np.ndarray], scales: Mapping[str, np.ndarra
         A graph from ``maps`` (N, channels, 6, 6) and ``vectors`` (N, features) to (N, K) logits of being right, all
         float32.
     """
-    from onnx import TensorProto, helper, numpy_helper
-
     # (map - mean) / scale goes into the first convolution, which reads single places and so no border.
     kernel = weights["reduce.weight"] / scales["map_scale"][:, None, None]
     shift = (kernel[:, :, 0, 0] * scales["map_mean"]).sum(axis=1)
-    constants = {
+    numbers = {
         "reduce.weight": kernel,
         "reduce.bias": weights["reduce.bias"] - shift,
         **{name: value for name, value in weights.items() if not name.startswith("reduce")},
         "mean": scales["mean"],
         "scale": scales["scale"],
-        "least": np.float32(-FARTHEST),
-        "most": np.float32(FARTHEST),
+        "least": -FARTHEST,
+        "most": FARTHEST,
     }
+    constants = {name: np.asarray(value, np.float32) for name, value in numbers.items()} | {"sides": np.array([2, 3])}
     nodes = [
-        helper.make_node("Conv", ["maps", "reduce.weight", "reduce.bias"], ["reduced"]),
-        helper.make_node("Relu", ["reduced"], ["inner"]),
-        helper.make_node("Conv", ["inner", "see.weight", "see.bias"], ["seen"], pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["seen"], ["places"]),
-        helper.make_node("ReduceMean", ["places", "sides"], ["means"], keepdims=0),
-        helper.make_node("ReduceMax", ["places", "sides"], ["maxima"], keepdims=0),
-        helper.make_node("Sub", ["vectors", "mean"], ["centred"]),
-        helper.make_node("Div", ["centred", "scale"], ["standardised"]),
-        helper.make_node("Clip", ["standardised", "least", "most"], ["known"]),
-        helper.make_node("Concat", ["means", "maxima", "known"], ["joined"], axis=1),
-        helper.make_node("Gemm", ["joined", "join.weight", "join.bias"], ["drawn"], transB=1),
-        helper.make_node("Relu", ["drawn"], ["hidden"]),
-        helper.make_node("Gemm", ["hidden", "out.weight", "out.bias"], ["logits"], transB=1),
+        Node(operation="Conv", inputs=["maps", "reduce.weight", "reduce.bias"], outputs=["reduced"]),
+        Node(operation="Relu", inputs=["reduced"], outputs=["inner"]),
+        Node(
+            operation="Conv",
+            inputs=["inner", "see.weight", "see.bias"],
+            outputs=["seen"],
+            attributes={"pads": [1, 1, 1, 1]},
+        ),
+        Node(operation="Relu", inputs=["seen"], outputs=["places"]),
+        Node(operation="ReduceMean", inputs=["places", "sides"], outputs=["means"], attributes={"keepdims": 0}),
+        Node(operation="ReduceMax", inputs=["places", "sides"], outputs=["maxima"], attributes={"keepdims": 0}),
+        Node(operation="Sub", inputs=["vectors", "mean"], outputs=["centred"]),
+        Node(operation="Div", inputs=["centred", "scale"], outputs=["standardised"]),
+        Node(operation="Clip", inputs=["standardised", "least", "most"], outputs=["known"]),
+        Node(operation="Concat", inputs=["means", "maxima", "known"], outputs=["joined"], attributes={"axis": 1}),
+        Node(operation="Gemm", inputs=["joined", "join.weight", "join.bias"], outputs=["drawn"], attributes={"transB": 1}),
+        Node(operation="Relu", inputs=["drawn"], outputs=["hidden"]),
+        Node(operation="Gemm", inputs=["hidden", "out.weight", "out.bias"], outputs=["logits"], attributes={"transB": 1}),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "head",
-        [
-            helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["N", kernel.shape[1], 6, 6]),
-            helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["N", len(scales["mean"])]),
-        ],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", len(weights["out.bias"])])],
-        [
-            *(numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in constants.items()),
-            numpy_helper.from_array(np.array([2, 3], np.int64), "sides"),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    return small_graph(bytes(model.SerializeToString()))
+    inputs = {"maps": np.float32, "vectors": np.float32}
+    return small_graph(small_model(nodes, inputs, {"logits": np.float32}, constants))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -63,7 +64,9 @@ class ScoringPolicy(Policy):
 
     def _choose(self, scores: np.ndarray, images: Images, dial: float) -> np.ndarray:
         images.charge(self.own_macs_)
-        return np.asarray((scores - dial * images.further / images.costs.default).argmax(axis=1))
+        if dial:
+            scores = scores - dial * images.further / images.costs.default
+        return np.asarray(scores.argmax(axis=1))
 
     def _features(self, images: Images) -> np.ndarray:
         return gather(images, self.groups)
@@ -77,24 +80,39 @@ class ScoringPolicy(Policy):
 
 
 class Neighbours(ScoringPolicy):
-    """The mean correctness of each configuration among the k most similar label images.
+    """The mean correctness of each configuration among the most similar label images.
+
+    Only some label images are kept, each with the mean correctness among the k label images most similar to it, and a score
+    is the mean of the nearest kept ones: all label images have their say, and deciding compares with few.
 
     Args:
-        k: how many.
+        k: label images that one mean is taken of.
+        kept: label images that are kept, drawn by the seed; None keeps all, each with its own correctness, and a score is
+            the mean of the k most similar.
+        near: kept images that a score is the mean of.
         groups, seed: see :class:`ScoringPolicy`; features are standardised.
     """
 
     name = "neighbours"
+    earlier: ClassVar[Mapping[str, Any]] = {"kept": None}
 
-    def __init__(self, k: int = 200, groups: Sequence[str] = ("stem",), seed: int = 0) -> None:
+    def __init__(
+        self, k: int = 200, kept: int | None = 500, near: int = 16, groups: Sequence[str] = ("stem",), seed: int = 0
+    ) -> None:
         super().__init__(groups, seed)
-        self.k = k
+        self.k, self.kept, self.near = k, kept, near
 
     def _fit(self, observed: Observations) -> None:
         features = self._learned_from(observed)
         self.mean_, self.scale_ = features.mean(axis=0), features.std(axis=0) + 1e-6
         self.known_ = ((features - self.mean_) / self.scale_).astype(np.float16)
         self.correct_ = observed.correct
+        self._index()
+        if self.kept is None:
+            return
+        rows = np.sort(np.random.default_rng(self.seed).permutation(len(observed))[: self.kept])
+        means = self._means(self.known_[rows], self.k).astype(np.float32)
+        self.known_, self.correct_ = self.known_[rows], means
         self._index()
 
     def _index(self) -> None:
@@ -104,12 +122,16 @@ class Neighbours(ScoringPolicy):
 
     def _scores(self, images: Images) -> np.ndarray:
         asked = (self._features(images) - self.mean_) / self.scale_
-        count = min(self.k, len(self.known_))
+        return self._means(asked, self.k if self.kept is None else self.near)
+
+    def _means(self, asked: np.ndarray, count: int) -> np.ndarray:
+        """(N, K) mean correctness among the ``count`` nearest to (N, features), standardised."""
+        count = min(count, len(self.known_))
         parts = [self._right(asked[start : start + _ASKED], count) for start in range(0, len(asked), _ASKED)]
-        return np.concatenate(parts)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _right(self, asked: np.ndarray, count: int) -> np.ndarray:
-        """(N, K) mean correctness among the ``count`` nearest label images, the first of equally near ones."""
+        """:meth:`_means` of some images; of equally near ones the first count."""
         distances = self.lengths_ - 2 * (asked.astype(np.float64) @ self.searched_)  # less the asked ones' own length
         near = np.argpartition(distances, count - 1, axis=1)[:, :count]
         farthest = np.take_along_axis(distances, near[:, -1:], axis=1)

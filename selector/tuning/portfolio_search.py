@@ -28,7 +28,7 @@ from oracle.outcomes import blocks
 from oracle.ray_settings import RaySettings
 from oracle.runs import Run
 from selector.learning.observing import observe_run
-from selector.learning.portfolios import LARGEST, SEARCH, SEARCHED_ON, choose_portfolio
+from selector.learning.portfolios import FEATURES, LARGEST, SEARCH, SEARCHED_ON, choose_portfolio
 from selector.observation.costs import Costs
 from selector.observation.observations import Observations
 from selector.policies.gathering import gather_recorded
@@ -50,9 +50,6 @@ from selector.tuning.learnable import (
 
 FEWEST = 32
 """Label images, at least: half to search on, in folds, and half to estimate on what is promised."""
-
-FEATURES = ("prefix",)
-"""What the probe sees: what the network makes of an image up to its second dynamic layer, under the default's options."""
 
 HEADER = ["on the other half", "accuracy", "MMACs", "points from the best static"]
 

@@ -31,6 +31,11 @@ def expected(text: str, features: np.ndarray) -> np.ndarray:
     )
 
 
+def _centred(raw: np.ndarray) -> np.ndarray:
+    """Without what is the same for all columns."""
+    return np.asarray(raw - raw.mean(axis=1, keepdims=True))
+
+
 @pytest.mark.parametrize("name", TREES)
 @pytest.mark.parametrize("run", list(SHIPPED))
 def test_shipped_trees_are_lightgbms(run: str, name: str) -> None:
@@ -46,7 +51,10 @@ def test_shipped_trees_are_lightgbms(run: str, name: str) -> None:
             for position, value in known.items():
                 features[:, position] = value
             parts.append(expected(text, features))
-        np.testing.assert_allclose(forest.raw(features), np.concatenate(parts, axis=1), rtol=0, atol=1e-12)
+        found, raw = forest.raw(features), np.concatenate(parts, axis=1)
+        if forest.comparing:
+            found, raw = _centred(found), _centred(raw)
+        np.testing.assert_allclose(found, raw, rtol=0, atol=1e-12)
 
 
 def test_values_at_a_threshold_go_where_lightgbm_sends_them() -> None:
@@ -85,7 +93,9 @@ def test_a_ranker_scores_pairs_of_image_and_column(ruled: tuple[Observations, Ob
     )
     raw = expected(ranker.forest_.texts[0], pairs).reshape(len(features), 4)
     found = ranker._scores(RecordedImages(test))
-    np.testing.assert_allclose(found, raw - raw.mean(axis=1, keepdims=True), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(_centred(found), _centred(raw), rtol=0, atol=1e-12)
+    assert np.ptp(_centred(raw), axis=1).max() > 0.01  # columns differ
+    assert (found.argmax(axis=1) == raw.argmax(axis=1)).all()
 
 
 @pytest.mark.parametrize("run", list(SHIPPED))
@@ -107,16 +117,37 @@ def test_the_heads_convolutions_are_torchs(run: str) -> None:
 
 def test_neighbours_are_scikit_learns(ruled: tuple[Observations, Observations]) -> None:
     label, test = ruled
-    policy = Neighbours(k=9, groups=("stem",)).fit(label)
+    policy = Neighbours(k=9, kept=None, groups=("stem",)).fit(label)
     asked = (policy._features(RecordedImages(test)) - policy.mean_) / policy.scale_
     index = NearestNeighbors(n_neighbors=9, algorithm="brute").fit(policy.known_.astype(np.float64))
     near = index.kneighbors(asked, return_distance=False)
     np.testing.assert_allclose(policy._scores(RecordedImages(test)), label.correct[near].mean(axis=1))
 
 
+def test_kept_neighbours_stand_for_all_label_images(ruled: tuple[Observations, Observations]) -> None:
+    label, test = ruled
+    everything = Neighbours(k=9, kept=None).fit(label)
+    policy = Neighbours(k=9, kept=40, near=3, seed=1).fit(label)
+    assert policy.known_.shape == (40, everything.known_.shape[1])
+    index = NearestNeighbors(algorithm="brute").fit(everything.known_.astype(np.float64))
+    near = index.kneighbors(policy.known_.astype(np.float64), 9, return_distance=False)
+    means = label.correct[near].mean(axis=1)
+    np.testing.assert_allclose(policy.correct_, means, rtol=0, atol=1e-7)
+    asked = (policy._features(RecordedImages(test)) - policy.mean_) / policy.scale_
+    index = NearestNeighbors(algorithm="brute").fit(policy.known_.astype(np.float64))
+    near = index.kneighbors(asked, 3, return_distance=False)
+    np.testing.assert_allclose(policy._scores(RecordedImages(test)), means[near].mean(axis=1), rtol=0, atol=1e-6)
+
+
+def test_neighbours_of_earlier_versions_ask_all_that_they_know() -> None:
+    policy = load_policy(SHIPPED["matched"] / "policies" / "neighbours")
+    assert isinstance(policy, Neighbours)
+    assert policy.kept is None or len(policy.known_) == policy.kept
+
+
 def test_of_equally_near_neighbours_the_first_count(ruled: tuple[Observations, Observations]) -> None:
     label = ruled[0].rows(np.repeat(np.arange(10), 10))
-    policy = Neighbours(k=5, groups=("stem",)).fit(label)
+    policy = Neighbours(k=5, kept=None, groups=("stem",)).fit(label)
     scores = policy._scores(RecordedImages(label))
     assert (scores == label.correct.reshape(10, 10, -1)[:, :5].mean(axis=1).repeat(10, axis=0)).all()
 
@@ -149,7 +180,7 @@ for folder in sorted((SHIPPED["matched"] / "policies").iterdir()):
     })
     images = np.random.default_rng(0).normal(size=(2, 3, 96, 96)).astype(np.float32)
     policy.decide(LiveImages(Session(), images, portfolio, portfolio[0], costs))
-large = ("torch", "torchvision", "lightgbm", "sklearn", "scipy", "pandas", "pyarrow", "xarray")
+large = ("torch", "torchvision", "onnx", "lightgbm", "sklearn", "scipy", "pandas", "pyarrow", "xarray")
 print([name for name in large if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

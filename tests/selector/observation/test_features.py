@@ -7,7 +7,7 @@ from scipy.stats import spearmanr
 
 from dynamic.scenes import FashionScenes
 from selector.observation.features import GRID, gridded, pooled
-from selector.observation.observations import rounded
+from selector.observation.rounding import rounded
 from selector.observation.statistics import IMAGE_NAMES, image_statistics
 from tests.selector.observation.torch_statistics import torch_statistics
 
