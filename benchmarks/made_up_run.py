@@ -69,7 +69,7 @@ class MadeUpSettings:
     seed: int = 0
     """Of everything that is made up."""
     out: Path = Path("runs/imagenet-size")
-    """Folder of images/, weights.safetensors and run/; 12 GB at full settings."""
+    """Folder of images/, weights.safetensors and run/; 10 GB at full settings."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.observed <= 32:
