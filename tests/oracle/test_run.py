@@ -9,7 +9,6 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -27,10 +26,7 @@ from oracle.evaluation.summary import make_labels, summarise
 from oracle.outcomes import blocks, open_outcomes, read_outcomes
 from oracle.pipeline import run
 from oracle.report import table_rows
-from oracle.runs import Run
 from oracle.settings import RunSettings
-from selector.learning.fitting import halves
-from selector.learning.observing import observed_configurations
 from selector.learning.portfolios import portfolio_of
 from tests.oracle.conftest import all_bytes, command, environment, run_command
 from tests.plain_loop import plain_loop
@@ -106,26 +102,6 @@ def test_reading_by_blocks_changes_nothing(finished: Path, images: int) -> None:
     expected = make_labels(at_once, spaces, default, everything)
     pd.testing.assert_frame_equal(make_labels(streamed, spaces, default, images), expected)
     assert portfolio_of(streamed, default, 4) == portfolio_of(at_once, default, 4)
-
-
-def test_a_portfolio_is_chosen_without_the_images_that_promise_something_of_it(finished: Path) -> None:
-    run, outcomes = Run.open(finished), read_outcomes(finished)
-    _, spared = halves(outcomes["image"].values[outcomes["split"].values == "label"])
-    turned = outcomes.copy(deep=True)
-    others = np.array([str(image) in spared for image in outcomes["image"].values])
-    turned["predicted"].values[others] = (turned["label"].values[others, None] + np.arange(6)) % 10  # one is always right
-    with mock.patch("selector.learning.observing.LARGEST", 2):
-        assert observed_configurations(run, turned, 2) == observed_configurations(run, outcomes, 2)
-    assert 0 < others.sum() < 8
-    assert (turned["predicted"] != outcomes["predicted"]).any()
-
-
-def test_a_network_run_statically_is_a_run(tmp_path: Path) -> None:
-    summary = run(RunSettings(space="default", images=4, out=tmp_path / "alone"))
-    (space,) = summary["spaces"].values()
-    numbers = space["test"]
-    assert numbers["static"] == numbers["best"] == numbers["worst"]
-    assert (tmp_path / "alone" / "report.html").exists()
 
 
 def make_spaces_of(outcomes: xr.Dataset) -> list[Space]:
