@@ -1,4 +1,4 @@
-"""A network run statically is a run as any other; of one with many configurations half the label images choose a portfolio."""
+"""A network run statically is a run as any other; of one with many configurations half the labels choose a portfolio."""
 
 from __future__ import annotations
 
