@@ -193,10 +193,12 @@ def _model(texts: Sequence[str], known: Sequence[Mapping[int, float]], comparing
     """An ONNX model of all trees: (N, features) to (N, outputs), both double."""
     ensemble, outputs = _Ensemble(), 0
     models = [_trees(text, given) for text, given in zip(texts, known or [{}] * len(texts), strict=True)]
-    told = [not comparing or any(tree.asks_known for tree in alike) for alike in zip(*(m for _, m in models), strict=True)]
+    alike = zip(*(trees for _, trees in models), strict=True) if comparing else ()
+    # Of trees that tell nothing apart one is kept: there is no empty ensemble.
+    telling = {number for number, trees in enumerate(alike) if any(tree.asks_known for tree in trees)} or {0}
     for each, trees in models:
         for number, tree in enumerate(trees):
-            if told[number]:
+            if not comparing or number in telling:
                 ensemble.add(tree, outputs + number % each)
         outputs += each
     entries: dict[str, Any] = vars(ensemble)
