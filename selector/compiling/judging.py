@@ -197,7 +197,7 @@ def _fitted(policies: Sequence[Policy], label: Observations, folder: Path, seed:
     making, before = folder.with_name("policies.new"), folder.with_name("policies.before")
     for left in (making, before):  # of a start that was interrupted
         shutil.rmtree(left, ignore_errors=True)
-    known = policies[0].chosen_on_  # of more label images than these, maybe
+    known = frozenset[str]().union(*(policy.chosen_on_ for policy in policies))
     fitted = fit_all([policy.fresh() for policy in policies], label, making, seed, terms, known)
     if folder.is_dir():
         os.replace(folder, before)

@@ -29,7 +29,7 @@ from selector.observation.eager import live_images
 from selector.observation.images import LiveImages
 from selector.policies import REFERENCES, load_policies
 from selector.policies.base import Policy
-from selector.policies.objectives import TERMS, Terms
+from selector.policies.objectives import TERMS
 from selector.policies.running import run_policy
 from selector.shipped import SHIPPED
 from serving.inference.opening import open_deployment
@@ -147,7 +147,7 @@ def test_graphs_for_other_policies_are_refused_and_made_again(run_folder: Path, 
 def test_policies_of_a_precision_are_saved_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that starts meanwhile sees all of the new ones or all of the old ones."""
 
-    def fitted(policies: list[Policy], label: object, out: Path, seed: int, terms: Terms) -> list[Policy]:
+    def fitted(policies: list[Policy], label: object, out: Path, seed: int, *more: object) -> list[Policy]:
         (out / f"seed {seed}").mkdir(parents=True)
         if seed == 2:
             raise KeyboardInterrupt

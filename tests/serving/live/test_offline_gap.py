@@ -31,7 +31,7 @@ def test_the_gap_of_every_shipped_run_is_what_its_benchmark_measured(name: str) 
         "default": "default",
         "single_best": "single_best",
         "oracle": "oracle",
-        "active": {"wide": "stagewise/efficiency", "matched": "cascade/efficiency"}[name],
+        "active": {"wide": "neighbours/efficiency", "matched": "cascade/efficiency"}[name],
     }.items():
         assert gap[who]["accuracy"] == rows[row]["accuracy"]
         assert gap[who]["gmacs"] == rows[row]["gmacs"]
