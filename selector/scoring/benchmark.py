@@ -24,12 +24,12 @@ from selector.scoring.by_side import by_side
 from selector.scoring.controls import shuffled_control
 from selector.scoring.curves import areas, dial_curves, static_points
 from selector.scoring.learning_curve import learning_curve
-from selector.scoring.networks import against_networks
 from selector.scoring.opening import OpenedRun, facts_of, open_run, stopwatch_for, written_to
 from selector.scoring.promises import promises
 from selector.scoring.ranking import rank
 from selector.scoring.reached import reached_by, record_of
 from selector.scoring.report import write_report
+from selector.scoring.rivals import against_networks
 from selector.scoring.sentences import sentences
 from selector.scoring.shifted import shifted_test
 from selector.scoring.timing import time_rows

@@ -44,13 +44,12 @@ def frontier(result: dict[str, Any]) -> Figure:
             label=name,
             color=_COLOURS[number],
         )
-    for row in result["networks"]:
+    for number, row in enumerate(result["networks"]):
         place = 1000 * row["gmacs"], 100 * row["accuracy"]
         axes.scatter(*place, marker="D", s=22, facecolor="white", edgecolor="black", zorder=7)
-        above = 100 * row["accuracy"] > max(accuracy)  # where policies and configurations are not
-        at = (5, 4 if above else -9)
-        halo = [withStroke(linewidth=2.5, foreground="white")]
-        axes.annotate(row["name"], place, at, textcoords="offset points", fontsize=7.5, path_effects=halo, zorder=6)
+        side = ((6, 1), "left") if number % 2 == 0 else ((-6, 1), "right")  # of two that lie close, one each
+        named = axes.annotate(row["name"], place, side[0], textcoords="offset points", fontsize=7.5, ha=side[1])
+        named.set(path_effects=[withStroke(linewidth=2.5, foreground="white")], zorder=6)
     by_name = {row["name"]: row for row in result["policies"]}
     styles: list[tuple[str, dict[str, Any]]] = [
         ("default", {"marker": "o", "color": "black", "s": 40}),

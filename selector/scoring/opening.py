@@ -22,7 +22,7 @@ from selector.observation.costs import Costs
 from selector.observation.observations import Observations
 from selector.policies import digest_of_policies, load_policies
 from selector.policies.base import Policy
-from selector.scoring.networks import StaticNetwork, read_rivals, write_rivals
+from selector.scoring.rivals import StaticNetwork, read_rivals, write_rivals
 from selector.scoring.shifted import beyond
 from selector.scoring.timing import MOST, Stopwatch
 from selector.shipped import SHIPPED

@@ -20,9 +20,8 @@ from selector.policies.own import own_errors
 from selector.policies.peeking import refuse_peeking
 from selector.policies.running import PolicyRun, run_policy, run_recorded
 from selector.scoring.metrics import References, measure
-from selector.scoring.networks import StaticNetwork
 from selector.scoring.promises import kept
-from selector.scoring.rivals import versus_static
+from selector.scoring.rivals import StaticNetwork, versus_static
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ from selector.observation.observations import Observations
 from selector.policies import make
 from selector.policies.objectives import OBJECTIVES
 from selector.scoring.curves import areas, dial_curves, static_points
-from selector.scoring.networks import StaticNetwork, against_networks
 from selector.scoring.ranking import rank
 from selector.scoring.report import FAILURES, write_report
+from selector.scoring.rivals import StaticNetwork, against_networks
 from selector.scoring.scoreboard import Scale, cards, scoreboard, short_names
 from selector.scoring.sentences import sentences
 

@@ -202,7 +202,9 @@ def test_a_database_that_comes_back_between_rows_tried_one_by_one_loses_none(
     assert len(calls) < 50
 
 
-def test_a_database_that_comes_and_goes_loses_none(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_comes_and_goes_loses_none(
+    store: Store, monkeypatch: pytest.MonkeyPatch, heard: list[logging.LogRecord]
+) -> None:
     write, calls = store.add_answers, list[int]()
 
     def coming_and_going(answers: list[object], *more: object) -> None:
@@ -218,6 +220,8 @@ def test_a_database_that_comes_and_goes_loses_none(store: Store, monkeypatch: py
         recorder.add(stored(name), None)
     until(lambda: all(store.add_label(name, "n", 3) is not None for name in "abcdef"))
     recorder.close()
+    assert [record for record in heard if "refuses an answer" in record.getMessage()] == []
+    assert len(calls) >= 12
 
 
 def test_among_many_rows_only_the_bad_ones_are_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

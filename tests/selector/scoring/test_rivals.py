@@ -13,8 +13,8 @@ from selector.observation.observations import Observations
 from selector.policies import make
 from selector.policies.base import Policy
 from selector.policies.running import run_recorded
-from selector.scoring.networks import StaticNetwork, against_networks, read_rivals, write_rivals
 from selector.scoring.ranking import Ranking, rank
+from selector.scoring.rivals import StaticNetwork, against_networks, read_rivals, write_rivals
 from selector.scoring.sentences import _beside
 
 Splits = tuple[Observations, Observations]
