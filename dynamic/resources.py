@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import os
 from pathlib import Path
@@ -33,6 +34,30 @@ def cpu_count(cgroups: Path = _CGROUPS, mine: Path = _MINE) -> int:
         if quota.isdigit() and period.isdigit():
             cores = min(cores, math.ceil(int(quota) / int(period)))
     return max(cores, 1)
+
+
+@functools.cache
+def cpu_flags() -> frozenset[str]:
+    """Instruction sets of the CPU, by Linux's names such as ``avx512_bf16``; none where the system does not say.
+
+    >>> "bfloat16" in cpu_flags()                       # no such name
+    False
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(flag for line in lines if line.startswith("flags") for flag in line.split())
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies in bfloat16, and so is not slower in it than in float32."""
+    return bool({"avx512_bf16", "amx_bf16"} & cpu_flags())
+
+
+def cpu_has_int8() -> bool:
+    """Whether the CPU adds products of 8 bits in 32; in 16, as older x86 do, they overflow. True where it does not say."""
+    return not cpu_flags() or bool({"avx512_vnni", "avx_vnni", "amx_int8"} & cpu_flags())
 
 
 def available_memory(cgroups: Path = _CGROUPS, mine: Path = _MINE) -> int:

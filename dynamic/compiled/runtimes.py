@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import threading
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 
 from dynamic.errors import UserError
-from dynamic.resources import cpu_count
+from dynamic.resources import cpu_count, cpu_flags, cpu_has_bfloat16, cpu_has_int8
 
 RuntimeName = Literal["onnxruntime", "openvino"]
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -78,24 +77,14 @@ def small_graph(model: bytes) -> Graph:
 
 def check_bfloat16() -> None:
     """Raise UserError where the CPU computes bfloat16 no faster than float32, or not at all."""
-    if not {"avx512_bf16", "amx_bf16"} & _cpu_flags():
+    if not cpu_has_bfloat16():
         raise UserError("this CPU has no bfloat16 (neither avx512_bf16 nor amx_bf16): choose float32 or int8")
 
 
 def check_int8() -> None:
     """Raise UserError where the CPU adds products of 8 bits in 16, which overflow: answers would be wrong."""
-    flags = _cpu_flags()
-    if flags and not {"avx512_vnni", "avx_vnni", "amx_int8"} & flags:
+    if not cpu_has_int8():
         raise UserError("this CPU has no 8-bit dot products (neither avx512_vnni nor avx_vnni): choose float32")
-
-
-@functools.cache
-def _cpu_flags() -> frozenset[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(flag for line in lines if line.startswith("flags") for flag in line.split())
 
 
 class _OnnxRuntime:
@@ -159,7 +148,7 @@ def write_optimised(graph: Path, optimised: Path) -> None:
 
 def layout_of_onnxruntime() -> str | None:
     """On what an optimised graph depends: the runtime's version and the CPU's widest vectors; None where nothing tells."""
-    width = next((flag for flag in ("avx512f", "avx2", "avx") if flag in _cpu_flags()), None)
+    width = next((flag for flag in ("avx512f", "avx2", "avx") if flag in cpu_flags()), None)
     return None if width is None else f"onnxruntime {version('onnxruntime')} {width}"
 
 

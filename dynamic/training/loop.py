@@ -19,9 +19,13 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from dynamic.lock import held
+from dynamic.resources import cpu_has_bfloat16
 from dynamic.training.checkpoint import append_line, resume, save_checkpoint, trim_log
 
 Batch = TypeVar("Batch")
+
+DType = Literal["auto", "bfloat16", "float32"]
+"""What forward passes compute in; ``auto`` is settled by :func:`settled_dtype`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +131,18 @@ def _run_epoch(training: Training[Any], epoch: int) -> float:
 
 def _seed(seed: int, epoch: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0])
+
+
+def settled_dtype(device: str, dtype: DType) -> DType:
+    """``auto`` as the device has it: bfloat16 where it multiplies in it, else float32. Others stay as they are.
+
+    A CPU without it emulates it: a step of the slim ResNet-50 took 28 s instead of 2.5 (AMD EPYC, AVX2).
+    """
+    if dtype != "auto":
+        return dtype
+    kind = torch.device(device).type
+    has = cpu_has_bfloat16() if kind == "cpu" else kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if has else "float32"
 
 
 def autocast(device: str, dtype: str) -> torch.autocast:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from dynamic.errors import UserError
 from dynamic.files import make_writable
 from dynamic.scenes import CANVAS, CLASSES, FashionScenes
 from dynamic.training.checkpoint import append_line, stored_weights, write_weights
-from dynamic.training.loop import Training, autocast, run_epochs
+from dynamic.training.loop import DType, Training, autocast, run_epochs, settled_dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +47,9 @@ class TrainSettings:
     """Use only so many photographs of each split (for trying things out)."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Any torch device."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Autocast type; weights stay float32."""
+    dtype: DType = "auto"
+    """Autocast type; weights stay float32. ``auto`` is bfloat16 where the device multiplies in it, else float32: a step
+    takes ten times as long where bfloat16 is emulated."""
     json: bool = False
     """Print one JSON object as the last line of stdout."""
 
@@ -68,6 +69,7 @@ def train(settings: TrainSettings) -> dict[str, Any]:
     Raises:
         UserError: no training photographs, an unknown model, or a checkpoint in the folder that does not fit.
     """
+    settings = replace(settings, dtype=settled_dtype(settings.device, settings.dtype))
     out = settings.out or Path("trained") / models.folder_name(settings.model)
     scenes = FashionScenes("train", data_dir=settings.data_dir, count=settings.images)
     make_writable(out)

@@ -23,7 +23,7 @@ from dynamic.errors import UserError
 from dynamic.files import make_writable
 from dynamic.models import LoadedNetwork, folder_name, identity_of
 from dynamic.training.checkpoint import stored_weights, write_weights
-from dynamic.training.loop import Training, run_epochs
+from dynamic.training.loop import Training, run_epochs, settled_dtype
 from oracle.data.listing import tell
 from oracle.data.training_images import TrainingImages, open_training_images
 from oracle.settings import load_for
@@ -68,7 +68,8 @@ def fine_tune(settings: RofSettings) -> dict[str, Any]:
             )
         if settings.batch is None and batch < MOST and group.leads:
             tell(f"there are {batch} training images: they are one batch (--batch takes fewer)")
-        return _fine_tune(replace(settings, batch=batch), batch, group, network, configurations, images)
+        dtype = settled_dtype(group.device, settings.dtype)
+        return _fine_tune(replace(settings, batch=batch, dtype=dtype), batch, group, network, configurations, images)
 
 
 def drawn_from(settings: RofSettings, network: LoadedNetwork) -> list[Configuration]:

@@ -12,6 +12,7 @@ from dynamic.command import check_device
 from dynamic.errors import UserError
 from dynamic.models import NetworkSettings
 from dynamic.scenes import Regime
+from dynamic.training.loop import DType
 from oracle.data.sources import DatasetName
 from oracle.settings import check_scenes
 from oracle.training.schedules import ScheduleName
@@ -81,8 +82,9 @@ class RofSettings(NetworkSettings):
     """Scenes or crops, order, and the configurations drawn."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Any torch device; under torchrun each process takes the GPU of its local rank."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Autocast type; weights stay float32."""
+    dtype: DType = "auto"
+    """Autocast type; weights stay float32. ``auto`` is bfloat16 where the device multiplies in it, else float32: a step
+    takes ten times as long where bfloat16 is emulated."""
     out: Path | None = None
     """Folder for weights, log and checkpoint; trained/MODEL-METHOD-SPACE unless given."""
     json: bool = False

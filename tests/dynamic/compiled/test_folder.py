@@ -22,6 +22,7 @@ from dynamic.compiled.optimising import OptimisedGraphs
 from dynamic.compiled.session import CompiledSession
 from dynamic.integrity import read_record, write_record
 from tests.dynamic.compiled.networks import LOOKS, SIDE, Residual, family, images
+from tests.hardware import needs_int8
 from tests.in_use import in_use
 
 
@@ -105,7 +106,7 @@ def test_refuses_precisions_that_the_cpu_lacks(
 ) -> None:
     record = read_record(folder / "compiled.json")
     write_record(folder / "compiled.json", record | {"precision": precision})
-    monkeypatch.setattr("dynamic.compiled.runtimes._cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr("dynamic.resources.cpu_flags", lambda: frozenset(flags))
     if not said:
         assert CompiledNetwork.open(folder).precision == precision
         return
@@ -242,7 +243,8 @@ def test_the_default_is_always_compiled(folder: Path) -> None:
     assert made.configurations == (both.configurations[1], both.configurations[0])
 
 
-def test_refuses_networks_that_it_cannot_compile(folder: Path) -> None:
+def test_refuses_networks_that_it_cannot_compile(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dynamic.resources.cpu_flags", lambda: frozenset({"avx512_vnni"}))
     both = family("residual")
     default = both.eager.default
     with pytest.raises(UserError, match="a packed network cannot be compiled"):
@@ -300,6 +302,7 @@ def test_refuses_what_a_graph_cannot_say(tmp_path: Path, kind: type[Residual], s
     assert not list(tmp_path.iterdir())
 
 
+@needs_int8
 @pytest.mark.parametrize("name", ["residual", "dense", "inverted", "fire"])
 def test_eight_bits(tmp_path: Path, name: str) -> None:
     """Answers are near those of float32, on stretches from the images and from where others parted."""

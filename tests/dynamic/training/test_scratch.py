@@ -47,6 +47,10 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(
     dynamic.load(model, weights=training_folder / "cut" / "weights.safetensors")
     with pytest.raises(UserError, match="belongs to another training \\(batch 16 there, 8 here\\)"):
         train(settings(training_folder, "cut", model=model, batch=8))
+    # What auto is on this machine is what the checkpoint remembers.
+    monkeypatch.setattr("dynamic.resources.cpu_flags", lambda: frozenset({"avx512_bf16"}))
+    with pytest.raises(UserError, match="belongs to another training \\(dtype 'float32' there, 'bfloat16' here\\)"):
+        train(settings(training_folder, "cut", model=model, dtype="auto"))
 
 
 def test_wrong_settings_are_named(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_another_precision_names_the_command_that_fits_its_policies(run: Path) -
 
 def test_graphs_of_a_precision_wait_for_its_policies(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As an interrupted selector.compile leaves them; the float32 policies' thresholds are for other answers."""
-    monkeypatch.setattr("dynamic.compiled.runtimes._cpu_flags", lambda: frozenset({"avx512_vnni"}))
+    monkeypatch.setattr("dynamic.resources.cpu_flags", lambda: frozenset({"avx512_vnni"}))
     settings = ServingSettings(network=str(run), device="cpu", precision="int8")
     graphs = shutil.copytree(run / "compiled" / "float32", run / "compiled" / "int8")
     with pytest.raises(UserError, match=r"int8 holds graphs in float32, not int8"):
@@ -81,7 +81,7 @@ def test_graphs_of_a_precision_wait_for_its_policies(run: Path, monkeypatch: pyt
 
 
 def test_a_tolerance_is_checked_on_the_policies_of_the_precision(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dynamic.compiled.runtimes._cpu_flags", lambda: frozenset({"avx512_vnni"}))
+    monkeypatch.setattr("dynamic.resources.cpu_flags", lambda: frozenset({"avx512_vnni"}))
     graphs = shutil.copytree(run / "compiled" / "float32", run / "compiled" / "int8")
     write_record(graphs / "compiled.json", read_record(graphs / "compiled.json") | {"precision": "int8"})
     shutil.copytree(run / "policies", graphs / "policies")
