@@ -11,6 +11,7 @@ from oracle.runs import Run
 from selector.compiling.opening import RESULTS
 from selector.observation.observations import Observations
 from selector.policies.base import Policy
+from selector.policies.running import PolicyRuns
 from selector.scoring.curves import dial_curves, static_points
 from selector.scoring.opening import facts_of
 from selector.scoring.ranking import rank
@@ -33,11 +34,12 @@ def write_results(
         digest: of their folder.
         label, test: what was seen of the images in it.
     """
+    runs = PolicyRuns(test)
     results = {
         "run": facts_of(run, policies, label, test) | {"precision": network.precision, "runtime": network.runtime},
-        "policies": rank(policies, label, test).rows,
+        "policies": rank(policies, label, runs).rows,
         "static": static_points(test),
-        "curves": dial_curves(policies, test),
+        "curves": dial_curves(policies, runs),
         "network": asdict(run.digests),
         "policies_digest": digest,
     }

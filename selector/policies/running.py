@@ -58,6 +58,30 @@ def run_recorded(policy: Policy, observed: Observations, dials: Sequence[float |
     ]
 
 
+class PolicyRuns:
+    """What policies do to observed images, each run once however often it is asked for.
+
+    A policy is run at its whole dial when a setting of it is first asked for: most of the work does not depend on the dial,
+    and a benchmark wants all of it.
+
+    Args:
+        observed: the images.
+    """
+
+    def __init__(self, observed: Observations) -> None:
+        self.observed = observed
+        self._found: dict[int, tuple[Policy, dict[float | None, PolicyRun]]] = {}  # the policy, so that its id stays its own
+
+    def at(self, policy: Policy, dials: Sequence[float | None] = (None,)) -> list[PolicyRun]:
+        """As :func:`run_recorded` gives them."""
+        _, found = self._found.setdefault(id(policy), (policy, {}))
+        asked = dials if found else [*dials, *policy.dials]
+        missing = [dial for dial in dict.fromkeys(asked) if dial not in found]
+        if missing:
+            found |= zip(missing, run_recorded(policy, self.observed, missing), strict=True)
+        return [found[dial] for dial in dials]
+
+
 def _run(columns: np.ndarray, images: Images) -> PolicyRun:
     predicted = np.full(len(images), -1)
     for column in np.unique(columns):

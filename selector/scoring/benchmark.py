@@ -104,7 +104,7 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
             result = benchmark_run(settings, opened)
             opened.folder.benchmark.mkdir(parents=True, exist_ok=True)
             write_record(opened.folder.results, result)
-            write_record(opened.folder.reached, record_of(reached_by(opened.policies, opened.test), opened.policies_digest))
+            write_record(opened.folder.reached, record_of(reached_by(opened.policies, opened.runs), opened.policies_digest))
         results.append(result)
     write_report(results, settings.out)
     write_whole(settings.out / "results.json", json.dumps({"runs": results}, indent=1).encode())
@@ -115,7 +115,7 @@ def benchmark_run(settings: BenchmarkSettings, opened: OpenedRun) -> dict[str, A
     """Everything about one run, JSON-ready."""
     label, test, policies = opened.label, opened.test, opened.policies
     outside = [AsfPairwise().fit(label)] if settings.outside and available() else []
-    ranking = rank([*policies, *outside], label, test, opened.networks)
+    ranking = rank([*policies, *outside], label, opened.runs, opened.networks)
     notes = []
     if settings.outside and not outside:
         notes.append("asf-lib is not installed, so its row is missing: pip install -e '.[compare]'")
@@ -124,12 +124,12 @@ def benchmark_run(settings: BenchmarkSettings, opened: OpenedRun) -> dict[str, A
         stopwatch = stopwatch_for(opened)
         time_rows(stopwatch, ranking.rows, policies)
         static_milliseconds = stopwatch.static_milliseconds()
-    curves = dial_curves(policies, test)
+    curves = dial_curves(policies, opened.runs)
     result = {
         "run": facts_of(opened.run, policies, label, test),
         "policies": ranking.rows,
         "static": static_points(test),
-        "networks": against_networks(opened.networks, policies, label, test, ranking.references),
+        "networks": against_networks(opened.networks, policies, label, opened.runs, ranking.references),
         "static_network_milliseconds": static_milliseconds,
         "curves": curves,
         "area": areas(curves, test),

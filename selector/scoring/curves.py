@@ -10,7 +10,7 @@ import numpy as np
 from oracle.evaluation.bounds import hull
 from selector.observation.observations import Observations
 from selector.policies.base import Policy
-from selector.policies.running import run_recorded
+from selector.policies.running import PolicyRuns
 
 Point = Sequence[float]
 """(GMACs an image, accuracy)."""
@@ -25,13 +25,13 @@ def static_points(test: Observations) -> dict[str, Any]:
     }
 
 
-def dial_curves(policies: Sequence[Policy], test: Observations) -> dict[str, list[list[float]]]:
+def dial_curves(policies: Sequence[Policy], runs: PolicyRuns) -> dict[str, list[list[float]]]:
     """By policy the point of every setting of its dial: for the picture, nothing is chosen from it."""
     found = {}
     for policy in policies:
         if policy.dials:
-            outcomes = run_recorded(policy, test, policy.dials)
-            found[policy.name] = [[float(o.macs.mean() / 1e9), float((o.predicted == test.labels).mean())] for o in outcomes]
+            outcomes, labels = runs.at(policy, policy.dials), runs.observed.labels
+            found[policy.name] = [[float(o.macs.mean() / 1e9), float((o.predicted == labels).mean())] for o in outcomes]
     return found
 
 

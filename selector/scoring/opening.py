@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from selector.observation.costs import Costs
 from selector.observation.observations import Observations
 from selector.policies import digest_of_policies, load_policies
 from selector.policies.base import Policy
+from selector.policies.running import PolicyRuns
 from selector.scoring.rivals import StaticNetwork, read_rivals, write_rivals
 from selector.scoring.shifted import beyond
 from selector.scoring.timing import MOST, Stopwatch
@@ -54,6 +56,11 @@ class OpenedRun:
     test: Observations
     networks: Sequence[StaticNetwork] = ()
     shifted: tuple[str, Observations] | None = None
+
+    @cached_property
+    def runs(self) -> PolicyRuns:
+        """What the policies do to the test images."""
+        return PolicyRuns(self.test)
 
 
 def open_run(

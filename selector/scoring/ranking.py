@@ -18,7 +18,7 @@ from selector.policies.constant import Oracle
 from selector.policies.objectives import OBJECTIVES, Objective, OperatingPoint, Terms
 from selector.policies.own import own_errors
 from selector.policies.peeking import refuse_peeking
-from selector.policies.running import PolicyRun, run_policy, run_recorded
+from selector.policies.running import PolicyRun, PolicyRuns, run_policy
 from selector.scoring.metrics import References, measure
 from selector.scoring.promises import kept
 from selector.scoring.rivals import StaticNetwork, versus_static
@@ -50,7 +50,7 @@ def refuse_overlap(policy: Policy, keys: np.ndarray) -> None:
 
 
 def rank(
-    policies: Sequence[Policy], label: Observations, test: Observations, networks: Sequence[StaticNetwork] = ()
+    policies: Sequence[Policy], label: Observations, runs: PolicyRuns, networks: Sequence[StaticNetwork] = ()
 ) -> Ranking:
     """Score every policy once for each objective; a policy without a dial once.
 
@@ -62,12 +62,13 @@ def rank(
     Args:
         policies: fitted, with operating points; ``default`` and ``single_best`` among them.
         label: gives the default's accuracy and cost, which the objectives refer to.
-        test: scored on.
+        runs: on the test images, which are scored on.
         networks: other networks on these images.
 
     Raises:
         UserError: a policy was fitted on a test image.
     """
+    test = runs.observed
     for policy in policies:
         refuse_overlap(policy, test.keys)
         with own_errors(policy):
@@ -83,7 +84,7 @@ def rank(
         points = [policy.point(objective or "accuracy", *static) for objective in objectives]
         dials = list(dict.fromkeys(point.dial if point else None for point in points))
         with own_errors(policy):
-            found = dict(zip(dials, run_recorded(policy, test, dials), strict=True))
+            found = dict(zip(dials, runs.at(policy, dials), strict=True))
         for objective, point in zip(objectives, points, strict=True):
             name = f"{policy.name}/{objective}" if objective else policy.name
             outcomes[name] = found[point.dial if point else None]

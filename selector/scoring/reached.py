@@ -15,11 +15,11 @@ import numpy as np
 from dynamic.errors import UserError
 from dynamic.integrity import read_record
 from oracle.run_folder import RunFolder
-from selector.observation.observations import Observations, in_parts
+from selector.observation.observations import in_parts
 from selector.policies import digest_of_policies
 from selector.policies.base import Policy
 from selector.policies.objectives import OBJECTIVES
-from selector.policies.running import run_recorded
+from selector.policies.running import PolicyRuns
 
 _LEVELS = 8
 """Levels of cost, at most."""
@@ -96,13 +96,14 @@ class Reached:
         return np.repeat(np.arange(len(self.confidences)), [len(cut) + 1 for cut in self.confidences])
 
 
-def reached_by(policies: Sequence[Policy], test: Observations) -> list[Reached]:
+def reached_by(policies: Sequence[Policy], runs: PolicyRuns) -> list[Reached]:
     """Every policy at the setting of each objective, on the test images.
 
     Args:
         policies: fitted on the label split, with operating points; ``default`` is one of them.
-        test: images that they were not fitted on.
+        runs: on images that they were not fitted on.
     """
+    test = runs.observed
     (promised,) = next(policy for policy in policies if policy.name == "default").points_
     static = promised.accuracy, promised.macs
     confidences = np.concatenate([np.asarray(part.probabilities).max(axis=2) for part in in_parts(test)])
@@ -110,7 +111,7 @@ def reached_by(policies: Sequence[Policy], test: Observations) -> list[Reached]:
     for policy in policies:
         points = [policy.point(objective, *static) for objective in OBJECTIVES]
         dials = list(dict.fromkeys(point.dial if point and policy.dials else None for point in points))
-        for dial, run in zip(dials, run_recorded(policy, test, dials), strict=True):
+        for dial, run in zip(dials, runs.at(policy, dials), strict=True):
             confidence = confidences[np.arange(len(test)), run.columns]
             found.append(Reached.of(policy.name, dial, run.macs, confidence))
     return found

@@ -24,7 +24,7 @@ from oracle.runs import Run
 from selector.observation.observations import Observations
 from selector.policies.base import Policy
 from selector.policies.objectives import OperatingPoint
-from selector.policies.running import PolicyRun, run_recorded
+from selector.policies.running import PolicyRun, PolicyRuns
 from selector.scoring.metrics import References, paired
 
 
@@ -129,7 +129,7 @@ def against_networks(
     rivals: Sequence[StaticNetwork],
     policies: Sequence[Policy],
     label: Observations,
-    test: Observations,
+    runs: PolicyRuns,
     references: References,
 ) -> list[dict[str, Any]]:
     """Each rival on the test split, against the default and two settings of policies, JSON-ready.
@@ -141,8 +141,9 @@ def against_networks(
     Args:
         rivals: on these images.
         policies: fitted, with operating points.
-        label, test: of the run.
-        references: of the test images.
+        label: of the run.
+        runs: on its test images.
+        references: of these.
     """
     points = [(policy, point) for policy in policies if policy.learned for point in policy.points_]
     promised = np.array([str(key) not in policies[0].chosen_on_ for key in label.keys])  # as the points' accuracies are
@@ -163,7 +164,7 @@ def against_networks(
                 "accuracy_ci": list(interval(rival.test)),
                 "versus_default": paired(rival.test, references.default, references),
             }
-            | {kind: chosen and _beside(*chosen, rival, test, references) for kind, chosen in settings.items()}
+            | {kind: chosen and _beside(*chosen, rival, runs, references) for kind, chosen in settings.items()}
         )
     beside = [row[kind] for row in found for kind in ("for_its_cost", "for_its_accuracy") if row[kind]]
     for comparison, p in zip(beside, holm([comparison["versus"]["p"] for comparison in beside]), strict=True):
@@ -172,11 +173,11 @@ def against_networks(
 
 
 def _beside(
-    policy: Policy, point: OperatingPoint, rival: StaticNetwork, test: Observations, references: References
+    policy: Policy, point: OperatingPoint, rival: StaticNetwork, runs: PolicyRuns, references: References
 ) -> dict[str, Any]:
     """One setting of a policy against a rival."""
-    (outcome,) = run_recorded(policy, test, [point.dial])
-    right = outcome.predicted == test.labels
+    (outcome,) = runs.at(policy, [point.dial])
+    right = outcome.predicted == runs.observed.labels
     return {
         "policy": policy.name,
         "dial": point.dial,

@@ -9,6 +9,7 @@ import numpy as np
 
 from selector.observation.observations import Observations
 from selector.policies.base import Policy
+from selector.policies.running import PolicyRuns
 from selector.scoring.curves import static_points
 from selector.scoring.ranking import rank
 
@@ -35,6 +36,6 @@ def shifted_test(name: str, policies: Sequence[Policy], label: Observations, tes
     return {
         "run": name,
         "images": len(test),
-        "policies": rank(policies, label, test).rows,
+        "policies": rank(policies, label, PolicyRuns(test)).rows,
         "static": static_points(test),
     }

@@ -14,6 +14,7 @@ from selector.learning.training import TrainSettings, fit_all
 from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
 from selector.policies import REFERENCES, load_policy, make
+from selector.policies.running import PolicyRuns
 from selector.scoring.ranking import rank
 from tests.pages import EXTENDING, files
 
@@ -52,7 +53,7 @@ def test_the_example_learns_is_kept_and_beats_the_default(edged: Splits, tmp_pat
     assert (loaded.cheap_, loaded.best_) == (3, 0)  # type: ignore[attr-defined]
     for dial in policies[-1].dials:
         assert (loaded.decide(RecordedImages(test), dial) == policies[-1].decide(RecordedImages(test), dial)).all()
-    row = next(row for row in rank(policies, label, test).rows if row["name"] == "plain/efficiency")
+    row = next(row for row in rank(policies, label, PolicyRuns(test)).rows if row["name"] == "plain/efficiency")
     assert row["accuracy"] > 0.97
     assert row["gmacs"] < 0.8 * test.costs.default / 1e9
     kept = tmp_path / "policies" / "plain" / "policy.py"
@@ -160,9 +161,9 @@ def test_one_that_looked_at_the_test_split_is_not_ranked(edged: Splits, tmp_path
         policies[-1].fresh().fit(test)
     policies[-1].fitted_on_ |= {str(test.keys[3])}
     with pytest.raises(UserError, match="plain was fitted on 1 of the images it would be scored on"):
-        rank(policies, label, test)
+        rank(policies, label, PolicyRuns(test))
     # One that was taught to peek after it was trained is found out on the test split.
     policies[-1].fitted_on_ = frozenset(map(str, label.keys))
     type(policies[-1])._decide = lambda self, images, dial: images._seen.labels % 4  # type: ignore[attr-defined,assignment,method-assign]
     with pytest.raises(UserError, match="plain decides by the labels of the images"):
-        rank(policies, label, test)
+        rank(policies, label, PolicyRuns(test))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from selector.observation import observations as observations_module
 from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
 from selector.observation.stored import Blocks, StoredArray, read_blocks
-from selector.policies import LEARNED, answers, cascade
+from selector.policies import LEARNED, answers, cascade, running
 from selector.policies.answers import fit_temperatures, tempered
 from selector.policies.base import Policy
 from selector.policies.boosting import Ranker, boosted, boosted_each
@@ -25,7 +26,7 @@ from selector.policies.cascade import Averaging, Cascade
 from selector.policies.forest import Forest
 from selector.policies.gathering import gather, gather_recorded
 from selector.policies.head import _channel_statistics
-from selector.policies.running import run_policy, run_recorded
+from selector.policies.running import PolicyRun, PolicyRuns, run_policy, run_recorded
 from selector.policies.stagewise import Stagewise
 from selector.scoring.resampling import draw_resamples
 
@@ -122,6 +123,29 @@ def test_policies_learn_and_decide_alike_from_disk_and_from_memory(kept: Pair, k
         assert np.array_equal(found.columns, whole.columns)
         assert np.array_equal(found.predicted, whole.predicted)
         assert np.array_equal(found.macs, whole.macs)
+
+
+def test_a_policy_is_run_once_at_each_setting(kept: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = kept[1]
+    first, second = Cascade().fit(held), Cascade().fit(held)
+    asked: list[tuple[Policy, Sequence[float | None]]] = []
+
+    def watched(policy: Policy, observed: Observations, dials: Sequence[float | None]) -> list[PolicyRun]:
+        asked.append((policy, dials))
+        return run_recorded(policy, observed, dials)
+
+    monkeypatch.setattr(running, "run_recorded", watched)
+    runs = PolicyRuns(held)
+    for policy in (first, second, first):
+        wanted = [policy.dials[3], policy.dials[0]]
+        for dial, found in zip(wanted, runs.at(policy, wanted), strict=True):
+            alone = run_policy(policy, RecordedImages(held), dial)
+            assert np.array_equal(found.columns, alone.columns)
+            assert np.array_equal(found.macs, alone.macs)
+    (beside,) = runs.at(first, [0.123])
+    assert np.array_equal(beside.macs, run_policy(first, RecordedImages(held), 0.123).macs)
+    assert [policy for policy, _ in asked] == [first, second, first]
+    assert [set(dials) for _, dials in asked] == [set(first.dials), set(second.dials), {0.123}]
 
 
 def test_operating_points_are_the_same(kept: Pair) -> None:

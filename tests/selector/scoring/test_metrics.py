@@ -14,7 +14,7 @@ from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
 from selector.policies import make
 from selector.policies.constant import Cheapest, Default, Oracle, SingleBest
-from selector.policies.running import PolicyRun, run_policy
+from selector.policies.running import PolicyRun, PolicyRuns, run_policy
 from selector.scoring.metrics import References, closed_gap, closed_gap_interval, measure
 from selector.scoring.mixture import mixture_accuracy
 from selector.scoring.ranking import rank
@@ -42,7 +42,7 @@ def outcome_of(observed: Observations, columns: np.ndarray) -> PolicyRun:
 def test_oracle_closes_all_and_single_best_nothing(noise: Splits) -> None:
     label, test = noise
     policies = [calibrate(policy, label) for policy in make("correctness,cascade")]
-    rows = rank(policies, label, test).rows
+    rows = rank(policies, label, PolicyRuns(test)).rows
     by_name = {row["name"]: row for row in rows}
     assert list(by_name)[:6] == ["default", "single_best", "cheapest", "most_preferred", "random", "oracle"]
     assert by_name["oracle"]["closed_gap"] == 1.0
@@ -85,7 +85,7 @@ def test_a_policy_fitted_on_test_images_is_refused(noise: Splits) -> None:
     with pytest.raises(
         UserError, match="default was fitted on 40 of the images it would be scored on, such as test/4-00000"
     ):
-        rank(policies, label, test)
+        rank(policies, label, PolicyRuns(test))
 
 
 def test_intervals_cover_and_shrink() -> None:
@@ -192,7 +192,7 @@ def test_resampled_means_in_blocks() -> None:
 def test_p_values_are_adjusted_over_the_learned_rows(noise: Splits, ruled: Splits) -> None:
     label, test = ruled
     policies = [calibrate(policy, label) for policy in make("correctness,neighbours")]
-    rows = rank(policies, label, test).rows
+    rows = rank(policies, label, PolicyRuns(test)).rows
     learned = [row for row in rows if row["learned"]]
     assert len(learned) == 6
     for comparison in ("versus_default", "versus_single_best"):

@@ -16,7 +16,7 @@ from selector.observation.observations import Observations
 from selector.policies import make
 from selector.policies.base import Policy
 from selector.policies.boosting import Correctness
-from selector.policies.running import run_recorded
+from selector.policies.running import PolicyRuns, run_recorded
 from selector.scoring import figures
 from selector.scoring.by_side import by_side
 from selector.scoring.curves import area, areas, dial_curves, static_points
@@ -34,7 +34,7 @@ def policies(ruled: Splits) -> list[Policy]:
 
 @pytest.fixture(scope="module")
 def ranking(policies: list[Policy], ruled: Splits) -> Ranking:
-    return rank(policies, *ruled)
+    return rank(policies, ruled[0], PolicyRuns(ruled[1]))
 
 
 def test_rows_belong_to_their_outcomes(ranking: Ranking, ruled: Splits) -> None:
@@ -65,7 +65,7 @@ def test_bins_by_side_add_up(ranking: Ranking, ruled: Splits) -> None:
 
 def test_curves_and_areas(policies: list[Policy], ruled: Splits) -> None:
     test = ruled[1]
-    curves = dial_curves(policies, test)
+    curves = dial_curves(policies, PolicyRuns(test))
     assert set(curves) == {policy.name for policy in policies if policy.dials}
     found = areas(curves, test)
     assert found["correctness"] > found["static"] + 0.1
@@ -114,7 +114,7 @@ def test_figures_change_nothing_global(policies: list[Policy], ranking: Ranking,
         "policies": ranking.rows,
         "static": static_points(test),
         "networks": [{"name": "narrow", "gmacs": 0.003, "accuracy": 0.5}],
-        "curves": dial_curves(policies, test),
+        "curves": dial_curves(policies, PolicyRuns(test)),
         "by_side": by_side(ranking, test),
         "learning_curve": [
             {"policy": "correctness", "images": images, "closed_gap": 0.1, "closed_gap_ci": [0.0, 0.2]}

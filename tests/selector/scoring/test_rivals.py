@@ -12,7 +12,7 @@ from selector.learning.fitting import calibrate
 from selector.observation.observations import Observations
 from selector.policies import make
 from selector.policies.base import Policy
-from selector.policies.running import run_recorded
+from selector.policies.running import PolicyRuns, run_recorded
 from selector.scoring.ranking import Ranking, rank
 from selector.scoring.rivals import StaticNetwork, against_networks, read_rivals, write_rivals
 from selector.scoring.sentences import _beside
@@ -23,7 +23,7 @@ Splits = tuple[Observations, Observations]
 @pytest.fixture(scope="module")
 def ranked(ruled: Splits) -> tuple[list[Policy], Ranking]:
     policies = [calibrate(policy, ruled[0]) for policy in make("correctness,stagewise")]
-    return policies, rank(policies, *ruled)
+    return policies, rank(policies, ruled[0], PolicyRuns(ruled[1]))
 
 
 def _network(splits: Splits, name: str, macs: float, seed: int = 0) -> StaticNetwork:
@@ -58,7 +58,7 @@ def test_policies_beside_a_network_are_chosen_by_the_label_split(
     costs = sorted(point.macs for point in points)
     dear, cheap = _network(ruled, "dear", costs[-1]), _network(ruled, "cheap", costs[0] / 2)
     perfect = StaticNetwork(name="perfect", macs=costs[3], label=np.ones(len(label), bool), test=np.ones(len(test), bool))
-    rows = against_networks([dear, cheap, perfect], policies, label, test, ranking.references)
+    rows = against_networks([dear, cheap, perfect], policies, label, PolicyRuns(test), ranking.references)
     assert [row["name"] for row in rows] == ["dear", "cheap", "perfect"]
     assert rows[1]["for_its_cost"] is None
     assert rows[2]["for_its_accuracy"] is None

@@ -13,6 +13,7 @@ from selector.learning.fitting import calibrate
 from selector.observation.observations import Observations
 from selector.policies import make
 from selector.policies.objectives import OBJECTIVES
+from selector.policies.running import PolicyRuns
 from selector.scoring.curves import areas, dial_curves, static_points
 from selector.scoring.ranking import rank
 from selector.scoring.report import FAILURES, write_report
@@ -38,11 +39,11 @@ def result(ruled: Splits) -> dict[str, Any]:
         StaticNetwork(name="narrow", macs=0.6 * label.costs.default, label=_mostly(label, 0.95), test=_mostly(test, 0.95)),
         StaticNetwork(name="wide", macs=9 * label.costs.default, label=_mostly(label, 0.5), test=_mostly(test, 0.5)),
     ]
-    ranking = rank(policies, label, test, networks)
+    ranking = rank(policies, label, PolicyRuns(test), networks)
     for number, row in enumerate(ranking.rows):
         row["milliseconds"] = {"1": 10.0 + number, "32": 2.0}
         row["static_ratio"] = {"1": {"median": 0.5, "low": 0.4, "high": 0.6}}
-    curves = dial_curves(policies, test)
+    curves = dial_curves(policies, PolicyRuns(test))
     found: dict[str, Any] = {
         "run": {
             "name": "ruled",
@@ -61,7 +62,7 @@ def result(ruled: Splits) -> dict[str, Any]:
         },
         "policies": ranking.rows,
         "static": static_points(test),
-        "networks": against_networks(networks, policies, label, test, ranking.references),
+        "networks": against_networks(networks, policies, label, PolicyRuns(test), ranking.references),
         "static_network_milliseconds": {"1": 5.0, "32": 1.0},
         "curves": curves,
         "area": areas(curves, test),

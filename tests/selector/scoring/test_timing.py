@@ -13,6 +13,7 @@ from dynamic.recalibration import recalibrate
 from selector.observation.costs import Costs
 from selector.observation.observations import Observations
 from selector.policies.constant import Default
+from selector.policies.running import PolicyRuns
 from selector.scoring import timing
 from selector.scoring.ranking import rank
 from selector.scoring.timing import Stopwatch, time_rows
@@ -83,7 +84,7 @@ def test_rows_with_the_same_setting_are_timed_once(noise: Splits, monkeypatch: p
 
     label, test = noise
     policies = [calibrate(policy, label) for policy in make("correctness")]
-    rows = rank(policies, label, test).rows
+    rows = rank(policies, label, PolicyRuns(test)).rows
     timed: list[tuple[str, float | None]] = []
 
     class Counter:
