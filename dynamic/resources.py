@@ -55,11 +55,6 @@ def cpu_has_bfloat16() -> bool:
     return bool({"avx512_bf16", "amx_bf16"} & cpu_flags())
 
 
-def cpu_has_int8() -> bool:
-    """Whether the CPU adds products of 8 bits in 32; in 16, as older x86 do, they overflow. True where it does not say."""
-    return not cpu_flags() or bool({"avx512_vnni", "avx_vnni", "amx_int8"} & cpu_flags())
-
-
 def available_memory(cgroups: Path = _CGROUPS, mine: Path = _MINE) -> int:
     """Bytes that this process may still take: what the host has free, and the limit of every control group it is in.
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from dynamic.compiled.runtimes import PRECISIONS, Precision
 
-VERSION = 1
+VERSION = 2
 """Of the folder's layout: one of another version is made again."""
 
 OutputKind = Literal["values", "look", "logits"]

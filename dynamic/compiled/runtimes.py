@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 
 from dynamic.errors import UserError
-from dynamic.resources import cpu_count, cpu_flags, cpu_has_bfloat16, cpu_has_int8
+from dynamic.resources import cpu_count, cpu_flags, cpu_has_bfloat16
 
 RuntimeName = Literal["onnxruntime", "openvino"]
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -50,8 +50,6 @@ def open_runtime(precision: Precision, name: str | None = None, threads: int | N
     Raises:
         UserError: an unknown runtime, one that is not installed, or one that cannot run the precision on this CPU.
     """
-    if precision == "int8":
-        check_int8()
     chosen = name or ("openvino" if precision == "bfloat16" else "onnxruntime")
     if chosen == "onnxruntime":
         if precision == "bfloat16":
@@ -79,12 +77,6 @@ def check_bfloat16() -> None:
     """Raise UserError where the CPU computes bfloat16 no faster than float32, or not at all."""
     if not cpu_has_bfloat16():
         raise UserError("this CPU has no bfloat16 (neither avx512_bf16 nor amx_bf16): choose float32 or int8")
-
-
-def check_int8() -> None:
-    """Raise UserError where the CPU adds products of 8 bits in 16, which overflow: answers would be wrong."""
-    if not cpu_has_int8():
-        raise UserError("this CPU has no 8-bit dot products (neither avx512_vnni nor avx_vnni): choose float32")
 
 
 class _OnnxRuntime:

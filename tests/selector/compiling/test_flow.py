@@ -35,7 +35,6 @@ from selector.shipped import SHIPPED
 from serving.inference.opening import open_deployment
 from serving.live.offline_gap import offline_gap
 from serving.settings import ServingSettings
-from tests.hardware import needs_int8
 from tests.oracle.conftest import run_command
 
 pytestmark = pytest.mark.slow  # exporting graphs takes seconds
@@ -162,7 +161,6 @@ def test_policies_of_a_precision_are_saved_together(tmp_path: Path, monkeypatch:
     assert [path.name for path in tmp_path.iterdir()] == ["policies"]
 
 
-@needs_int8
 @pytest.mark.nightly
 def test_int8_has_policies_of_its_own_and_stands_beside_float32(run_folder: Path, compiled: Path) -> None:
     settings = CompileSettings(run=run_folder, precision="int8", images=IMAGES)

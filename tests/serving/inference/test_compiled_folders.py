@@ -68,9 +68,8 @@ def test_another_precision_names_the_command_that_fits_its_policies(run: Path) -
         check_before_start(ServingSettings(network=str(run), device="cpu", precision="int8"))
 
 
-def test_graphs_of_a_precision_wait_for_its_policies(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graphs_of_a_precision_wait_for_its_policies(run: Path) -> None:
     """As an interrupted selector.compile leaves them; the float32 policies' thresholds are for other answers."""
-    monkeypatch.setattr("dynamic.resources.cpu_flags", lambda: frozenset({"avx512_vnni"}))
     settings = ServingSettings(network=str(run), device="cpu", precision="int8")
     graphs = shutil.copytree(run / "compiled" / "float32", run / "compiled" / "int8")
     with pytest.raises(UserError, match=r"int8 holds graphs in float32, not int8"):
@@ -80,8 +79,7 @@ def test_graphs_of_a_precision_wait_for_its_policies(run: Path, monkeypatch: pyt
         check_before_start(settings)
 
 
-def test_a_tolerance_is_checked_on_the_policies_of_the_precision(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dynamic.resources.cpu_flags", lambda: frozenset({"avx512_vnni"}))
+def test_a_tolerance_is_checked_on_the_policies_of_the_precision(run: Path) -> None:
     graphs = shutil.copytree(run / "compiled" / "float32", run / "compiled" / "int8")
     write_record(graphs / "compiled.json", read_record(graphs / "compiled.json") | {"precision": "int8"})
     shutil.copytree(run / "policies", graphs / "policies")
