@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import binomtest
 
 SIGNIFICANCE = 0.05
 
@@ -28,6 +27,8 @@ def no_better_than_chance(predicted: np.ndarray, labels: np.ndarray, classes: in
     """
     if not len(labels):
         return None
+    from scipy.stats import binomtest  # takes longer to import than some commands to run
+
     chance = 1 / classes
     if len(np.unique(labels)) > 1:
         found = predicted[predicted >= 0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.stats import bootstrap
 
 from oracle.evaluation import bounds
 
@@ -20,6 +19,8 @@ def share(right: np.ndarray) -> dict[str, Any]:
 
 def resampled(statistic: Any, *samples: np.ndarray) -> dict[str, Any]:
     """A statistic of paired samples with its bootstrap interval; None for the interval where it is undefined."""
+    from scipy.stats import bootstrap  # takes longer to import than some commands to run
+
     value = float(statistic(*samples))
     if len(samples[0]) < 2:
         return {"value": value, "interval": None}

@@ -11,7 +11,6 @@ from math import comb
 from typing import TypedDict
 
 import numpy as np
-from scipy.stats import binomtest
 
 RESAMPLES = 10_000
 """Of every bootstrap; the smallest p-value it can give is 2 / 10,001."""
@@ -61,6 +60,8 @@ def mcnemar(right: np.ndarray, base: np.ndarray) -> float:
     >>> mcnemar(np.array([True] * 6), np.array([False] * 6))
     0.03125
     """
+    from scipy.stats import binomtest  # takes longer to import than some commands to run
+
     gained, lost = int((right & ~base).sum()), int((base & ~right).sum())
     return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from scipy.stats import spearmanr
 
 from dynamic.receptive_field import receptive_fields
 from oracle.evaluation import bounds
@@ -61,7 +60,7 @@ def receptive_field_correlations(outcomes: SpaceOutcomes, curve: np.ndarray, res
             rows = [np.arange(len(sides))] + [stream.integers(len(sides), size=len(sides)) for _ in range(resamples)]
             found = _correlations([_spearman(preferred[r], sides[r]) for r in rows])
             if found["value"] is not None:
-                found["p"] = float(spearmanr(preferred, sides).pvalue)
+                found["p"] = float(_ranked(preferred, sides).pvalue)
             result["sides"]["ABCDEF"[layer]] = found
     return result
 
@@ -69,7 +68,13 @@ def receptive_field_correlations(outcomes: SpaceOutcomes, curve: np.ndarray, res
 def _spearman(first: np.ndarray, second: np.ndarray) -> float:
     if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return float("nan")  # a constant has no ranks
-    return float(spearmanr(first, second).statistic)
+    return float(_ranked(first, second).statistic)
+
+
+def _ranked(first: np.ndarray, second: np.ndarray) -> Any:
+    from scipy.stats import spearmanr  # takes longer to import than some commands to run
+
+    return spearmanr(first, second)
 
 
 def _correlations(values: Sequence[float]) -> dict[str, Any]:

@@ -4,11 +4,13 @@ import json
 import random
 import re
 import resource
+import runpy
 import signal
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -218,7 +220,7 @@ def test_a_run_in_use_is_refused_and_loses_nothing(tmp_path: Path, small_space: 
         assert writing.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -241,19 +243,37 @@ def test_a_run_in_use_is_refused_and_loses_nothing(tmp_path: Path, small_space: 
         (("--device", "meta"), "--device meta cannot be used"),
         (("--seed", "-1"), "--seed must not be negative"),
         (("--memory-gib", "0.0001"), "one image under this space needs about"),
-        (("--ray", "127.0.0.1:1"), "--ray 127.0.0.1:1: no Ray cluster there"),
         (("--ray-workers", "2"), "--ray-workers is of the workers of a Ray cluster: pass --ray"),
         (("--ray", "local", "--ray-gpus", "1.5"), "--ray-gpus must be a fraction of one GPU or a whole number"),
         (("--ray", "local", "--ray-workers", "0"), "--ray-workers must be at least 1, not 0"),
         (("--out", "/proc/nowhere"), "cannot write in /proc/nowhere"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
-    done = run_command("--out", tmp_path / "run", *arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_mistakes_are_one_line_and_exit_code_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    """The command as Python runs it, but in this process: each would import for seconds."""
+    monkeypatch.setattr("sys.argv", ["oracle.run", "--out", str(tmp_path / "run"), *arguments])
+    monkeypatch.setattr("dynamic.resources.ctypes.CDLL", Mock(side_effect=OSError))  # the allocator stays as it is
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module("oracle.run", run_name="__main__")
+    said = capfd.readouterr().err
+    assert stopped.value.code == 2
+    assert message in said
+    assert said.count("\n") == 1
     assert not (tmp_path / "run" / "outcomes.zarr").exists()
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_not_there_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    done = run_command("--out", tmp_path / "run", "--ray", "127.0.0.1:1")
+    assert done.returncode == 2
+    assert "--ray 127.0.0.1:1: no Ray cluster there" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
