@@ -5,6 +5,9 @@ import gzip
 import os
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # the workers share the cores; before what reads it is imported
+
 import numpy as np
 import pytest
 import torch
@@ -20,7 +23,7 @@ MODELS = [
 """The paper's four networks; two of them, a residual one and a depth-wise one, in the quick loop."""
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # the workers share the cores
+    torch.set_num_threads(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

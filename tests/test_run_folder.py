@@ -24,7 +24,7 @@ from oracle.settings import RunSettings
 from selector.learning.training import TrainSettings, train
 from selector.policies import load_policies
 from tests.image_folders import fill
-from tests.oracle.conftest import all_bytes, run_command
+from tests.oracle.conftest import all_bytes, run_here
 from tests.run_folders import CLASSES, moved_folder_run, write_space
 
 
@@ -178,11 +178,11 @@ def test_an_unfinished_or_earlier_run_is_told_apart(folder_run: Path, tmp_path: 
 @pytest.mark.slow
 def test_an_earlier_versions_run_is_taken_over_without_evaluating(tmp_path: Path) -> None:
     options = ("--space", str(write_space(tmp_path)), "--images", 6, "--out", tmp_path / "run")
-    assert run_command(*options).returncode == 0
+    assert run_here(*options).returncode == 0
     whole = all_bytes(tmp_path / "run")
     (tmp_path / "run" / "run.json").unlink()
     (tmp_path / "run" / "settings.json").write_text("{}")
-    again = run_command(*options)
+    again = run_here(*options)
     assert again.returncode == 0, again.stderr
     assert "image/s" not in again.stderr
     assert all_bytes(tmp_path / "run") == whole

@@ -30,7 +30,7 @@ from selector.scoring.benchmark import BenchmarkSettings, benchmark
 from selector.shipped import SHIPPED
 from selector.tuning.learnable import steps_of
 from selector.tuning.portfolio_search import SearchSettings, search_run
-from tests.oracle.conftest import all_bytes, run_command
+from tests.oracle.conftest import all_bytes, run_here
 from tests.plain_loop import plain_loop
 
 IMAGES = 48
@@ -46,9 +46,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     space.write_text(json.dumps({"stride": [[1, 2], [2, 3], [2], [2, 1]], "dilation": [[1], [1], [1], [1]]}))
     run(RunSettings(space=str(space), images=IMAGES, regime="wide", recalibrate=32, out=folder / "run"))
     space.unlink()  # the run knows its configurations
-    result = run_command(
-        folder / "run", "--policies", "correctness,stagewise,cascade,head", "--json", module="selector.train"
-    )
+    result = run_here(folder / "run", "--policies", "correctness,stagewise,cascade,head", "--json", module="selector.train")
     assert result.returncode == 0, result.stderr
     line = json.loads(result.stdout.splitlines()[-1])
     assert line["images"] == IMAGES
@@ -63,7 +61,7 @@ def observed(path: Path) -> Observations:
 
 
 def test_benchmark_prints_a_table_and_a_line(trained: Path, tmp_path: Path) -> None:
-    result = run_command(trained, "--out", tmp_path, "--json", module="selector.benchmark")
+    result = run_here(trained, "--out", tmp_path, "--json", module="selector.benchmark")
     assert result.returncode == 0, result.stderr
     line = json.loads(result.stdout.splitlines()[-1])
     rows = {row["name"]: row for row in line["policies"]}
@@ -87,7 +85,7 @@ def test_benchmark_prints_a_table_and_a_line(trained: Path, tmp_path: Path) -> N
 
 def test_a_searched_portfolio_is_trained_on_and_ranked(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("policies", "observations"))
-    result = run_command(tmp_path / "run", "--size", 3, "--max-macs", 1.1, "--json", module="selector.search")
+    result = run_here(tmp_path / "run", "--size", 3, "--max-macs", 1.1, "--json", module="selector.search")
     assert result.returncode == 0, result.stderr
     line = json.loads(result.stdout.splitlines()[-1])
     opened = Run.open(tmp_path / "run")
@@ -123,7 +121,7 @@ def test_a_searched_portfolio_is_trained_on_and_ranked(trained: Path, tmp_path: 
 
 
 def test_search_refuses(trained: Path, tmp_path: Path) -> None:
-    result = run_command(trained, "--size", 9, module="selector.search")
+    result = run_here(trained, "--size", 9, module="selector.search")
     assert result.returncode == 2
     assert "ran 8 configurations, fewer than --size 9" in result.stderr
     run(RunSettings(space=str(_two(tmp_path)), images=12, out=tmp_path / "few"))
@@ -207,7 +205,7 @@ def test_an_interrupted_observation_goes_on(trained: Path, tmp_path: Path, monke
 
 
 def test_benchmark_refuses(trained: Path, tmp_path: Path) -> None:
-    result = run_command(trained, "--shifted", tmp_path, "--out", tmp_path / "out", module="selector.benchmark")
+    result = run_here(trained, "--shifted", tmp_path, "--out", tmp_path / "out", module="selector.benchmark")
     assert result.returncode == 2
     assert f"no run in {tmp_path}" in result.stderr
     assert "Traceback" not in result.stderr
@@ -248,7 +246,7 @@ def test_a_changed_network_is_refused(trained: Path, tmp_path: Path) -> None:
 def test_aslib_files_are_read_by_others(trained: Path, tmp_path: Path) -> None:
     reader = pytest.importorskip("asf.scenario.aslib_reader")
     label = observed(trained).split("label")
-    result = run_command(trained, "--out", tmp_path, "--json", module="selector.aslib")
+    result = run_here(trained, "--out", tmp_path, "--json", module="selector.aslib")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout.splitlines()[-1])["instances"] == len(label)
     features, performance, _, folds, steps, maximize, _ = reader.read_aslib_scenario(str(tmp_path))

@@ -14,7 +14,7 @@ from selector.learning.observing import observe_run
 from selector.observation.images import RecordedImages
 from selector.policies import load_policies
 from selector.policies.running import run_policy
-from tests.oracle.conftest import run_command
+from tests.oracle.conftest import run_here
 from tests.own_network import CLASSES, OPTIONS, photographs, train_network, write_network, write_photographs
 from tests.selector.test_own_policies import example
 from tests.serving.conftest import serving
@@ -29,7 +29,7 @@ def test_each_test_image_is_answered_over_http_as_offline(tmp_path: Path) -> Non
     own = example(tmp_path)
     out = tmp_path / "mine"
     brought = ["--model", f"{network}:build", "--weights", weights, "--data-dir", tmp_path / "photos", *OPTIONS]
-    result = run_command(
+    result = run_here(
         *brought, "--policies", f"cascade,{own}", "--search-images", 40, "--out", out, "--json", module="selector.tune"
     )
     assert result.returncode == 0, result.stderr

@@ -23,7 +23,7 @@ from oracle.pipeline import run
 from oracle.runs import Run
 from oracle.settings import RunSettings
 from tests.image_folders import fill
-from tests.oracle.conftest import run_command
+from tests.oracle.conftest import run_here
 
 TENCH, SPRINGER, PARACHUTE = "n01440764", "n02102040", "n03888257"
 INDEX = {TENCH: 0, SPRINGER: 217, PARACHUTE: 701}
@@ -92,7 +92,7 @@ def test_unreadable_images_are_named_counted_and_skipped(tmp_path: Path) -> None
     (data / "d" / "notes.txt").write_text("not an image either, and not expected to be one")
     space = tmp_path / "two.json"
     space.write_text('{"stride": [[1], [2], [2], [2, 4]]}')
-    done = run_command(
+    done = run_here(
         "--dataset", "imagefolder", "--data-dir", data, "--space", space, "--out", tmp_path / "run", "--region", 4
     )
     assert done.returncode == 0, done.stderr

@@ -22,7 +22,7 @@ from oracle.settings import RunSettings
 from oracle.study.fig6 import efficiency
 from oracle.study.outcomes import SpaceOutcomes
 from tests.conftest import settled
-from tests.oracle.conftest import run_command
+from tests.oracle.conftest import run_here
 
 
 @settings(max_examples=200, deadline=None)
@@ -101,7 +101,7 @@ def test_it_resumes_and_saves_macs(tmp_path: Path) -> None:
     space = tmp_path / "small.json"
     space.write_text('{"dilation": [[1], [1, 2, 3, 4, 5], [1, 2, 3, 4, 5], [1, 2, 3, 4, 5]]}')
     options = ("--bounds-only", "--space", space, "--images", 40, "--region", 10)
-    first = run_command(*options, "--out", tmp_path / "run", "--json")
+    first = run_here(*options, "--out", tmp_path / "run", "--json")
     assert first.returncode == 0, first.stderr
     result = json.loads(first.stdout.splitlines()[-1])
     assert 0 < result["spaces"]["small"]["macs_saved"] < 1
@@ -109,9 +109,9 @@ def test_it_resumes_and_saves_macs(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "run" / "bounds", tmp_path / "cut" / "bounds")
     for name in ("small-0000020.parquet", "small-0000030.parquet"):
         (tmp_path / "cut" / "bounds" / name).unlink()
-    assert run_command(*options, "--out", tmp_path / "cut").returncode == 0
+    assert run_here(*options, "--out", tmp_path / "cut").returncode == 0
     assert (tmp_path / "cut" / "bounds.json").read_bytes() == (tmp_path / "run" / "bounds.json").read_bytes()
-    other = run_command(*options, "--out", tmp_path / "cut", "--seed", 1)
+    other = run_here(*options, "--out", tmp_path / "cut", "--seed", 1)
     assert other.returncode == 2
     assert "holds another run (seed is 0 there, 1 here)" in other.stderr
     with pytest.raises(UserError, match="without --study and --recalibrate"):

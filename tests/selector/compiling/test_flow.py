@@ -35,7 +35,7 @@ from selector.shipped import SHIPPED
 from serving.inference.opening import open_deployment
 from serving.live.offline_gap import offline_gap
 from serving.settings import ServingSettings
-from tests.oracle.conftest import run_command
+from tests.oracle.conftest import run_here
 
 pytestmark = pytest.mark.slow  # exporting graphs takes seconds
 
@@ -57,7 +57,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def compiled(run_folder: Path) -> Path:
     """The same, compiled in float32 by the command."""
-    done = run_command(run_folder, "--images", IMAGES, "--json", module="selector.compile")
+    done = run_here(run_folder, "--images", IMAGES, "--json", module="selector.compile")
     assert done.returncode == 0, done.stderr
     line = json.loads(done.stdout.splitlines()[-1])
     assert line["test_images"] == IMAGES
