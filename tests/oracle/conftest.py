@@ -49,7 +49,7 @@ def run_here(*arguments: object, module: str = "oracle.run") -> subprocess.Compl
         undone.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message=".*found in sys.modules")
         try:
-            runpy.run_module(module, run_name="__main__")
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
         except SystemExit as stopped:
             code = int(stopped.code or 0)
     return subprocess.CompletedProcess(list(map(str, arguments)), code, out.getvalue(), err.getvalue())
