@@ -76,7 +76,6 @@ class Readiness:
         states = self.states()
         if self._state is not None and os.getpid() not in states:  # whoever cleans temporary folders took it for forgotten
             self.publish(self._state)
-        metrics.take_room()
         others = {state for pid, state in states.items() if pid != os.getpid()}
         return self._state == "ready" and others <= {"ready"}
 
@@ -86,7 +85,10 @@ class Readiness:
 
 
 def end_with_the_supervisor() -> None:
-    """Have this worker end when its supervisor was killed; otherwise it would hold the port. Nothing in other processes."""
+    """Have this worker end when its supervisor was killed; otherwise it would hold the port. Nothing in other processes.
+
+    What watches also looks now and then whether there is room for metrics by now, if there was none.
+    """
     parent = server_folder.supervisor()
     if parent is not None:
         threading.Thread(target=_watch, args=(parent,), name="supervisor-watch", daemon=True).start()
@@ -94,6 +96,7 @@ def end_with_the_supervisor() -> None:
 
 def _watch(parent: int) -> None:
     while os.getppid() == parent:
+        metrics.take_room()
         threading.Event().wait(_WATCH)
     event("the supervisor is gone: this worker ends", logging.ERROR)
     for _ in range(2):  # the second one skips the drain: nobody sends requests any more, and the port is wanted

@@ -4,12 +4,14 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from prometheus_client.mmap_dict import MmapedDict
 
-from serving.operation import metrics
+from serving.operation import metrics, readiness
 from serving.operation.metrics import Metric
 
 
@@ -56,7 +58,7 @@ if {full}:
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
     fallocate, os.posix_fallocate = os.posix_fallocate, full
-from serving.operation import metrics
+from serving.operation import metrics, readiness
 metrics.REQUESTS.labels("/", 200).inc()
 metrics.READY.set(1)
 print(metrics.exposition().decode())
@@ -86,6 +88,16 @@ def test_a_worker_starts_on_a_full_disk_without_counting_until_there_is_room(tmp
     for line in ("later_ready 1.0", 'later_requests_total{page="/",status="200"} 1.0', "counts from now on"):
         assert (line in done.stdout + done.stderr) is full, line
     assert list(tmp_path.iterdir()) == [], "the server's folder is gone with it"
+
+
+def test_room_is_looked_for_whether_anybody_asks_for_readiness_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[float] = []
+    monkeypatch.setattr(metrics, "take_room", lambda: looked.append(time.monotonic()))
+    monkeypatch.setattr(readiness, "_WATCH", 0.01)
+    monkeypatch.setattr("os.getppid", Mock(side_effect=[7, 7, 7, InterruptedError]))
+    with pytest.raises(InterruptedError):
+        readiness._watch(7)
+    assert len(looked) == 3
 
 
 def test_a_killed_worker_s_files_keep_their_counts_and_not_their_room(
