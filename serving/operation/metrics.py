@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -39,13 +40,15 @@ class Metric:
     def __init__(self, made: Any) -> None:
         self._made = made
         self._said: float | None = None
+        self._saying = threading.Lock()  # what was said last is what stays, although another thread makes
         self._children: dict[tuple[object, ...], Metric] = {}
 
     def make(self, made: Any) -> None:
         """Count from now on with the metric that there is room for now; a gauge says what it said last."""
-        self._made = made
-        if self._said is not None:
-            self.set(self._said)
+        with self._saying:
+            self._made = made
+            if self._said is not None:
+                _attempt(lambda: self._made.set(self._said), self._made)
 
     def labels(self, *values: object) -> Metric:
         """The series of these label values."""
@@ -60,8 +63,9 @@ class Metric:
 
     def set(self, value: float) -> None:
         """Say what it is now."""
-        self._said = value
-        _attempt(lambda: self._made.set(value), self._made)
+        with self._saying:
+            self._said = value
+            _attempt(lambda: self._made.set(value), self._made)
 
     def observe(self, value: float) -> None:
         """Add an observation."""

@@ -160,7 +160,8 @@ def test_killed_anywhere_and_started_again_ends_with_the_same_bytes(tmp_path: Pa
 
     moments: list[Callable[[int], bool]] = [
         lambda before: (out / "outcomes.zarr.making").exists(),
-        lambda before: regions() > before + 1,
+        lambda before: (out / "outcomes.zarr").exists(),
+        *[lambda before: regions() > before + 1] * 2,
         lambda before: (out / "labels.parquet").exists(),
     ]
     generator = random.Random(0)

@@ -60,7 +60,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     nodes.shutdown()
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_every_kind_of_work_on_ray_is_that_of_one_process(
     tmp_path: Path, small_space: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
