@@ -104,7 +104,7 @@ def optimise(folder: Path, record: CompiledRecord) -> None:
     made = folder / OPTIMISED
     made.mkdir()
     weights, tensors = Weights(), {}
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=folder) as name:  # a temporary folder elsewhere may have no room
         for graph in record.graphs:
             optimised = Path(name) / graph.file
             write_optimised(folder / graph.file, optimised)
@@ -121,6 +121,7 @@ def optimise(folder: Path, record: CompiledRecord) -> None:
                 if tensor.data_location == onnx.TensorProto.EXTERNAL
             }
             write_whole(made / graph.file, model.SerializeToString())
+            optimised.unlink()
     write_whole(made / WEIGHTS, bytes(weights.content))
     files = {path.name: digest_of_file(path) for path in sorted(made.iterdir())}
     write_record(made / RECORD, {"for": layout, "graphs": record.files, "files": files, "tensors": tensors})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from dynamic import UserError
 from dynamic.compiled.folder import CompiledNetwork
-from dynamic.compiled.optimising import OPTIMISED, OptimisedGraphs
+from dynamic.compiled.optimising import OPTIMISED, OptimisedGraphs, optimise
 from tests.dynamic.compiled.networks import family, images
 
 
@@ -43,6 +44,16 @@ def test_they_answer_as_plain_graphs_do(folder: Path) -> None:
     assert len(plain) > 20
     for one, other in zip(optimised, plain, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_they_are_made_where_they_lie_and_leave_nothing_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A temporary folder elsewhere may have no room for a network."""
+    before = sorted(path.relative_to(folder) for path in folder.rglob("*"))
+    shutil.rmtree(folder / OPTIMISED)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder / "nowhere"))
+    optimise(folder, CompiledNetwork.open(folder).record)
+    assert is_optimised(folder)
+    assert sorted(path.relative_to(folder) for path in folder.rglob("*")) == before
 
 
 def test_equal_tensors_lie_in_memory_once(folder: Path) -> None:
