@@ -17,6 +17,7 @@ from selector.policies.constant import Cheapest, Default, MostPreferred, Oracle,
 from selector.policies.head import Head
 from selector.policies.own import policy_class
 from selector.policies.scoring import Neighbours
+from selector.policies.stacking import Stacking
 from selector.policies.stagewise import Stagewise
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ LEARNED: tuple[type[Policy], ...] = (
     Stagewise,
     Cascade,
     Averaging,
+    Stacking,
 )
 
 _ALL: tuple[type[Policy], ...] = (*REFERENCES, *LEARNED, Oracle)

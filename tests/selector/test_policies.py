@@ -33,7 +33,7 @@ Splits = tuple[Observations, Observations]
 
 EVERY = [*REFERENCES, *LEARNED]
 
-VOTING = ("averaging", "cascade", "top_two")
+VOTING = ("averaging", "cascade", "stacking", "top_two")
 """Policies that put several answers together."""
 
 
