@@ -28,6 +28,7 @@ class ScenesSource:
     """
 
     def __init__(self, regime: Regime, seed: int, images: int | None, channels: int = 3) -> None:
+        self._drawn_as = regime, seed, images, channels
         self._scenes = [FashionScenes(split, regime, seed, count=images) for split in ("label", "test")]
         self.splits = np.repeat(SPLITS, [len(scenes) for scenes in self._scenes])
         self._rows = np.concatenate([np.arange(len(scenes)) for scenes in self._scenes])
@@ -45,6 +46,11 @@ class ScenesSource:
         self.stand_in = True
         self.class_names: tuple[str, ...] = CLASSES
         self.preprocessing = scenes_preprocessing(channels)
+
+    def drawn_again(self, number: int) -> ScenesSource:
+        """The same photographs in other scenes; see :func:`oracle.data.views.drawn_again`."""
+        regime, seed, images, channels = self._drawn_as
+        return ScenesSource(regime, seed + number, images, channels)
 
     def load(self, rows: np.ndarray) -> Batch:
         """Render some rows."""

@@ -1,4 +1,4 @@
-"""The same images seen differently: resized or cropped (paper, section 4.5), or only one split of them."""
+"""The same images seen differently: resized or cropped (paper, section 4.5), mirrored, drawn again, or one split of them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from dynamic.errors import UserError
 from oracle.data.image_source import Batch, ImageSource
+from oracle.data.scenes_source import ScenesSource
 from oracle.data.splits import SPLITS
 
 
@@ -22,6 +23,7 @@ class View:
             less shows less of an object's surroundings.
         resize: factor by which the (cropped) images are then enlarged or reduced; the network sees another resolution.
         splits: the splits that are kept.
+        mirror: whether left and right change places.
 
     Raises:
         UserError: a factor out of range.
@@ -30,6 +32,7 @@ class View:
     crop: float = 1.0
     resize: float = 1.0
     splits: tuple[str, ...] = SPLITS
+    mirror: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.crop <= 1:
@@ -47,7 +50,7 @@ class View:
         return cropped, round(cropped * self.resize)
 
     def apply(self, images: torch.Tensor, centres: np.ndarray) -> torch.Tensor:
-        """Crop and resize square images; crops stay within the image.
+        """Crop, resize and mirror square images; crops stay within the image.
 
         Args:
             images: (N, C, H, H) float.
@@ -70,7 +73,7 @@ class View:
         if resolution != side:
             size = (resolution, resolution)
             images = F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
-        return images
+        return images.flip(-1) if self.mirror else images
 
 
 class ViewedSource:
@@ -96,6 +99,8 @@ class ViewedSource:
         changed = {name: f"{value:g}" for name in ("crop", "resize") if (value := getattr(view, name)) != 1}
         if set(view.splits) != set(SPLITS):
             changed["splits"] = ",".join(view.splits)
+        if view.mirror:
+            changed["mirror"] = "yes"
         self.identity = source.identity | changed
 
     def load(self, rows: np.ndarray) -> Batch:
@@ -103,10 +108,31 @@ class ViewedSource:
         batch = self._source.load(self._kept[rows])
         return replace(batch, images=self._view.apply(batch.images, self.centres[rows]))
 
+    def drawn_again(self, number: int) -> ViewedSource:
+        """See :func:`drawn_again`."""
+        return ViewedSource(drawn_again(self._source, number), self._view)
+
 
 def view_source(source: ImageSource, view: View) -> ImageSource:
     """``source`` seen through ``view``; itself where that changes nothing."""
     return source if view == View() else ViewedSource(source, view)
+
+
+def drawn_again(source: ImageSource, number: int) -> ImageSource:
+    """Another look at the same images, under the same keys, from which more can be learned.
+
+    Args:
+        source: the images. fashion-scenes put the same photographs into other scenes; pictures are mirrored.
+        number: of the look, from 1.
+
+    Raises:
+        UserError: more looks than there are.
+    """
+    if isinstance(source, (ScenesSource, ViewedSource)):
+        return source.drawn_again(number)
+    if number > 1:
+        raise UserError(f"--views {number + 1}: pictures have two views, as they are and mirrored")
+    return ViewedSource(source, View(mirror=True))
 
 
 def readable_label_rows(source: ImageSource, count: int, at_once: int = 128) -> np.ndarray:

@@ -46,6 +46,7 @@ def calibrate(
     tried: int = 1,
     terms: Terms = TERMS,
     chosen_on: frozenset[str] = frozenset(),
+    learned_from: Observations | None = None,
 ) -> Policy:
     """Fit on all label images, with operating points estimated on folds that were held out.
 
@@ -56,19 +57,24 @@ def calibrate(
         tried: policies among which one is to be chosen, this one included.
         terms: of what the operating points guarantee.
         chosen_on: keys of images that the portfolio was chosen on: they are learned from, and nothing is promised on them.
+        learned_from: the label split with further views of its images, under the same keys, if there are any. What is
+            promised of an image is estimated without having learned from any view of it.
 
     Raises:
         UserError: the portfolio was chosen on all images but one or none.
     """
+    learned_from = observed if learned_from is None else learned_from
     with own_errors(policy):
-        with images_as("all", observed):
-            policy.fit(observed)  # first, since some dials depend on the portfolio
+        with images_as("all", learned_from):
+            policy.fit(learned_from)  # first, since some dials depend on the portfolio
         refuse_peeking(policy, observed)
         policy.chosen_on_ = chosen_on & policy.fitted_on_
-        return _estimate(policy, observed, seed, tried, terms)
+        return _estimate(policy, observed, learned_from, seed, tried, terms)
 
 
-def _estimate(policy: Policy, observed: Observations, seed: int, tried: int, terms: Terms) -> Policy:
+def _estimate(
+    policy: Policy, observed: Observations, learned_from: Observations, seed: int, tried: int, terms: Terms
+) -> Policy:
     """Give a fitted policy its operating points; see :func:`calibrate`."""
     promised = np.array([key not in policy.chosen_on_ for key in map(str, observed.keys)])
     if promised.sum() < 2:
@@ -77,7 +83,7 @@ def _estimate(policy: Policy, observed: Observations, seed: int, tried: int, ter
     right = np.zeros((len(dials), len(observed)), dtype=bool)
     macs = np.zeros((len(dials), len(observed)))
     for number, (fitted, held) in enumerate(folds(len(observed), seed)):
-        rows = observed.rows(fitted)
+        rows = learned_from.rows(np.isin(learned_from.keys, observed.keys[fitted]))
         with images_as((seed, number), rows):
             partly = policy.fresh().fit(rows)
         part = observed.rows(held)

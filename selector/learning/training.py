@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,8 @@ from dynamic.errors import UserError
 from dynamic.integrity import read_record
 from dynamic.lock import held
 from dynamic.models import LoadedNetwork
+from oracle.data.image_source import ImageSource
+from oracle.data.views import drawn_again
 from oracle.evaluation.ray_workers import cluster
 from oracle.ray_settings import RaySettings
 from oracle.runs import Run
@@ -25,6 +28,7 @@ from selector.learning.observing import observe_run, observed_configurations
 from selector.learning.portfolios import LARGEST, learnable_portfolio, searched_on
 from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
+from selector.observation.observe import observe
 from selector.policies import load_policy, make
 from selector.policies.base import Policy
 from selector.policies.choice import choose
@@ -55,6 +59,9 @@ class TrainSettings(RaySettings):
     """Where the run's images are now, if they were moved."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Where the network runs; the fitting is done on the CPU."""
+    views: int = 1
+    """How often each label image is seen to learn from. Further views are other scenes of the same photograph
+    (fashion-scenes) or the mirrored picture (others, 2 at most); what policies promise comes from the images as they are."""
     tolerance: float = TOLERANCE
     """Accuracy that may be given up for fewer multiply-accumulates, as a share: 0.01 is one point. A saving is recommended
     only where the label images guarantee that no more is lost."""
@@ -69,6 +76,8 @@ class TrainSettings(RaySettings):
         super().__post_init__()
         if not 2 <= self.portfolio <= LARGEST:
             raise UserError(f"--portfolio must be from 2 to {LARGEST}, not {self.portfolio}")
+        if self.views < 1:
+            raise UserError(f"--views must be at least 1, not {self.views}")
         if self.seed < 0:
             raise UserError(f"--seed must not be negative, as {self.seed} is")
         make(self.policies)
@@ -103,6 +112,7 @@ def train(settings: TrainSettings, network: LoadedNetwork | None = None) -> list
 
 def _train(settings: TrainSettings, run: Run) -> list[Policy]:
     source, outcomes = run.images(settings.data_dir), run.outcomes()
+    again = [drawn_again(source, number) for number in range(1, settings.views)]
     wanted = _wanted(settings.among, run)
     configurations = observed_configurations(run, outcomes, settings.portfolio)
     if len(configurations) < 2:
@@ -136,7 +146,19 @@ def _train(settings: TrainSettings, run: Run) -> list[Policy]:
                 label.rows(np.array([str(key) in half for key in label.keys])), settings.portfolio, settings.seed
             )
             label = label.among([configurations[i] for i in chosen], run.network, source.resolution)
-    return fit_all(make(settings.policies), label, run.policies, settings.seed, settings.terms, chosen_on)
+    learned_from = Observations.joined([label, *_views(settings, run, again, label)]) if again else label
+    return fit_all(make(settings.policies), label, run.policies, settings.seed, settings.terms, chosen_on, learned_from)
+
+
+def _views(settings: TrainSettings, run: Run, sources: Sequence[ImageSource], label: Observations) -> list[Observations]:
+    """What the same label images are under further views, observed here even where the first was on a cluster."""
+    here = replace(run.settings, device=settings.device)
+    found = []
+    for number, source in enumerate(sources, start=1):
+        out = run.observations / f"view-{number}"
+        observed = observe(run, source, label.portfolio, out, splits=("label",), settings=here)
+        found.append(observed.rows(np.isin(observed.keys, label.keys)))
+    return found
 
 
 def _wanted(among: Path | None, run: Run) -> list[Configuration]:
@@ -158,6 +180,7 @@ def fit_all(
     seed: int,
     terms: Terms = TERMS,
     chosen_on: frozenset[str] = frozenset(),
+    learned_from: Observations | None = None,
 ) -> list[Policy]:
     """Fit, estimate and save each policy; see :func:`selector.learning.fitting.calibrate`."""
     tried = sum(policy.learned for policy in policies)
@@ -165,7 +188,7 @@ def fit_all(
     with sharing():
         for policy in progress:
             progress.set_description(policy.name)
-            calibrate(policy, label, seed, tried, terms, chosen_on)
+            calibrate(policy, label, seed, tried, terms, chosen_on, learned_from)
             policy.save(out / policy.name)
             _refuse_forgetting(policy, out / policy.name, label)
     return policies

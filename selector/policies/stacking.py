@@ -17,6 +17,9 @@ from selector.policies.gathering import gather
 SURE = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.4, 0.3)
 """The dial: how likely the best class has to be for no further configuration to be run."""
 
+RATE = 0.1
+"""Of learning: forests of other policies take half of it, for a few dozen trees each."""
+
 NAMED = 64
 """Most classes that are features of their own: how likely each is to be taken for another is learned class by class."""
 
@@ -44,7 +47,7 @@ class Stacking(Policy):
 
     name = "stacking"
 
-    def __init__(self, most: int = 4, rounds: int = 300, groups: Sequence[str] = ("stem",), seed: int = 0) -> None:
+    def __init__(self, most: int = 4, rounds: int = 400, groups: Sequence[str] = ("stem",), seed: int = 0) -> None:
         self.most, self.rounds, self.groups, self.seed = most, rounds, tuple(groups), seed
 
     @property
@@ -59,7 +62,13 @@ class Stacking(Policy):
     def _fit(self, observed: Observations) -> None:
         self.order_ = _complementary(observed, self.most)
         self.forests_ = [
-            Forest((boosted(*self._candidates(observed, count), self.rounds, self.seed, objective="binary"),))
+            Forest(
+                (
+                    boosted(
+                        *self._candidates(observed, count), self.rounds, self.seed, objective="binary", learning_rate=RATE
+                    ),
+                )
+            )
             for count in range(1, len(self.order_) + 1)
         ]
 

@@ -120,6 +120,21 @@ def test_a_searched_portfolio_is_trained_on_and_ranked(trained: Path, tmp_path: 
     assert set(benchmark(wanted)["runs"][0]["run"]["configurations"]) == set(line["portfolio"])
 
 
+def test_views_are_observed_and_learned_from(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("policies"))
+    result = run_here(tmp_path / "run", "--views", 2, "--policies", "stacking", "--json", module="selector.train")
+    assert result.returncode == 0, result.stderr
+    opened = Run.open(tmp_path / "run")
+    assert (opened.observations / "view-1").is_dir()
+    twice = {policy.name: policy for policy in load_policies(opened)}["stacking"]
+    once = {p.name: p for p in train(TrainSettings(run=tmp_path / "run", policies="stacking", device="cpu"))}["stacking"]
+    assert twice.fitted_on_ == once.fitted_on_
+    assert twice.labels_ == twice.promised_on_ == IMAGES
+    assert twice._state().texts != once._state().texts
+    with pytest.raises(UserError, match="--views must be at least 1, not 0"):
+        TrainSettings(run=tmp_path / "run", views=0)
+
+
 def test_search_refuses(trained: Path, tmp_path: Path) -> None:
     result = run_here(trained, "--size", 9, module="selector.search")
     assert result.returncode == 2
