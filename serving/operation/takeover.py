@@ -205,7 +205,7 @@ async def follow(
         settle: frees what was served before.
         facts: of what is served.
     """
-    takeovers.say(served, "serving", **facts())
+    await _say(takeovers, served, "serving", facts())
     while True:
         await asyncio.sleep(_LOOK)
         asked = takeovers.asked()
@@ -220,19 +220,33 @@ async def follow(
             if not isinstance(error, UserError):
                 LOGGER.exception("a run could not be opened")
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            takeovers.say(asked.number, "refused", **facts(), reason=" ".join(reason.split()))
+            await _say(takeovers, asked.number, "refused", {**facts(), "reason": " ".join(reason.split())})
             if asked.phase == "serve":  # it was agreed on before this worker came
                 event(f"this worker cannot serve what the others do: {reason}", logging.ERROR)
             continue
-        takeovers.say(asked.number, "prepared", **facts())
+        await _say(takeovers, asked.number, "prepared", facts())
         phase = await _decided(takeovers, asked)
         if phase == "serve":
             serve(prepared)
-            takeovers.say(asked.number, "serving", **facts())
+            await _say(takeovers, asked.number, "serving", facts())
             await settle()
         else:
             await drop(prepared)
-            takeovers.say(asked.number, "dropped", **facts())
+            await _say(takeovers, asked.number, "dropped", facts())
+
+
+async def _say(takeovers: Takeovers, number: int, state: State, facts: Mapping[str, Any]) -> None:
+    """Until there is room: whoever asked waits for it, and a full disk is no reason for a worker to end."""
+    told = False
+    while True:
+        try:
+            takeovers.say(number, state, **facts)
+            return
+        except OSError as error:
+            if not told:
+                event(f"this worker cannot tell what it serves, and tries again: {error}", logging.WARNING)
+            told = True
+        await asyncio.sleep(_LOOK)
 
 
 async def _decided(takeovers: Takeovers, asked: Asked) -> Phase:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from dynamic.errors import UserError
+from serving.operation import takeover
 from serving.operation.readiness import Readiness
 from serving.operation.server_folder import birth_of
 from serving.operation.takeover import Asked, Said, TakeoverError, Takeovers, follow
@@ -75,6 +77,29 @@ def test_what_can_be_served_is_and_what_cannot_is_refused_in_a_line(takeovers: T
     assert followed(takeovers, worker, "second", "bad", "third") == ["second", "bad is damaged", "third"]
     assert (worker.served, worker.dropped) == ("third", [])
     assert takeovers.agreed("") == (3, "third")
+
+
+def test_a_worker_that_has_no_room_to_say_what_it_serves_says_it_later(
+    takeovers: Takeovers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write, refused = takeover.write_whole, list[str]()
+
+    def full(path: Path, content: bytes) -> None:
+        mine = path.name == f"{os.getpid()}.json"
+        if mine and refused.count(content.decode()) < 3:  # whatever it says fails three times
+            refused.append(content.decode())
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(takeover, "write_whole", full)
+    worker = Worker()
+    assert followed(takeovers, worker, "second", "bad") == ["second", "bad is damaged"]
+    assert worker.served == "second"
+    states = [json.loads(content)["state"] for content in dict.fromkeys(refused)]
+    assert states == ["serving", "prepared", "serving", "refused"]
+    told = [record for record in caplog.records if "cannot tell what it serves, and tries again" in record.getMessage()]
+    assert len(told) == len(states)  # once for each, not at every try
+    assert not any(record.exc_info for record in caplog.records)
 
 
 def test_one_worker_that_cannot_is_enough_to_drop_it_in_all(takeovers: Takeovers, tmp_path: Path) -> None:
