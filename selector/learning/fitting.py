@@ -57,15 +57,15 @@ def calibrate(
         tried: policies among which one is to be chosen, this one included.
         terms: of what the operating points guarantee.
         chosen_on: keys of images that the portfolio was chosen on: they are learned from, and nothing is promised on them.
-        learned_from: the label split with further views of its images, under the same keys, if there are any. What is
-            promised of an image is estimated without having learned from any view of it.
+        learned_from: the label split with further views of its images, under the same keys, if there are any; for policies
+            that learn from views. What is promised of an image is estimated without having learned from any view of it.
 
     Raises:
         UserError: the portfolio was chosen on all images but one or none.
     """
-    learned_from = observed if learned_from is None else learned_from
+    learned_from = learned_from if policy.from_views and learned_from is not None else observed
     with own_errors(policy):
-        with images_as("all", learned_from):
+        with images_as(("all", len(learned_from)), learned_from):
             policy.fit(learned_from)  # first, since some dials depend on the portfolio
         refuse_peeking(policy, observed)
         policy.chosen_on_ = chosen_on & policy.fitted_on_
@@ -84,7 +84,7 @@ def _estimate(
     macs = np.zeros((len(dials), len(observed)))
     for number, (fitted, held) in enumerate(folds(len(observed), seed)):
         rows = learned_from.rows(np.isin(learned_from.keys, observed.keys[fitted]))
-        with images_as((seed, number), rows):
+        with images_as((seed, number, len(learned_from)), rows):
             partly = policy.fresh().fit(rows)
         part = observed.rows(held)
         for position, outcome in enumerate(run_recorded(partly, part, dials)):

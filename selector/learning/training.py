@@ -60,8 +60,8 @@ class TrainSettings(RaySettings):
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Where the network runs; the fitting is done on the CPU."""
     views: int = 1
-    """How often each label image is seen to learn from. Further views are other scenes of the same photograph
-    (fashion-scenes) or the mirrored picture (others, 2 at most); what policies promise comes from the images as they are."""
+    """How often each label image is seen by policies that gain by it (stacking). Further views are other scenes of the same
+    photograph (fashion-scenes) or the mirrored picture (others, 2 at most); nothing is promised on them."""
     tolerance: float = TOLERANCE
     """Accuracy that may be given up for fewer multiply-accumulates, as a share: 0.01 is one point. A saving is recommended
     only where the label images guarantee that no more is lost."""

@@ -79,7 +79,7 @@ class Policy(ABC):
 
     Attributes:
         name: in tables and on disk.
-        learned: whether it learns from labels which configuration suits which image.
+        learned, from_views: whether it learns from labels which configuration suits which image; also from further views.
         earlier: values of parameters that policies saved by earlier versions do not have among theirs.
         source, source_path: content and place of the file that it is from, see :mod:`selector.policies.own`; else None.
         dials: settings of the dial, from accurate to cheap; empty for a policy without one.
@@ -96,6 +96,7 @@ class Policy(ABC):
 
     name: ClassVar[str]
     learned: ClassVar[bool] = True
+    from_views: ClassVar[bool] = False
     earlier: ClassVar[Mapping[str, Any]] = {}
     source: ClassVar[bytes | None] = None
     source_path: ClassVar[Path | None] = None
@@ -166,8 +167,7 @@ class Policy(ABC):
         """
         if not len(observed):
             raise UserError(f"{self.name} cannot be fitted on no images")
-        others = sorted(set(observed.splits) - {"label"})
-        if others:
+        if others := sorted(set(observed.splits) - {"label"}):
             raise UserError(f"policies learn from the label split only; these images are of the {others[0]} split")
         for learnt in [attribute for attribute in vars(self) if attribute.endswith("_")]:
             delattr(self, learnt)

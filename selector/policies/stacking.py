@@ -46,6 +46,7 @@ class Stacking(Policy):
     """
 
     name = "stacking"
+    from_views = True
 
     def __init__(self, most: int = 4, rounds: int = 400, groups: Sequence[str] = ("stem",), seed: int = 0) -> None:
         self.most, self.rounds, self.groups, self.seed = most, rounds, tuple(groups), seed

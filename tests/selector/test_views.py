@@ -61,6 +61,8 @@ def test_no_view_of_an_image_is_learned_from_where_something_is_promised_of_it(
     promised: list[Observations] = []
 
     class Watched(Correctness):
+        from_views = True
+
         def _fit(self, observed: Observations) -> None:
             learned.append(observed)
             super()._fit(observed)
@@ -83,8 +85,8 @@ def test_no_view_of_an_image_is_learned_from_where_something_is_promised_of_it(
         assert len(fitted) == 150 + np.isin(fitted.keys[:150], viewed.keys).sum()
         assert [known[key] for key in held.keys] == held.labels.tolist()  # as they are, not as they were seen again
     assert sum(map(len, promised)) == 200
-    # Without further views everything is as it is where the argument is left out.
-    assert (
-        calibrate(Correctness(rounds=2), label, learned_from=label).points_
-        == calibrate(Correctness(rounds=2), label).points_
-    )
+    # Policies that gain nothing by views learn from the images as they are.
+    plain = calibrate(Correctness(rounds=2), label)
+    assert Correctness.from_views is False
+    assert calibrate(Correctness(rounds=2), label, learned_from=both).points_ == plain.points_
+    assert calibrate(Watched(rounds=2), label).points_ == plain.points_
