@@ -39,7 +39,7 @@ with TestClient(create_app(ServingSettings(database=sys.argv[2]))) as client:
     print(json.dumps({{"answers": answers, "network": client.get("/v1/network").json(), "other": other.json()}}))
 """
 
-POLICIES = ("cascade", "correctness", "head", "neighbours", "stagewise", "top_two")
+POLICIES = ("cascade", "correctness", "head", "neighbours", "stacking", "stagewise", "top_two")
 
 
 @pytest.fixture

@@ -39,7 +39,9 @@ def test_every_image_of_a_mixed_batch_gets_what_a_plain_static_network_says() ->
         assert found.macs == deployment.macs(configuration)
 
 
-@pytest.mark.parametrize("name", ["cascade", "correctness", "neighbours", "head", "stagewise", "top_two", "averaging"])
+@pytest.mark.parametrize(
+    "name", ["cascade", "correctness", "neighbours", "head", "stagewise", "top_two", "averaging", "stacking"]
+)
 def test_each_policy_answers_as_the_benchmark_plays_it(
     deployment: Deployment, eager: Deployment, images: np.ndarray, name: str
 ) -> None:
