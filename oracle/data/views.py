@@ -89,6 +89,8 @@ class ViewedSource:
         self.keys, self.splits, self.labels = source.keys[kept], source.splits[kept], source.labels[kept]
         self.metadata = {name: values[kept] for name, values in source.metadata.items()}
         self.centres = source.centres[kept]
+        if view.mirror:
+            self.centres = self.centres * [-1, 1] + [1, 0]
         self.stand_in = source.stand_in
         self.class_names, self.preprocessing = source.class_names, source.preprocessing
         cropped, self.resolution = view.sides(source.resolution)
@@ -131,7 +133,7 @@ def drawn_again(source: ImageSource, number: int) -> ImageSource:
     if isinstance(source, (ScenesSource, ViewedSource)):
         return source.drawn_again(number)
     if number > 1:
-        raise UserError(f"--views {number + 1}: pictures have two views, as they are and mirrored")
+        raise UserError("pictures have two views, as they are and mirrored: --views 2 at most")
     return ViewedSource(source, View(mirror=True))
 
 

@@ -69,6 +69,7 @@ def calibrate(
             policy.fit(learned_from)  # first, since some dials depend on the portfolio
         refuse_peeking(policy, observed)
         policy.chosen_on_ = chosen_on & policy.fitted_on_
+        policy.views_ = int(np.unique(learned_from.keys, return_counts=True)[1].max())
         return _estimate(policy, observed, learned_from, seed, tried, terms)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -61,7 +60,8 @@ class TrainSettings(RaySettings):
     """Where the network runs; the fitting is done on the CPU."""
     views: int = 1
     """How often each label image is seen by policies that gain by it (stacking). Further views are other scenes of the same
-    photograph (fashion-scenes) or the mirrored picture (others, 2 at most); nothing is promised on them."""
+    photograph (fashion-scenes) or the mirrored picture (others, 2 at most). Nothing is promised on them; all are held in
+    memory together."""
     tolerance: float = TOLERANCE
     """Accuracy that may be given up for fewer multiply-accumulates, as a share: 0.01 is one point. A saving is recommended
     only where the label images guarantee that no more is lost."""
@@ -112,7 +112,10 @@ def train(settings: TrainSettings, network: LoadedNetwork | None = None) -> list
 
 def _train(settings: TrainSettings, run: Run) -> list[Policy]:
     source, outcomes = run.images(settings.data_dir), run.outcomes()
-    again = [drawn_again(source, number) for number in range(1, settings.views)]
+    policies = make(settings.policies)
+    if settings.views > 1 and not any(policy.from_views for policy in policies):
+        raise UserError(f"--views {settings.views}: none of these policies learns from further views")
+    views = [drawn_again(source, number) for number in range(1, settings.views)]
     wanted = _wanted(settings.among, run)
     configurations = observed_configurations(run, outcomes, settings.portfolio)
     if len(configurations) < 2:
@@ -131,12 +134,13 @@ def _train(settings: TrainSettings, run: Run) -> list[Policy]:
             ray=settings,
         )
     label = observed.split("label")
+    again = [_view(settings, run, view, label, number) for number, view in enumerate(views, start=1)]
     del outcomes, observed  # fitting takes long, and needs the memory
     if len(label) < SMALLEST:
         raise UserError(f"{len(label)} label images are too few to learn from: run oracle.run with more --images")
     chosen_on = frozenset(read_record(run.chosen_on)["images"] if run.chosen_on.exists() else ())
     if settings.among is not None:
-        label = label.among(wanted, run.network, source.resolution)
+        label, *again = (each.among(wanted, run.network, source.resolution) for each in (label, *again))
         chosen_on |= searched_on(settings.among)
     elif len(run.configurations) > settings.portfolio:
         half, _ = halves(label.keys)
@@ -145,20 +149,17 @@ def _train(settings: TrainSettings, run: Run) -> list[Policy]:
             chosen = learnable_portfolio(
                 label.rows(np.array([str(key) in half for key in label.keys])), settings.portfolio, settings.seed
             )
-            label = label.among([configurations[i] for i in chosen], run.network, source.resolution)
-    learned_from = Observations.joined([label, *_views(settings, run, again, label)]) if again else label
-    return fit_all(make(settings.policies), label, run.policies, settings.seed, settings.terms, chosen_on, learned_from)
+            kept = [configurations[i] for i in chosen]
+            label, *again = (each.among(kept, run.network, source.resolution) for each in (label, *again))
+    learned_from = Observations.joined([label, *again]) if again else label
+    return fit_all(policies, label, run.policies, settings.seed, settings.terms, chosen_on, learned_from)
 
 
-def _views(settings: TrainSettings, run: Run, sources: Sequence[ImageSource], label: Observations) -> list[Observations]:
-    """What the same label images are under further views, observed here even where the first was on a cluster."""
-    here = replace(run.settings, device=settings.device)
-    found = []
-    for number, source in enumerate(sources, start=1):
-        out = run.observations / f"view-{number}"
-        observed = observe(run, source, label.portfolio, out, splits=("label",), settings=here)
-        found.append(observed.rows(np.isin(observed.keys, label.keys)))
-    return found
+def _view(settings: TrainSettings, run: Run, source: ImageSource, label: Observations, number: int) -> Observations:
+    """What the same label images are under a further view, observed here even where the first was on a cluster."""
+    here, out = replace(run.settings, device=settings.device), run.observations / f"view-{number}"
+    observed = observe(run, source, label.portfolio, out, splits=("label",), settings=here)
+    return observed.rows(np.isin(observed.keys, label.keys))
 
 
 def _wanted(among: Path | None, run: Run) -> list[Configuration]:

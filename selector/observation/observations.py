@@ -82,7 +82,9 @@ class Observations:
 
     @classmethod
     def joined(cls, parts: Sequence[Observations]) -> Observations:
-        """Observations of the same portfolio, one after the other."""
+        """Observations of the same portfolio, one after the other. Raises ValueError where they are of different ones."""
+        if any((part.portfolio, part.stages) != (parts[0].portfolio, parts[0].stages) for part in parts):
+            raise ValueError("observations of different portfolios cannot be joined")
         arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _BY_IMAGE}
         stages = {name: np.concatenate([part.stage_values[name] for part in parts]) for name in parts[0].stage_values}
         sides = [part.sides for part in parts if part.sides is not None]

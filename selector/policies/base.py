@@ -79,7 +79,7 @@ class Policy(ABC):
 
     Attributes:
         name: in tables and on disk.
-        learned, from_views: whether it learns from labels which configuration suits which image; also from further views.
+        learned, from_views: whether it learns from labels which configuration suits which image; from further views too.
         earlier: values of parameters that policies saved by earlier versions do not have among theirs.
         source, source_path: content and place of the file that it is from, see :mod:`selector.policies.own`; else None.
         dials: settings of the dial, from accurate to cheap; empty for a policy without one.
@@ -87,7 +87,7 @@ class Policy(ABC):
         fitted_on_: keys of the images it was fitted on; of a policy that was saved they are read when they are asked for.
         chosen_on_: those of them that the portfolio was chosen on, on which nothing is promised.
         fitted_on_file: of such a policy, where they are; else None.
-        labels_: how many these are.
+        labels_, views_: how many these are, and how many views of each.
         promised_on_: images that the operating points were estimated on.
         digests_: of the network that these were observed with.
         points_: its operating points, once :func:`selector.learning.fitting.calibrate` has estimated them.
@@ -108,6 +108,7 @@ class Policy(ABC):
     fitted_on_file: KeysFile | None = None
     _fitted_on: frozenset[str] | None = None
     _chosen_on: frozenset[str] = frozenset()
+    views_: int = 1
     _labels: int | None = None
     _promised_on: int | None = None
 
@@ -171,10 +172,8 @@ class Policy(ABC):
             raise UserError(f"policies learn from the label split only; these images are of the {others[0]} split")
         for learnt in [attribute for attribute in vars(self) if attribute.endswith("_")]:
             delattr(self, learnt)
-        self.portfolio_ = tuple(c.id for c in observed.portfolio)
-        self.fitted_on_ = frozenset(map(str, observed.keys))
-        self.digests_ = observed.digests
-        self.points_ = ()
+        self.portfolio_, self.digests_ = tuple(c.id for c in observed.portfolio), observed.digests
+        self.fitted_on_, self.points_ = frozenset(map(str, observed.keys)), ()
         self._fit(observed if self.source is None else observed.read_only())
         return self
 
@@ -300,6 +299,7 @@ class Policy(ABC):
             "state": state.facts,
             "texts": sorted(state.texts),
             "labels": self.labels_,
+            "views": self.views_,
             "promised_on": self.promised_on_,
             "files": {name: digest_of_file(folder / name) for name in names},
         }
@@ -321,7 +321,7 @@ class Policy(ABC):
             policy.digests_ = digests
             policy.fitted_on_file = KeysFile(path=folder / _FITTED_ON, digest=facts["files"][_FITTED_ON])
             policy._labels = facts.get("labels")  # earlier versions did not count them
-            policy._promised_on = facts.get("promised_on")
+            policy._promised_on, policy.views_ = facts.get("promised_on"), facts.get("views", 1)
             arrays = folder / _STATE
             texts = {name: gzip.decompress((folder / f"{name}.txt.gz").read_bytes()).decode() for name in facts["texts"]}
             policy._restore(State(facts["state"], load_file(arrays) if arrays.exists() else {}, texts))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from dynamic.errors import UserError
 from selector.observation.images import Images, RecordedImages
 from selector.observation.observations import Observations, in_parts
 from selector.policies.asking import Asks
@@ -39,9 +40,10 @@ class Stacking(Policy):
     run, that is surest of the class.
 
     Args:
-        most: configurations that one image may run.
+        most: configurations that one image may run, at least 1.
         rounds: trees of each forest.
-        groups: of features that are seen beside the answers; see :mod:`selector.observation.features`.
+        groups: of features that are seen beside the answers, none of which is an answer; see
+            :mod:`selector.observation.features`.
         seed: of the trees.
     """
 
@@ -49,6 +51,8 @@ class Stacking(Policy):
     from_views = True
 
     def __init__(self, most: int = 4, rounds: int = 400, groups: Sequence[str] = ("stem",), seed: int = 0) -> None:
+        if most < 1:
+            raise UserError(f"stacking runs at least one configuration: most must not be {most}")
         self.most, self.rounds, self.groups, self.seed = most, rounds, tuple(groups), seed
 
     @property

@@ -11,6 +11,7 @@ cannot. Only if all can, they are told to serve it; else they drop it. Workers t
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import json
 import logging
@@ -205,7 +206,7 @@ async def follow(
         settle: frees what was served before.
         facts: of what is served.
     """
-    await _say(takeovers, served, "serving", facts())
+    await _say(takeovers, served, "serving", facts(), takeovers.asked())
     while True:
         await asyncio.sleep(_LOOK)
         asked = takeovers.asked()
@@ -220,33 +221,40 @@ async def follow(
             if not isinstance(error, UserError):
                 LOGGER.exception("a run could not be opened")
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            await _say(takeovers, asked.number, "refused", {**facts(), "reason": " ".join(reason.split())})
             if asked.phase == "serve":  # it was agreed on before this worker came
                 event(f"this worker cannot serve what the others do: {reason}", logging.ERROR)
+            await _say(takeovers, asked.number, "refused", {**facts(), "reason": " ".join(reason.split())}, asked)
             continue
-        await _say(takeovers, asked.number, "prepared", facts())
+        await _say(takeovers, asked.number, "prepared", facts(), asked)
         phase = await _decided(takeovers, asked)
         if phase == "serve":
             serve(prepared)
-            await _say(takeovers, asked.number, "serving", facts())
             await settle()
+            await _say(takeovers, asked.number, "serving", facts(), takeovers.asked())
         else:
             await drop(prepared)
-            await _say(takeovers, asked.number, "dropped", facts())
+            await _say(takeovers, asked.number, "dropped", facts(), takeovers.asked())
 
 
-async def _say(takeovers: Takeovers, number: int, state: State, facts: Mapping[str, Any]) -> None:
-    """Until there is room: whoever asked waits for it, and a full disk is no reason for a worker to end."""
+async def _say(takeovers: Takeovers, number: int, state: State, facts: Mapping[str, Any], asked: Asked | None) -> None:
+    """Say it, on a full disk as soon as there is room: a worker does not end of that.
+
+    Given up where nobody waits for it any more: what was asked last is no longer ``asked``.
+    """
     told = False
     while True:
         try:
             takeovers.say(number, state, **facts)
             return
         except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
             if not told:
                 event(f"this worker cannot tell what it serves, and tries again: {error}", logging.WARNING)
             told = True
         await asyncio.sleep(_LOOK)
+        if takeovers.asked() != asked:
+            return
 
 
 async def _decided(takeovers: Takeovers, asked: Asked) -> Phase:

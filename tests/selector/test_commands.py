@@ -130,7 +130,17 @@ def test_views_are_observed_and_learned_from(trained: Path, tmp_path: Path) -> N
     once = {p.name: p for p in train(TrainSettings(run=tmp_path / "run", policies="stacking", device="cpu"))}["stacking"]
     assert twice.fitted_on_ == once.fitted_on_
     assert twice.labels_ == twice.promised_on_ == IMAGES
+    assert (twice.views_, once.views_) == (2, 1)
     assert twice._state().texts != once._state().texts
+    # Among fewer configurations views are narrowed as the images are.
+    few = [c.id for c in opened.configurations if c != opened.network.default][2:4] + [opened.network.default.id]
+    (tmp_path / "few.json").write_text(json.dumps(few))
+    settings = TrainSettings(run=tmp_path / "run", views=2, among=tmp_path / "few.json", policies="stacking", device="cpu")
+    narrowed = {policy.name: policy for policy in train(settings)}["stacking"]
+    assert set(narrowed.portfolio_) == set(few)
+    assert narrowed.views_ == 2
+    with pytest.raises(UserError, match="--views 2: none of these policies learns from further views"):
+        train(TrainSettings(run=tmp_path / "run", views=2, policies="cascade"))
     with pytest.raises(UserError, match="--views must be at least 1, not 0"):
         TrainSettings(run=tmp_path / "run", views=0)
 

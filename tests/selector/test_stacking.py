@@ -8,6 +8,7 @@ import lightgbm as lgb
 import numpy as np
 import pytest
 
+from dynamic import UserError
 from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
 from selector.policies.running import run_policy, run_recorded
@@ -106,6 +107,11 @@ def test_configurations_come_in_the_order_of_what_each_adds(ruled: Splits) -> No
     cheap, dear = sorted((0, 1), key=lambda column: label.costs.whole[column])
     assert Stacking(rounds=1).fit(label).order_ == [cheap, 3, dear, 2]
     assert Stacking(rounds=1, most=2).fit(label).order_ == [cheap, 3]
+
+
+def test_at_least_one_configuration_is_run() -> None:
+    with pytest.raises(UserError, match="stacking runs at least one configuration: most must not be 0"):
+        Stacking(most=0)
 
 
 def test_many_classes_are_no_features_of_their_own() -> None:

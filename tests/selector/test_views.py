@@ -47,8 +47,21 @@ def test_pictures_are_mirrored(tmp_path: Path) -> None:
     assert torch.equal(again.load(rows).images, source.load(rows).images.flip(-1))
     assert again.identity == source.identity | {"mirror": "yes"}
     assert again.keys.tolist() == source.keys.tolist()
-    with pytest.raises(UserError, match="--views 3: pictures have two views, as they are and mirrored"):
+    with pytest.raises(UserError, match="pictures have two views, as they are and mirrored: --views 2 at most"):
         drawn_again(source, 2)
+
+
+def test_centres_are_mirrored_along() -> None:
+    source = ScenesSource("matched", seed=0, images=4)
+    mirrored = view_source(source, View(mirror=True))
+    assert np.allclose(mirrored.centres[:, 0], 1 - source.centres[:, 0])
+    assert np.allclose(mirrored.centres[:, 1], source.centres[:, 1])
+
+
+def test_observations_of_different_portfolios_are_not_joined(ruled: tuple[Observations, Observations]) -> None:
+    label = ruled[0].rows(np.arange(3))
+    with pytest.raises(ValueError, match="different portfolios"):
+        Observations.joined([label, replace(label, portfolio=label.portfolio[::-1])])
 
 
 def test_no_view_of_an_image_is_learned_from_where_something_is_promised_of_it(
@@ -76,7 +89,7 @@ def test_no_view_of_an_image_is_learned_from_where_something_is_promised_of_it(
     monkeypatch.setattr(fitting, "run_recorded", watched)
     policy = calibrate(Watched(rounds=2), label, learned_from=both)
     assert [len(each) for each in learned[:1]] == [350]
-    assert (policy.labels_, policy.promised_on_) == (200, 200)
+    assert (policy.labels_, policy.promised_on_, policy.views_) == (200, 200, 2)
     assert len(learned) == FOLDS + 1
     known = dict(zip(label.keys, label.labels, strict=True))
     for fitted, held in zip(learned[1:], promised, strict=True):

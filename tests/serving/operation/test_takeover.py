@@ -102,6 +102,28 @@ def test_a_worker_that_has_no_room_to_say_what_it_serves_says_it_later(
     assert not any(record.exc_info for record in caplog.records)
 
 
+def test_what_nobody_waits_for_any_more_is_not_said_later(takeovers: Takeovers, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = takeover.write_whole
+
+    def full(path: Path, content: bytes) -> None:
+        if json.loads(content).get("state") == "prepared":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(takeover, "write_whole", full)
+    ask = takeovers.take_over
+    monkeypatch.setattr(takeovers, "take_over", lambda target, seconds: ask(target, 0.5))
+    worker = Worker()
+    (found,) = followed(takeovers, worker, "second")
+    assert "was not ready to serve it in 0.5 s" in found
+    assert (worker.served, worker.dropped) == ("first", ["second"])
+    # What is no matter of room ends it, for who supervises it to see.
+    monkeypatch.setattr(takeovers, "say", lambda *_, **__: (_ for _ in ()).throw(PermissionError(errno.EACCES, "no")))
+    work = {name: getattr(worker, name) for name in ("prepare", "serve", "drop", "settle", "facts")}
+    with pytest.raises(PermissionError):
+        asyncio.run(asyncio.wait_for(follow(takeovers, 0, **work), 5))
+
+
 def test_one_worker_that_cannot_is_enough_to_drop_it_in_all(takeovers: Takeovers, tmp_path: Path) -> None:
     other = os.getppid()
     (tmp_path / "workers" / str(other)).write_text(f"ready {birth_of(other)}")
