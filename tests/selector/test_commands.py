@@ -133,7 +133,7 @@ def test_views_are_observed_and_learned_from(trained: Path, tmp_path: Path) -> N
     assert (twice.views_, once.views_) == (2, 1)
     assert twice._state().texts != once._state().texts
     # Among fewer configurations views are narrowed as the images are.
-    few = [c.id for c in opened.configurations if c != opened.network.default][2:4] + [opened.network.default.id]
+    few = [*[c.id for c in opened.configurations if c != opened.network.default][2:4], opened.network.default.id]
     (tmp_path / "few.json").write_text(json.dumps(few))
     settings = TrainSettings(run=tmp_path / "run", views=2, among=tmp_path / "few.json", policies="stacking", device="cpu")
     narrowed = {policy.name: policy for policy in train(settings)}["stacking"]
