@@ -26,7 +26,7 @@ def _one_panel(width: float, height: float) -> tuple[Figure, Axes]:
 
 def frontier(result: dict[str, Any]) -> Figure:
     """Accuracy against cost: static configurations, mixtures of two, other networks, every policy's dial, the oracle."""
-    figure, axes = _one_panel(7.2, 4.4)
+    figure, axes = _one_panel(8.4, 4.4)
     static = result["static"]
     cost, accuracy = 1000 * np.array(static["gmacs"]), 100 * np.array(static["accuracy"])
     corners = hull(cost, accuracy)
@@ -64,7 +64,7 @@ def frontier(result: dict[str, Any]) -> Figure:
     axes.set_ylim(max(min(accuracy[corners]) - 3, 0), max(reached) + 2)
     axes.set_xlabel("MMACs an image, the selector's own included")
     axes.set_ylabel("accuracy on the test split, %")
-    axes.legend(frameon=False, fontsize=7.5, ncols=2, loc="lower right")
+    figure.legend(frameon=False, fontsize=7.5, loc="outside right center")
     return figure
 
 
