@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -178,7 +179,12 @@ def lifted(text: str, by: float) -> str:
         return text
     head, line, rest = text.partition("\nleaf_value=")
     leaves, end, rest = rest.partition("\n")
-    return head + line + " ".join(repr(float(leaf) + by) for leaf in leaves.split()) + end + rest
+    larger = " ".join(repr(float(leaf) + by) for leaf in leaves.split())
+    facts, sizes, trees = head.partition("\ntree_sizes=")  # in bytes: LightGBM looks for trees where these say
+    first = re.match(r"\d+", trees)
+    assert first is not None, "a model without the sizes of its trees"
+    size = int(first.group()) + len(larger) - len(leaves)
+    return facts + sizes + str(size) + trees[first.end() :] + line + larger + end + rest
 
 
 def _trees(text: str, known: Mapping[int, float]) -> tuple[int, list[_Tree]]:

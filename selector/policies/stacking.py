@@ -66,16 +66,10 @@ class Stacking(Policy):
 
     def _fit(self, observed: Observations) -> None:
         self.order_ = _complementary(observed, self.most)
-        self.forests_ = [
-            Forest(
-                (
-                    boosted(
-                        *self._candidates(observed, count), self.rounds, self.seed, objective="binary", learning_rate=RATE
-                    ),
-                )
-            )
-            for count in range(1, len(self.order_) + 1)
-        ]
+        learning = {"objective": "binary", "learning_rate": RATE}
+        counts = range(1, len(self.order_) + 1)
+        texts = [boosted(*self._candidates(observed, count), self.rounds, self.seed, **learning) for count in counts]
+        self.forests_ = [Forest((text,)) for text in texts]
 
     def _candidates(self, observed: Observations, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Features of every class that the first ``count`` configurations answer, once an image, and whether it is right."""

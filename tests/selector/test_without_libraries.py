@@ -16,7 +16,7 @@ from selector.observation.observations import Observations
 from selector.policies import load_policy
 from selector.policies.blend import Blend
 from selector.policies.boosting import Ranker, boosted
-from selector.policies.forest import Forest, feature_count
+from selector.policies.forest import Forest, feature_count, lifted
 from selector.policies.head import Head
 from selector.policies.head_training import HeadNet
 from selector.policies.scoring import Neighbours
@@ -55,6 +55,16 @@ def test_shipped_trees_are_lightgbms(run: str, name: str) -> None:
         if forest.comparing:
             found, raw = _centred(found), _centred(raw)
         np.testing.assert_allclose(found, raw, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("by", [1 / 3, -1e-9, 12345.678])
+def test_lightgbm_reads_a_lifted_model_too(by: float) -> None:
+    """It looks for trees where the header says that they begin; leaves with other digits have another length."""
+    stream = np.random.default_rng(0)
+    features = stream.normal(size=(400, 5))
+    text = boosted(features, (features[:, 0] > 0).astype(float), 8, 0, objective="regression")
+    np.testing.assert_allclose(expected(lifted(text, by), features), expected(text, features) + by, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(Forest((lifted(text, by),)).raw(features), expected(text, features) + by, rtol=0, atol=1e-9)
 
 
 def test_values_at_a_threshold_go_where_lightgbm_sends_them() -> None:
