@@ -125,7 +125,7 @@ def test_figures_change_nothing_global(policies: list[Policy], ranking: Ranking,
         figure = draw(result)
         assert figure.axes[0].has_data()
     assert "narrow" in [text.get_text() for text in figures.frontier(result).axes[0].texts]
-    labels = [text.get_text() for text in figures.frontier(result).axes[0].get_legend().get_texts()]
+    labels = [text.get_text() for text in figures.frontier(result).legends[0].get_texts()]
     assert "a randomised mixture of two of them" in labels
     assert dict.copy(matplotlib.rcParams) == before
     assert not matplotlib.pyplot.get_fignums()
