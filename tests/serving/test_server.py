@@ -205,7 +205,7 @@ def test_the_page_in_a_browser(server: tuple[str, subprocess.Popen[bytes]], scen
         page.set_input_files("#file", str(path))
         page.wait_for_selector("#answers[data-done]", timeout=60_000)
         rows = page.locator("#answers tbody tr")
-        assert rows.count() == 16
+        assert rows.count() == 17
         assert rows.first.get_attribute("data-policy") == "cascade"
         assert re.search(r"As\d→Bs\d→Cs\d→Ds\d", rows.first.inner_text().replace("\n", ""))
         assert page.locator("tr[data-policy=default]").inner_text().count("51.0 (100 %)") == 1
