@@ -229,8 +229,8 @@ async def follow(
         phase = await _decided(takeovers, asked)
         if phase == "serve":
             serve(prepared)
-            await settle()
-            await _say(takeovers, asked.number, "serving", facts(), takeovers.asked())
+            # At once: who asked need not wait for old requests, nor the old run's memory for room on the disk.
+            await asyncio.gather(_say(takeovers, asked.number, "serving", facts(), takeovers.asked()), settle())
         else:
             await drop(prepared)
             await _say(takeovers, asked.number, "dropped", facts(), takeovers.asked())
