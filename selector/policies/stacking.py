@@ -66,10 +66,12 @@ class Stacking(Policy):
 
     def _fit(self, observed: Observations) -> None:
         self.order_ = _complementary(observed, self.most)
-        learning = {"objective": "binary", "learning_rate": RATE}
-        counts = range(1, len(self.order_) + 1)
-        texts = [boosted(*self._candidates(observed, count), self.rounds, self.seed, **learning) for count in counts]
-        self.forests_ = [Forest((text,)) for text in texts]
+        self.forests_ = [Forest((self._learned(observed, count),)) for count in range(1, len(self.order_) + 1)]
+
+    def _learned(self, observed: Observations, count: int) -> str:
+        """The model that tells which class of the first ``count`` configurations is right."""
+        features, right = self._candidates(observed, count)
+        return boosted(features, right, self.rounds, self.seed, objective="binary", learning_rate=RATE)
 
     def _candidates(self, observed: Observations, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Features of every class that the first ``count`` configurations answer, once an image, and whether it is right."""
