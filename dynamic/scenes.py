@@ -100,6 +100,9 @@ def _read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
 
 
+_BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
+
+
 class FashionScenes:
     """One split of fashion-scenes in one regime.
 
@@ -139,6 +142,7 @@ class FashionScenes:
         stream = np.random.Generator(np.random.PCG64([self.seed, get_args(Split).index(self.split)]))
         # Row-wise, so that scene i does not depend on how many scenes follow it.
         drawn = stream.random((len(self), 4 + 7 * _PIECES)).astype(np.float32)
+        drawn = np.minimum(drawn, _BELOW_ONE)  # one in 33 million rounds to one, which is no place in a photograph
         self._object, self._clutter = drawn[:, :4], drawn[:, 4:].reshape(len(self), _PIECES, 7)
         low, high = SIDES[self.regime]
         self.sides = low * (high / low) ** self._object[:, 0]
