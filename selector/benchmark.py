@@ -1,6 +1,6 @@
 """Rank policies on the test split: accuracy, cost with the selector's own, and the share of the gap to the oracle closed.
 
-    python -m selector.benchmark                      # what the repository ships, about five minutes
+    python -m selector.benchmark                      # what the repository ships, about three minutes
     python -m selector.benchmark runs/mine            # after python -m selector.train runs/mine
     python -m selector.benchmark runs/matched --shifted runs/wide       # also on images unlike those learned from
 
@@ -18,13 +18,14 @@ from typing import Any
 
 from dynamic.command import run_command
 from oracle.reporting.text import aligned
+from selector.compiling.timing import stopwatch_on_graphs
 from selector.scoring.benchmark import BenchmarkSettings, benchmark
 from selector.scoring.tables import HEADER, table_rows
 
 
 def main(settings: BenchmarkSettings) -> None:
     """Rank, print the tables and, if asked, the JSON line."""
-    results = benchmark(settings)["runs"]
+    results = benchmark(settings, stopwatch_on_graphs)["runs"]
     for result in results:
         facts = result["run"]
         print(f"\n{facts['name']}: {facts['test_images']} test images, {len(facts['configurations'])} configurations\n")

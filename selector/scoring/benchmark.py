@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,7 +33,7 @@ from selector.scoring.report import write_report
 from selector.scoring.rivals import against_networks
 from selector.scoring.sentences import sentences
 from selector.scoring.shifted import shifted_test
-from selector.scoring.timing import time_rows
+from selector.scoring.timing import Stopwatch, time_rows
 from selector.shipped import SHIPPED
 
 
@@ -55,7 +56,8 @@ class BenchmarkSettings(RaySettings):
     outside: bool = True
     """Compare with asf-lib's selector, if it is installed."""
     timing: bool = True
-    """Measure milliseconds on the running network."""
+    """Measure milliseconds on the running network: on its compiled graphs, which are made where there are none, and in
+    PyTorch where a run cannot be compiled or another device than the CPU is named."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Where the network runs."""
     out: Path = Path("runs/selector")
@@ -76,8 +78,12 @@ class BenchmarkSettings(RaySettings):
         return [SHIPPED.get(str(run), run) for run in self.runs] or [*SHIPPED.values()]
 
 
-def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
+def benchmark(settings: BenchmarkSettings, stopwatch: Callable[[OpenedRun], Stopwatch] = stopwatch_for) -> dict[str, Any]:
     """Rank the policies of each run, write the report, and return what ``results.json`` holds.
+
+    Args:
+        settings: what to rank.
+        stopwatch: that milliseconds are taken by, if they are.
 
     Raises:
         UserError: a run, its policies or its images are missing or do not fit, or another process works on the run.
@@ -101,7 +107,7 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
                     rivals=settings.rivals,
                     ray=settings,
                 )
-            result = benchmark_run(settings, opened)
+            result = benchmark_run(settings, opened, stopwatch)
             opened.folder.benchmark.mkdir(parents=True, exist_ok=True)
             write_record(opened.folder.results, result)
             write_record(opened.folder.reached, record_of(reached_by(opened.policies, opened.runs), opened.policies_digest))
@@ -111,7 +117,9 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
     return {"runs": results}
 
 
-def benchmark_run(settings: BenchmarkSettings, opened: OpenedRun) -> dict[str, Any]:
+def benchmark_run(
+    settings: BenchmarkSettings, opened: OpenedRun, stopwatch: Callable[[OpenedRun], Stopwatch]
+) -> dict[str, Any]:
     """Everything about one run, JSON-ready."""
     label, test, policies = opened.label, opened.test, opened.policies
     outside = [AsfPairwise().fit(label)] if settings.outside and available() else []
@@ -119,18 +127,17 @@ def benchmark_run(settings: BenchmarkSettings, opened: OpenedRun) -> dict[str, A
     notes = []
     if settings.outside and not outside:
         notes.append("asf-lib is not installed, so its row is missing: pip install -e '.[compare]'")
-    static_milliseconds = None
+    timed: dict[str, Any] = {"static_network_milliseconds": None, "timed_in": None}
     if settings.timing:
-        stopwatch = stopwatch_for(opened)
-        time_rows(stopwatch, ranking.rows, policies)
-        static_milliseconds = stopwatch.static_milliseconds()
+        clock = stopwatch(opened)
+        time_rows(clock, ranking.rows, policies)
+        timed = {"static_network_milliseconds": clock.static_milliseconds(), "timed_in": clock.engine}
     curves = dial_curves(policies, opened.runs)
     result = {
         "run": facts_of(opened.run, policies, label, test),
         "policies": ranking.rows,
         "static": static_points(test),
         "networks": against_networks(opened.networks, policies, label, opened.runs, ranking.references),
-        "static_network_milliseconds": static_milliseconds,
         "curves": curves,
         "area": areas(curves, test),
         "promises": promises(policies, curves, float(test.correct[:, test.default].mean())),
@@ -139,6 +146,7 @@ def benchmark_run(settings: BenchmarkSettings, opened: OpenedRun) -> dict[str, A
         "learning_curve": learning_curve(policies, label, test, ranking.references) if settings.learning_curve else [],
         "shifted": shifted_test(opened.shifted[0], policies, label, opened.shifted[1]) if opened.shifted else None,
         "notes": notes,
+        **timed,
         "network": asdict(opened.run.digests),
         "policies_digest": opened.policies_digest,
         "images": opened.run.record.images["images"],

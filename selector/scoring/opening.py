@@ -26,7 +26,7 @@ from selector.policies.base import Policy
 from selector.policies.running import PolicyRuns
 from selector.scoring.rivals import StaticNetwork, read_rivals, write_rivals
 from selector.scoring.shifted import beyond
-from selector.scoring.timing import MOST, Stopwatch
+from selector.scoring.timing import MOST, Stopwatch, eager_stopwatch
 from selector.shipped import SHIPPED
 
 
@@ -170,18 +170,21 @@ def observe_split(
     return observe_run(run, source, outcomes, configurations, observations, data_dir=data_dir).split(split)
 
 
+def images_to_time(opened: OpenedRun) -> torch.Tensor:
+    """(N, 3, H, W) float32, the run's first test images, normalised."""
+    batch = opened.source.load(np.flatnonzero(opened.source.splits == "test")[:MOST])
+    return batch.images[torch.from_numpy(batch.readable)]
+
+
 def stopwatch_for(opened: OpenedRun) -> Stopwatch:
-    """Both networks on the benchmark's device, with the run's first test images."""
-    run, source, device = opened.run, opened.source, opened.device
-    batch = source.load(np.flatnonzero(source.splits == "test")[:MOST])
-    dtype = DTYPES[run.settings.dtype]
-    images = batch.images[torch.from_numpy(batch.readable)]
-    return Stopwatch(
+    """Both networks in PyTorch on the benchmark's device, with the run's first test images."""
+    run, device, dtype = opened.run, opened.device, DTYPES[opened.run.settings.dtype]
+    return eager_stopwatch(
         network=run.fast_network(device),
         static=run.network.for_inference(device, dtype),
         portfolio=opened.test.portfolio,
-        costs=Costs(run.network, opened.test.portfolio, source.resolution),
-        images=images.to(device, dtype, memory_format=torch.channels_last),
+        costs=Costs(run.network, opened.test.portfolio, opened.source.resolution),
+        images=images_to_time(opened).to(device, dtype, memory_format=torch.channels_last),
     )
 
 

@@ -1,8 +1,9 @@
 """Milliseconds of policies on the running network, and how they compare with the static network one would deploy.
 
-That is the network under its default configuration with its batch norms folded, without selector or recalibrated
-statistics: norms that cannot be folded cost time, and being faster than they are would be no speed-up. Policy and static
-network take turns on the same images, since no machine is equally fast all the time.
+That is the network under its default configuration with its batch norms folded, without selector, run by what runs the
+policies: compiled graphs (:mod:`selector.compiling.timing`) or, here, PyTorch, without recalibrated statistics, since norms
+that cannot be folded cost time and being faster than they are would be no speed-up. Policy and static network take turns on
+the same images, since no machine is equally fast all the time.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,22 +40,22 @@ class Stopwatch:
     """Times policies and the static network in turns.
 
     Attributes:
-        network: under which policies run, as :meth:`DynamicNetwork.for_inference` made it.
-        static: the same network with its batch norms folded.
-        portfolio: of the policies.
-        costs: of that portfolio.
-        images: (N, 3, H, W), normalised, on the networks' device and of their dtype.
+        engine: what runs the network, by name.
+        run: a policy at a setting on some of the images, everything included: looking, deciding, answering.
+        run_static: the static network on some of the images.
+        images: (N, 3, H, W), normalised, as both take them.
+        wait: until all that was begun has ended.
     """
 
-    network: DynamicNetwork
-    static: DynamicNetwork
-    portfolio: Sequence[Configuration]
-    costs: Costs
-    images: Tensor
+    engine: str
+    run: Callable[[Policy, float | None, Any], object]
+    run_static: Callable[[Any], object]
+    images: Tensor | np.ndarray
+    wait: Callable[[], None] = lambda: None
     _static_seconds: dict[str, list[float]] = field(default_factory=dict, init=False, repr=False)
 
     def time(self, policy: Policy, dial: float | None) -> dict[str, Any]:
-        """Time one policy at one setting, everything included: looking, deciding, answering.
+        """Time one policy at one setting.
 
         Returns:
             JSON-ready: ``milliseconds``, the median for an image by size of the batch, and ``static_ratio``, how many times
@@ -77,31 +79,47 @@ class Stopwatch:
 
     def _turns(self, policy: Policy, dial: float | None, size: int, batches: int) -> tuple[np.ndarray, np.ndarray]:
         """(TURNS,) seconds an image of the policy and of the static network."""
+        answers = partial(self.run, policy, dial), self.run_static
         seconds = []
         for turn in range(TURNS + 1):
             starts = [(turn * batches + batch) * size % (len(self.images) - size + 1) for batch in range(batches)]
             some = [self.images[start : start + size] for start in starts]
-            seconds.append([self._seconds(answer, some) for answer in (self._by_policy(policy, dial), self._by_static)])
+            seconds.append([self._seconds(answer, some) for answer in answers])
         mine, static = np.array(seconds[1:]).T / (size * batches)  # the first turn warms up
         return mine, static
 
-    def _by_policy(self, policy: Policy, dial: float | None) -> Callable[[Tensor], object]:
-        return lambda images: run_policy(policy, live_images(self.network, images, self.portfolio, self.costs), dial)
-
-    def _by_static(self, images: Tensor) -> object:
-        with torch.inference_mode():
-            return self.static(images, self.static.default).float().softmax(dim=1).cpu().numpy().argmax(axis=1)
-
-    def _seconds(self, answer: Callable[[Tensor], object], batches: Sequence[Tensor]) -> float:
-        on_gpu = self.images.device.type == "cuda"
-        if on_gpu:
-            torch.cuda.synchronize()
+    def _seconds(self, answer: Callable[[Any], object], batches: Sequence[Any]) -> float:
+        self.wait()
         began = time.perf_counter()
         for images in batches:
             answer(images)
-        if on_gpu:
-            torch.cuda.synchronize()
+        self.wait()
         return time.perf_counter() - began
+
+
+def eager_stopwatch(
+    network: DynamicNetwork, static: DynamicNetwork, portfolio: Sequence[Configuration], costs: Costs, images: Tensor
+) -> Stopwatch:
+    """Times in PyTorch.
+
+    Args:
+        network: under which policies run, as :meth:`DynamicNetwork.for_inference` made it.
+        static: the same network with its batch norms folded.
+        portfolio: of the policies.
+        costs: of that portfolio.
+        images: (N, 3, H, W), normalised, on the networks' device and of their dtype.
+    """
+
+    def run(policy: Policy, dial: float | None, some: Tensor) -> object:
+        return run_policy(policy, live_images(network, some, portfolio, costs), dial)
+
+    def run_static(some: Tensor) -> np.ndarray:
+        with torch.inference_mode():
+            return static(some, static.default).float().softmax(dim=1).cpu().numpy().argmax(axis=1)
+
+    on_gpu = images.device.type == "cuda"
+    wait = {"wait": torch.cuda.synchronize} if on_gpu else {}
+    return Stopwatch(engine="PyTorch", run=run, run_static=run_static, images=images, **wait)
 
 
 def time_rows(stopwatch: Stopwatch, rows: Sequence[dict[str, Any]], policies: Sequence[Policy]) -> None:

@@ -22,6 +22,7 @@ from oracle.runs import Run, open_images
 from oracle.settings import load_for
 from oracle.training.fine_tuning import fine_tune
 from oracle.training.settings import RofSettings
+from selector.compiling.timing import stopwatch_on_graphs
 from selector.learning.training import TrainSettings, train
 from selector.policies import digest_of_policies
 from selector.scoring.benchmark import BenchmarkSettings, benchmark
@@ -96,7 +97,7 @@ def _tune(settings: TuneSettings) -> dict[str, Any]:
     ranked = f"{policies} on {images} {'with' if settings.timing else 'without'} milliseconds"
     if record.noted("ranked") != ranked:
         _head("rank", "each policy once on the test images")
-        benchmark(_benchmark_settings(settings))
+        benchmark(_benchmark_settings(settings), stopwatch_on_graphs)
         record.note("ranked", ranked)
     distilled = {} if before is None else {"before_distillation": before}
     return read_results(run) | distilled | {"about_default": searched["about_default"]}

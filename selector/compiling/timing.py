@@ -1,0 +1,43 @@
+"""Times policies on a run's compiled graphs, where the service runs them."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+from dynamic.compiled.session import CompiledSession
+from dynamic.errors import UserError
+from selector.compiling.flow import compile_for
+from selector.compiling.opening import open_graphs
+from selector.compiling.settings import CompileSettings
+from selector.observation.images import LiveImages
+from selector.policies.base import Policy
+from selector.policies.running import run_policy
+from selector.scoring.opening import OpenedRun, images_to_time, stopwatch_for
+from selector.scoring.timing import Stopwatch
+
+ENGINES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+"""As people write them."""
+
+
+def stopwatch_on_graphs(opened: OpenedRun) -> Stopwatch:
+    """On float32 graphs, which are made where the run has none; in PyTorch where it cannot have any, which is said."""
+    if opened.device != "cpu":
+        return stopwatch_for(opened)
+    try:
+        place, _, _ = compile_for(CompileSettings(run=opened.run.folder, check=False))
+        network = open_graphs(opened.run, place)
+    except UserError as error:
+        print(f"milliseconds are taken in PyTorch: {error}", file=sys.stderr)
+        return stopwatch_for(opened)
+    portfolio, costs = opened.test.portfolio, opened.test.costs
+
+    def run(policy: Policy, dial: float | None, images: np.ndarray) -> object:
+        session = CompiledSession(network, images)
+        return run_policy(policy, LiveImages(session, images, portfolio, network.default, costs), dial)
+
+    def run_static(images: np.ndarray) -> np.ndarray:
+        return CompiledSession(network, images).mixed([network.default] * len(images)).argmax(axis=1)
+
+    return Stopwatch(engine=ENGINES[network.runtime], run=run, run_static=run_static, images=images_to_time(opened).numpy())
