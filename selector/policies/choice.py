@@ -77,7 +77,12 @@ class Choice:
         """Whether more labels would tell, and how many."""
         if not self.guarantee or self.needed is None:
             return f", {self.guarantee}" if self.guarantee else ""
-        return f", but these guarantee only {self.guarantee}; about {self.needed} would tell"
+        tells = f"about {self.needed} would tell" if self.needed <= MANY else "not even a million would tell"
+        return f", but these guarantee only {self.guarantee}; {tells}"
+
+
+MANY = 1_000_000
+"""Label images beyond which their number says nothing: what came nearest is estimated to be as good as the default."""
 
 
 def _tolerance(terms: Terms | None) -> float:

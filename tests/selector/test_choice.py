@@ -78,6 +78,12 @@ def test_it_says_how_many_labels_it_would_take() -> None:
     assert choice.needed == 1600  # ((0.02 + 0.04) / (0.02 + 0.01))² * 400
     assert "but these guarantee only at most 4.0 points below the default with 95% confidence" in choice.sentence
     assert choice.sentence.endswith("about 1600 would tell")
+    equal = OperatingPoint(0.5, DEFAULT.accuracy + 1e-5, DEFAULT.macs, -0.04)  # as good as the default, so no number would
+    choice = choose([promising(Default, DEFAULT), promising(Cascade, equal)], "accuracy")
+    assert choice is not None
+    assert choice.needed is not None
+    assert choice.needed > 1_000_000
+    assert choice.sentence.endswith("confidence; not even a million would tell")
 
 
 def test_without_labels_or_policies_the_default_stays() -> None:
