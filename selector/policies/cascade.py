@@ -25,7 +25,7 @@ from selector.policies.sharing import once
 SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9)
 """Of all images, those that a rung defers: which deferral thresholds are tried."""
 
-STEPS = 25
+STEPS = 49
 """Ladders with deferral thresholds that a cascade keeps, evenly spaced in MACs."""
 
 KEPT = 0.25
