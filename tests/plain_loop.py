@@ -112,12 +112,13 @@ class PlainLoop:
     Args:
         original: a torchvision network, full size or slim; copied.
         name: which architecture.
+        stem: of a ResNet, whether its first convolution is a layer before the four.
     """
 
-    def __init__(self, original: nn.Module, name: str) -> None:
+    def __init__(self, original: nn.Module, name: str, stem: bool = False) -> None:
         self.network = copy.deepcopy(original).eval()
-        self.name = name
-        self._pristine = {site: self.network.get_submodule(site) for site in self._sites()}
+        self.name, self.stem = name, ["conv1"] if stem else []
+        self._pristine = {site: self.network.get_submodule(site) for site in [*self.stem, *self._sites()]}
 
     def _sites(self) -> list[str]:
         if self.name.startswith(("resnet", "resnext")):
@@ -133,8 +134,10 @@ class PlainLoop:
             fresh = copy.copy(module)
             fresh._parameters = dict(module._parameters)  # a shallow copy would share the dictionary
             replace(self.network, site, fresh)
-        options = zip(configuration.stride, configuration.dilation, configuration.kernel_size, strict=True)
-        sites = list(self._pristine)
+        options = list(zip(configuration.stride, configuration.dilation, configuration.kernel_size, strict=True))
+        for name in self.stem:
+            set_convolution(self.network, name, *options.pop(0))
+        sites = self._sites()
         for layer, (stride, dilation, size) in enumerate(options):
             if self.name.startswith(("resnet", "resnext")):
                 set_convolution(self.network, sites[2 * layer], stride, dilation, size)
@@ -218,6 +221,6 @@ class SitesLoop:
 
 @torch.inference_mode()
 def plain_loop(original: nn.Module, name: str, configurations: list[Configuration], images: Tensor) -> Tensor:
-    """Logits (configurations, images, classes), nothing shared."""
-    loop = PlainLoop(original, name)
+    """Logits (configurations, images, classes), nothing shared. Five layers of a ResNet are its stem and the paper's."""
+    loop = PlainLoop(original, name, stem=len(configurations[0].stride) == 5)
     return torch.stack([loop.set(configuration)(images) for configuration in configurations])

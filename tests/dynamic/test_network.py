@@ -57,6 +57,21 @@ def test_engine_equals_the_plain_loop(slim_network: tuple[str, DynamicNetwork], 
             torch.testing.assert_close(network(images, configuration), logits, **tolerance)
 
 
+@pytest.mark.parametrize("space", SPACES)
+def test_the_stem_is_a_layer_like_others(slim_network: tuple[str, DynamicNetwork], space: str) -> None:
+    name, shared = slim_network
+    if not name.startswith(("resnet", "resnext")):
+        pytest.skip("the plain loop knows a ResNet's stem")
+    network = DynamicNetwork(shared.original, ("conv1", *shared.dynamic_layers))
+    configurations = sample(space, network, 6)
+    assert len({(c.stride[0], c.dilation[0], c.kernel_size[0]) for c in configurations}) > 1
+    images = torch.randn(3, 3, 64, 64)
+    expected = plain_loop(shared.original, name, configurations, images)
+    with torch.inference_mode():
+        for columns, logits in network.comprehensive(images, configurations):
+            torch.testing.assert_close(logits, expected[columns[0]], atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_full_size_engine_equals_the_plain_loop(name: str) -> None:
     original = settled(name)

@@ -177,7 +177,7 @@ class Session:
     macs = np.zeros(2)
     def logits(self, configuration, rows): return np.eye(10, dtype=np.float32)[rows] * 3
     def look(self, kind, layer, configuration, rows):
-        channels = {0: 32, 1: 96, 2: 192, 3: 384}[layer]
+        channels = (3, 32, 96, 192, 384)[layer]  # the picture, then branch and shortcut of each stage
         return np.ones((len(rows), channels, 6, 6) if kind == "gridded" else (len(rows), 2 * channels), np.float32)
 
 for folder in sorted((SHIPPED["matched"] / "policies").iterdir()):
@@ -185,7 +185,7 @@ for folder in sorted((SHIPPED["matched"] / "policies").iterdir()):
     portfolio = [Configuration.parse(name) for name in policy.portfolio_]
     count = len(portfolio)
     costs = Costs.from_arrays({
-        "macs": np.arange(1, count + 1), "paths": np.eye(count, dtype=bool), "stages": np.zeros((4, count, count), bool),
+        "macs": np.arange(1, count + 1), "paths": np.eye(count, dtype=bool), "stages": np.zeros((5, count, count), bool),
         "stem": np.zeros(count, bool), "prefix": np.zeros(count, bool), "default": np.array(5),
     })
     images = np.random.default_rng(0).normal(size=(2, 3, 96, 96)).astype(np.float32)
