@@ -29,7 +29,7 @@ def test_a_budget_that_is_too_small_names_one_that_works(deployment: Deployment)
 def test_an_unknown_policy_or_configuration_is_refused_with_those_there_are(deployment: Deployment) -> None:
     with pytest.raises(Rejection, match="policy must be one of default"):
         plan_request(deployment, policy="best")
-    with pytest.raises(Rejection, match="configuration must be one of s1-2-2-2"):
+    with pytest.raises(Rejection, match="configuration must be one of s2-1-2-2-2"):
         plan_request(deployment, configuration="s1")
     with pytest.raises(Rejection, match="without policy"):
         plan_request(deployment, policy="default", configuration=deployment.default.id)
