@@ -61,7 +61,7 @@ def rank(
 
     Args:
         policies: fitted, with operating points; ``default`` and ``single_best`` among them.
-        label: gives the default's accuracy and cost, which the objectives refer to.
+        label: their images.
         runs: on the test images, which are scored on.
         networks: other networks on these images.
 
@@ -77,7 +77,8 @@ def rank(
     oracle = Oracle().fit(label).reveal(test)
     single_best = int(by_name["single_best"].decide(RecordedImages(test))[0])
     references = References.of(test, single_best, run_policy(oracle, RecordedImages(test)))
-    static = float(label.correct[:, label.default].mean()), float(label.costs.default)
+    promised = by_name["default"].points_[0]  # on the images that nothing was chosen on, as the service has it
+    static = promised.accuracy, promised.macs
     rows, outcomes = [], {}
     for policy in [*(p for p in policies if not p.learned), oracle, *(p for p in policies if p.learned)]:
         objectives: Sequence[Objective | None] = OBJECTIVES if policy.dials else (None,)

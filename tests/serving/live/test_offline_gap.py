@@ -31,7 +31,7 @@ def test_the_gap_of_every_shipped_run_is_what_its_benchmark_measured(name: str) 
         "default": "default",
         "single_best": "single_best",
         "oracle": "oracle",
-        "active": {"wide": "neighbours/efficiency", "matched": "cascade/efficiency"}[name],
+        "active": {"wide": "head/efficiency", "matched": "cascade/efficiency"}[name],
     }.items():
         assert gap[who]["accuracy"] == rows[row]["accuracy"]
         assert gap[who]["gmacs"] == rows[row]["gmacs"]
@@ -39,12 +39,15 @@ def test_the_gap_of_every_shipped_run_is_what_its_benchmark_measured(name: str) 
     assert len(gap["curves"]["cascade"]) > 5
 
 
-def test_the_default_service_stays_within_half_a_point_of_its_default_at_less_than_two_thirds_of_its_cost(
+def test_the_default_service_keeps_its_point_of_tolerance_at_less_than_half_of_its_defaults_cost(
     deployment: Deployment,
 ) -> None:
     gap = offline_gap(deployment)
-    assert gap["active"]["accuracy"] > gap["default"]["accuracy"] - 0.005
-    assert gap["active"]["gmacs"] < 0.6 * gap["default"]["gmacs"]
+    accuracy, gmacs = gap["default"]["accuracy"], gap["default"]["gmacs"]
+    assert gap["active"]["accuracy"] > accuracy - 0.0075
+    assert gap["active"]["gmacs"] < 0.5 * gmacs
+    near = [point["gmacs"] for point in gap["curves"]["cascade"] if point["accuracy"] > accuracy - 0.005]
+    assert min(near) < 0.5 * gmacs, "nor is there a setting within half a point at half of the cost"
 
 
 def test_a_users_run_is_served_from_its_folder(tmp_path: Path) -> None:
