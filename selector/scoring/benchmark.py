@@ -118,7 +118,7 @@ def benchmark(settings: BenchmarkSettings, stopwatch: Callable[[OpenedRun], Stop
 
 
 def benchmark_run(
-    settings: BenchmarkSettings, opened: OpenedRun, stopwatch: Callable[[OpenedRun], Stopwatch]
+    settings: BenchmarkSettings, opened: OpenedRun, stopwatch: Callable[[OpenedRun], Stopwatch] = stopwatch_for
 ) -> dict[str, Any]:
     """Everything about one run, JSON-ready."""
     label, test, policies = opened.label, opened.test, opened.policies
