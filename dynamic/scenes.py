@@ -51,6 +51,7 @@ DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 _PIECES = 12  # clutter pieces a scene
 _WINDOW = 14  # side of the window cut from a 28-pixel photograph
 _PATCH = 40  # largest side of a pasted piece; smallest is a quarter of it
+_BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 
 
 def scenes_preprocessing(channels: int = 3) -> Preprocessing:
@@ -98,9 +99,6 @@ def _read_idx(path: Path) -> np.ndarray:
     raw = gzip.decompress(path.read_bytes())
     shape = tuple(np.frombuffer(raw, ">u4", raw[3], 4).astype(int))
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
-
-
-_BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 
 
 class FashionScenes:

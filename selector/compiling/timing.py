@@ -17,7 +17,7 @@ from selector.policies.running import run_policy
 from selector.scoring.opening import OpenedRun, images_to_time, stopwatch_for
 from selector.scoring.timing import Stopwatch
 
-ENGINES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+_ENGINES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 """As people write them."""
 
 
@@ -42,4 +42,4 @@ def stopwatch_on_graphs(opened: OpenedRun) -> Stopwatch:
     def run_static(images: np.ndarray) -> np.ndarray:
         return network.run(whole, {"images": images})[0].argmax(axis=1)
 
-    return Stopwatch(engine=ENGINES[network.runtime], run=run, run_static=run_static, images=images_to_time(opened).numpy())
+    return Stopwatch(engine=_ENGINES[network.runtime], run=run, run_static=run_static, images=images_to_time(opened).numpy())

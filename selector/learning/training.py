@@ -31,10 +31,10 @@ from selector.observation.observe import observe
 from selector.policies import load_policy, make
 from selector.policies.base import Policy
 from selector.policies.choice import choose
+from selector.policies.empty_stem import without_empty_stem
 from selector.policies.guarantee import CONFIDENCE
 from selector.policies.objectives import OBJECTIVE_WORDS, OBJECTIVES, TERMS, TOLERANCE, Terms
 from selector.policies.own import own_errors
-from selector.policies.seeing import looking_behind_the_picture
 from selector.policies.sharing import sharing
 
 SMALLEST = 8
@@ -153,7 +153,7 @@ def _train(settings: TrainSettings, run: Run) -> list[Policy]:
             kept = [configurations[i] for i in chosen]
             label, *again = (each.among(kept, run.network, source.resolution) for each in (label, *again))
     learned_from = Observations.joined([label, *again]) if again else label
-    policies = [looking_behind_the_picture(policy, label) for policy in policies]
+    policies = [without_empty_stem(policy, label) for policy in policies]
     return fit_all(policies, label, run.policies, settings.seed, settings.terms, chosen_on, learned_from)
 
 

@@ -2,6 +2,7 @@
 
 * ``image``: statistics of the pixels (spectrum, edges by scale, entropy, extent of what stands out): :mod:`.statistics`.
 * ``stem``: channel means and deviations of what dynamic layer A reads; every configuration computes it anyway.
+  Where layer A reads the picture, it is the picture's; :mod:`selector.policies.empty_stem`.
 * ``prefix``: ``stem``, and the same of what layer B reads under the default option for A; free for images whose
   configuration has that option, else the price of the first stage.
 * ``map``: what layer B reads under the default option for A, averaged over a 6 x 6 grid; costs as ``prefix``.

@@ -10,6 +10,9 @@ from selector.policies.objectives import TERMS, Objective, OperatingPoint, Terms
 
 DEFAULT = "default"
 
+MANY = 1_000_000
+"""Label images beyond which their number says nothing: what came nearest is estimated to be as good as the default."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
@@ -79,10 +82,6 @@ class Choice:
             return f", {self.guarantee}" if self.guarantee else ""
         tells = f"about {self.needed} would tell" if self.needed <= MANY else "not even a million would tell"
         return f", but these guarantee only {self.guarantee}; {tells}"
-
-
-MANY = 1_000_000
-"""Label images beyond which their number says nothing: what came nearest is estimated to be as good as the default."""
 
 
 def _tolerance(terms: Terms | None) -> float:

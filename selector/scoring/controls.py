@@ -9,8 +9,8 @@ import numpy as np
 
 from selector.observation.observations import Observations
 from selector.policies.boosting import Correctness
+from selector.policies.empty_stem import without_empty_stem
 from selector.policies.running import run_recorded
-from selector.policies.seeing import looking_behind_the_picture
 from selector.scoring.metrics import References, measure_gap
 
 
@@ -20,6 +20,6 @@ def shuffled_control(label: Observations, test: Observations, references: Refere
     answers = ("labels", "probabilities", "predicted", "p_true")
     others = label.rows(order)
     shuffled = replace(label, **{name: getattr(others, name) for name in answers})
-    policy = looking_behind_the_picture(Correctness(seed=seed), label)
+    policy = without_empty_stem(Correctness(seed=seed), label)
     (outcome,) = run_recorded(policy.fit(shuffled), test, [0.0])
     return measure_gap(outcome, test, references)

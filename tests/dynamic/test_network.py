@@ -58,10 +58,9 @@ def test_engine_equals_the_plain_loop(slim_network: tuple[str, DynamicNetwork], 
 
 
 @pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("slim_network", ["resnet50", "resnext50_32x4d"], indirect=True)
 def test_the_stem_is_a_layer_like_others(slim_network: tuple[str, DynamicNetwork], space: str) -> None:
     name, shared = slim_network
-    if not name.startswith(("resnet", "resnext")):
-        pytest.skip("the plain loop knows a ResNet's stem")
     network = DynamicNetwork(shared.original, ("conv1", *shared.dynamic_layers))
     configurations = sample(space, network, 6)
     assert len({(c.stride[0], c.dilation[0], c.kernel_size[0]) for c in configurations}) > 1

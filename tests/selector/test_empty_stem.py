@@ -17,7 +17,7 @@ from selector.learning.training import TrainSettings, train
 from selector.observation.observations import Observations
 from selector.policies import load_policies, make
 from selector.policies.boosting import Correctness
-from selector.policies.seeing import looking_behind_the_picture
+from selector.policies.empty_stem import without_empty_stem
 
 LAYERS = DYNAMIC_LAYERS["resnet50"]
 
@@ -55,4 +55,4 @@ def test_a_stem_that_is_more_than_the_picture_is_looked_at(noise: tuple[Observat
     label, _ = noise
     assert label.costs.stem @ label.costs.macs > 0
     policy = Correctness()
-    assert looking_behind_the_picture(policy, label) is policy
+    assert without_empty_stem(policy, label) is policy
