@@ -1,6 +1,6 @@
 """Rank policies on the test split: accuracy, cost with the selector's own, and the share of the gap to the oracle closed.
 
-    python -m selector.benchmark                      # what the repository ships, two and a half minutes
+    python -m selector.benchmark                      # what the repository ships, two minutes
     python -m selector.benchmark runs/mine            # after python -m selector.train runs/mine
     python -m selector.benchmark runs/matched --shifted runs/wide       # also on images unlike those learned from
 

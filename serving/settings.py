@@ -120,8 +120,8 @@ class ServingSettings(BaseSettings):
     """Processes, each with a copy of the network."""
     threads: Annotated[int, Field(ge=1, le=256)] = max(1, _CORES // min(_CORES, 4))
     """Threads of the network in each process; all graphs share them."""
-    max_batch: Annotated[int, Field(ge=1, le=1024)] = 128
-    """Images the network runs together, at most."""
+    max_batch: Annotated[int, Field(ge=1, le=1024)] = 32 if _default_device() == "cpu" else 128
+    """Images the network runs together, at most; 32 unless there is a GPU: on a CPU more take memory and save nothing."""
     max_wait_ms: Annotated[float, Field(ge=0, le=1000)] = 2.0
     """How long the first image of a batch waits for others, in milliseconds."""
     max_queue: Annotated[int, Field(ge=1, le=100_000)] = 512

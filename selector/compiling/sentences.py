@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from selector.compiling.equality import TOLERANCE
+from selector.compiling.equality import RARE, TOLERANCE
 from selector.scoring.tables import difference_text
 
 
@@ -40,10 +40,11 @@ def _equality(found: Mapping[str, Any]) -> list[str]:
     verdict = "equals" if found["holds"] else "DIFFERS FROM"
     return [
         f"It {verdict} the eager network: of {found['images']} answers (test images times policies at their settings) "
-        f"{found['other_class']} have another class, {found['ties']} one of two tied classes, {found['other_macs']} another "
-        f"charge; the largest difference of a probability is {found['probability']:.1e} (allowed: {TOLERANCE:g}).",
-        f"{found['other_configuration']} answers come from another configuration, since a feature or probability lay so "
-        "near a threshold that rounding decided.",
+        f"{found['other_class']} have another class, {found['ties']} one of two tied classes; the largest difference of a "
+        f"probability is {found['probability']:.1e} (allowed: {TOLERANCE:g}).",
+        f"{found['other_configuration']} answers come from another configuration and {found['other_macs']} from the same at "
+        "another charge, since a feature or probability lay so near a threshold that rounding decided (allowed: one in "
+        f"{RARE} of each setting).",
     ]
 
 

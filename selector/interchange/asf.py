@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from sklearn.ensemble import RandomForestClassifier
 
+from dynamic.resources import cpu_count
 from selector.interchange import aslib
 from selector.observation.images import Images
 from selector.observation.observations import Observations
@@ -50,7 +51,11 @@ class AsfPairwise(Policy):
             features, performance, *_, maximize, _ = read_aslib_scenario(folder, add_running_time_features=False)
         self.columns_ = list(features.columns)
         forest = partial(
-            RandomForestClassifier, n_estimators=self.trees, min_samples_leaf=20, random_state=self.seed, n_jobs=1
+            RandomForestClassifier,
+            n_estimators=self.trees,
+            min_samples_leaf=20,
+            random_state=self.seed,
+            n_jobs=cpu_count(),  # the same forest, whatever the number
         )
         self.model_: Any = PairwiseClassifier(partial(_Forest, forest), maximize=maximize)
         self.model_.fit(features, performance)

@@ -243,8 +243,7 @@ def _ladder(answered: _Climbed, observed: Observations, ladder: tuple[int, ...])
     sure = [confidence for confidence, _ in each[:-1]]
     paid = [float(costs.paths[list(ladder[: rung + 1])].any(axis=0) @ costs.macs) for rung in range(len(ladder))]
     tried = []
-    first = [np.quantile(sure[0], SHARES)] if sure else []
-    for thresholds in itertools.product(*first, *[np.quantile(s, SHARES[::2]) for s in sure[1:]]):
+    for thresholds in itertools.product(*(np.quantile(confidence, SHARES) for confidence in sure)):
         reached = np.ones(len(observed), dtype=bool)
         hits, macs = right[0].astype(bool), np.full(len(observed), paid[0])
         for rung, threshold in enumerate(thresholds):

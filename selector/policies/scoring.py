@@ -15,8 +15,8 @@ from selector.policies.base import Policy, State
 from selector.policies.gathering import gather, gather_recorded
 
 PRICES = (
-    *(0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.12),
-    *(0.14, 0.16, 0.18, 0.2, 0.225, 0.25, 0.3, 0.35, 0.4, 0.5, 0.7, 1.0),
+    *(0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.065, 0.08, 0.09, 0.1, 0.11, 0.12, 0.13),
+    *(0.14, 0.15, 0.16, 0.17, 0.18, 0.19, 0.2, 0.225, 0.25, 0.3, 0.35, 0.4, 0.5, 0.7, 1.0),
 )
 """The dial: how much score the MACs of one default run are worth; accuracy as a fraction, where scores are that."""
 

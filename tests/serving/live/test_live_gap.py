@@ -21,8 +21,9 @@ def test_the_live_gap_is_undefined_where_the_oracle_gains_nothing(deployment: De
 def test_the_live_gap_is_the_share_of_the_oracle_that_the_policy_reaches(deployment: Deployment, store: Store) -> None:
     """40 images: default right on 20, policy on 25, oracle on 30."""
     ids = [c.id for c in deployment.portfolio]
+    other = next(id_ for id_ in ids if id_ != deployment.network.default.id)
     for number in range(40):
-        right = dict.fromkeys(ids, number < 20) | {ids[1]: number < 30}
+        right = dict.fromkeys(ids, number < 20) | {other: number < 30}
         id_ = f"{number:02d}"
         store.add_answers([stored(id_, 3 if number < 25 else 4, deployment.key)])
         store.add_label(id_, deployment.key, 3)

@@ -44,10 +44,10 @@ def test_the_default_service_keeps_its_point_of_tolerance_at_less_than_half_of_i
 ) -> None:
     gap = offline_gap(deployment)
     accuracy, gmacs = gap["default"]["accuracy"], gap["default"]["gmacs"]
-    assert gap["active"]["accuracy"] > accuracy - 0.0075
-    assert gap["active"]["gmacs"] < 0.5 * gmacs
+    assert gap["active"]["accuracy"] > accuracy - 0.005
+    assert gap["active"]["gmacs"] < 0.45 * gmacs
     near = [point["gmacs"] for point in gap["curves"]["cascade"] if point["accuracy"] > accuracy - 0.005]
-    assert min(near) < 0.5 * gmacs, "nor is there a setting within half a point at half of the cost"
+    assert min(near) < 0.4 * gmacs, "nor is there a setting within half a point at two fifths of the cost"
 
 
 def test_a_users_run_is_served_from_its_folder(tmp_path: Path) -> None:
