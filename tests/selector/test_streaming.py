@@ -219,8 +219,7 @@ def _ladder(all_: np.ndarray, observed: Observations, ladder: tuple[int, ...]) -
     sure = [mean.max(axis=1) for mean in means[:-1]]
     paid = [float(costs.paths[list(ladder[: rung + 1])].any(axis=0) @ costs.macs) for rung in range(len(ladder))]
     tried = []
-    first = [np.quantile(sure[0], cascade.SHARES)] if sure else []
-    for thresholds in itertools.product(*first, *[np.quantile(s, cascade.SHARES[::2]) for s in sure[1:]]):
+    for thresholds in itertools.product(*[np.quantile(confidence, cascade.SHARES) for confidence in sure]):
         reached = np.ones(len(observed), dtype=bool)
         hits, macs = right[0].astype(bool), np.full(len(observed), paid[0])
         for rung, threshold in enumerate(thresholds):
