@@ -21,7 +21,7 @@ TOLERANCE = 1e-4
 """Largest difference of a probability that counts as rounding; two classes nearer than that are a tie."""
 
 RARE = 1000
-"""Of so many images one, and always one, may go another way because rounding moved what its policy saw over a threshold."""
+"""Of so many images one may go another way because rounding moved what its policy saw over a threshold."""
 
 
 @dataclass(kw_only=True)
@@ -48,7 +48,8 @@ class Equality:
     @property
     def holds(self) -> bool:
         """Whether classes are the same, probabilities within :data:`TOLERANCE`, and another way rare (:data:`RARE`)."""
-        rare = self.other_configuration + self.other_macs <= max(1, self.images // RARE)
+        allowed = self.images // RARE
+        rare = self.other_macs <= allowed and self.other_configuration + self.other_macs <= max(1, allowed)
         return rare and not self.other_class and self.probability < TOLERANCE
 
     def add(self, expected: PolicyRun, made: PolicyRun, probabilities: tuple[np.ndarray, np.ndarray]) -> None:

@@ -27,7 +27,8 @@ def test_rounding_at_a_threshold_is_rare() -> None:
     assert _compared(5 * RARE, columns=3, charges=2).holds
     assert not _compared(5 * RARE, columns=3, charges=3).holds
     assert not _compared(5 * RARE, columns=6).holds
-    assert _compared(10, charges=1).holds
+    assert _compared(10, columns=1).holds
+    assert not _compared(10, charges=1).holds
     assert not _compared(10, columns=1, charges=1).holds
 
 
