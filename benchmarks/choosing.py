@@ -23,6 +23,7 @@ import tyro
 from dynamic.command import run_command
 from dynamic.compiled.folder import CompiledNetwork
 from dynamic.compiled.record import GraphRecord
+from dynamic.compiled.runtimes import open_runtime
 from dynamic.compiled.session import CompiledSession
 from oracle.reporting.text import aligned
 from oracle.runs import Run
@@ -79,6 +80,7 @@ def times(
 
 def main(settings: ChoosingSettings) -> None:
     """Time every policy for its objectives; print a table."""
+    open_runtime("float32", threads=settings.threads)  # before anything else asks: the first one sizes the pool of all
     place, _, _ = compile_for(CompileSettings(run=settings.run, check=False))
     run = Run.open(CompileSettings(run=settings.run).folder)
     policies = load_policies(run)

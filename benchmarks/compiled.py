@@ -70,8 +70,8 @@ class CompiledSettings:
     """Images a batch."""
     rounds: int = 15
     """How often each is timed, in turns."""
-    threads: int | None = None
-    """Of the runtimes and of the eager engine; as many as there are cores unless given."""
+    threads: int = 1
+    """Of the runtimes and of the eager engine; a worker of the service has one where it shares the cores with others."""
     out: Path | None = None
     """JSON file for the numbers."""
 
@@ -243,7 +243,7 @@ def _in_turns(
     for turn in range(-2, settings.rounds):
         for name, job in jobs.items():
             # The eager engine's threads spin when they wait, and would starve the runtimes'.
-            torch.set_num_threads(settings.threads or threads if name.startswith("eager") else 1)
+            torch.set_num_threads(settings.threads if name.startswith("eager") else 1)
             batch = batches[turn % len(batches)]
             time.sleep(0.01)  # until the threads of the job before have stopped spinning
             began = time.perf_counter()

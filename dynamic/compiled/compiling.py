@@ -196,6 +196,7 @@ def _wanted(
         maker.tree,
         [[paths[configuration][-1] for configuration in ladder] for ladder in needs.ladders],
         [(look.kind, paths[look.configuration][boundary(network, look.layer)]) for look in needs.looks],
+        maker.bare,
     )
 
 

@@ -70,21 +70,25 @@ class Stretch:
     looks: tuple[Glance, ...] = ()
 
 
-def plan(tree: Tree, ladders: Iterable[Sequence[int]] = (), looks: Iterable[Glance] = ()) -> tuple[Stretch, ...]:
+def plan(
+    tree: Tree, ladders: Iterable[Sequence[int]] = (), looks: Iterable[Glance] = (), bare: Iterable[int] = ()
+) -> tuple[Stretch, ...]:
     """The stretches that answer every question without running anything twice.
 
     Args:
         tree: of the portfolio.
         ladders: leaves that one image may run one after the other.
         looks: that policies may ask for before they choose among all configurations.
+        bare: nodes at which the images are all there is: nothing is emitted there, who goes on begins at the images.
 
     Each leaf has a stretch from the images that emits nothing, for who runs it and nothing else, and one that emits where
     others of its ladders part from it.
     """
     looks = tuple(dict.fromkeys(looks))
-    seen = tuple(dict.fromkeys(node for _, node in looks))
+    bare, seen = frozenset(bare), tuple(dict.fromkeys(node for _, node in looks))
     emitted = {leaf: _forks(tree, leaf, ladders) for leaf in tree.leaves}
     emitted |= {node: {node} | {tree.meet(node, leaf) for leaf in tree.leaves} for node in seen if node not in emitted}
+    emitted = {end: nodes - bare for end, nodes in emitted.items()}
     held = set().union(*emitted.values())
     made: list[Stretch] = [Stretch(start=None, end=leaf) for leaf in tree.leaves]
     for end in emitted:

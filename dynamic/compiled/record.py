@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from dynamic.compiled.runtimes import PRECISIONS, Precision
 
-VERSION = 2
+VERSION = 3
 """Of the folder's layout and of what its graphs compute: one of another version is made again."""
 
 OutputKind = Literal["values", "look", "logits"]

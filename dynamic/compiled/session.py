@@ -98,7 +98,10 @@ class CompiledSession:
         return held.take(rows)
 
     def _charge(self, path: tuple[int, ...], rows: np.ndarray) -> None:
-        self._ran[rows] |= self._network.on_path(path)
+        if len(self._ran) == 1:  # without an index, which costs more than the charge
+            self._ran |= self._network.on_path(path)
+        else:
+            self._ran[rows] |= self._network.on_path(path)
 
     def _jobs(self, key: Key, rows: np.ndarray, final: bool) -> list[_Job]:
         """What must run for those of ``rows`` that lack what ``key`` names, each from the deepest node it has values of.

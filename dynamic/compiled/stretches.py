@@ -49,6 +49,12 @@ class StretchMaker:
         self._pieces: dict[tuple[object, ...], Piece] = {}
         self._factors: dict[int, list[np.ndarray]] = {}
 
+    @property
+    def bare(self) -> tuple[int, ...]:
+        """The node before the first site, where nothing is computed before it; else none."""
+        root = self.tree.paths[0][0]
+        return (root,) if list(self.values(root)) == [self._network.program.input] else ()
+
     def values(self, node: int) -> dict[str, Tensor]:
         """What is alive at ``node`` for the example images, by name."""
         if node not in self._values:

@@ -109,6 +109,7 @@ FAMILIES = {
     "dense": (Dense, ["conv0", "pool+conv2"]),
     "inverted": (Inverted, ["deep.0", "deeper.0"]),
     "fire": (Fire, ["pool", "three"]),
+    "picture": (Residual, ["stem.0", "b.conv"]),
     "recalibrated": (Residual, ["a.conv", "b.conv"]),
     "recalibrated dense": (Dense, ["conv0", "pool+conv2"]),
 }

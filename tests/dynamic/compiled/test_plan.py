@@ -46,6 +46,14 @@ def test_a_look_gives_the_looks_before_it_and_all_that_others_go_on_from() -> No
     assert {s for s in made if s.end == C} == {Stretch(start=start, end=C) for start in (None, 0)}
 
 
+def test_where_the_images_are_all_there_is_nothing_is_emitted() -> None:
+    made = plan(TREE, ladders=[(C, A)], looks=[("pooled", 0), ("pooled", 1)], bare=[0])
+    assert all(0 not in stretch.emits and stretch.start != 0 for stretch in made)
+    assert Stretch(start=None, end=0, looks=(("pooled", 0),)) in made
+    assert Stretch(start=None, end=1, emits=(1,), looks=(("pooled", 0), ("pooled", 1))) in made
+    assert {s for s in made if s.end == C} == {Stretch(start=None, end=C)}
+
+
 def test_configurations_that_a_network_cannot_tell_apart_are_one() -> None:
     tree = Tree.of([("x", "l"), ("x", "l")])
     assert tree.leaves == (2,)

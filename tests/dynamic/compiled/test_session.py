@@ -104,6 +104,19 @@ def test_a_deep_look_gives_the_shallow_one() -> None:
     assert len(counting.ran) == 2
 
 
+def test_a_network_whose_first_layer_reads_the_picture_goes_on_from_the_picture() -> None:
+    both = family("picture")
+    root = both.compiled.record.paths[0][0]
+    for graph in both.compiled.record.graphs:
+        assert graph.start != root
+        assert all((output.kind, output.node) != ("values", root) for output in graph.outputs)
+    counting = _Counting(both)
+    session = CompiledSession(counting, images(both.compiled, COUNT))  # type: ignore[arg-type]
+    session.look("pooled", 0, both.configurations[0], np.arange(COUNT))
+    session.mixed([both.configurations[0]] * COUNT)
+    assert [(start, emits) for start, _, emits, _ in counting.ran] == [(None, False), (None, False)]
+
+
 def test_refuses_what_is_not_compiled() -> None:
     both = family("residual")
     session = CompiledSession(both.compiled, images(both.compiled, 2))
