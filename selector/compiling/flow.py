@@ -22,6 +22,7 @@ from selector.compiling.judging import judged
 from selector.compiling.opening import open_graphs, open_policies, policies_folder
 from selector.compiling.places import places, writable_place
 from selector.compiling.settings import CompileSettings
+from selector.compiling.speed import milliseconds
 from selector.policies import digest_of_policies, load_policies
 from selector.policies.base import Policy
 
@@ -70,6 +71,8 @@ def _made(settings: CompileSettings, run: Run, policies: list[Policy], place: Pa
     }
     if source is not None:
         report |= judged(settings, run, source, policies, network, place)
+    if network.precision != "float32":
+        report["milliseconds"] = milliseconds(run, network, places(run, "float32"))
     report["seconds"] = round(time.monotonic() - began, 1)
     write_record(place / REPORT, report)
     return report

@@ -24,6 +24,7 @@ from selector.compiling.opening import open_graphs
 from selector.compiling.places import places, writable_place
 from selector.compiling.sentences import sentences
 from selector.compiling.settings import CompileSettings
+from selector.compiling.speed import milliseconds
 from selector.observation.costs import Costs
 from selector.observation.eager import live_images
 from selector.observation.images import LiveImages
@@ -161,6 +162,14 @@ def test_policies_of_a_precision_are_saved_together(tmp_path: Path, monkeypatch:
     assert [path.name for path in tmp_path.iterdir()] == ["policies"]
 
 
+def test_a_precision_is_timed_beside_float32_where_there_are_graphs_of_it(run_folder: Path, compiled: Path) -> None:
+    run, missing = Run.open(run_folder), compiled.with_name("missing")
+    network = open_graphs(run, compiled)
+    assert milliseconds(run, network, [missing]) is None
+    taken = milliseconds(run, network, [missing, compiled])
+    assert taken is not None and taken.keys() == {"images", "float32"} and min(taken.values()) > 0
+
+
 @pytest.mark.nightly
 def test_int8_has_policies_of_its_own_and_stands_beside_float32(run_folder: Path, compiled: Path) -> None:
     settings = CompileSettings(run=run_folder, precision="int8", images=IMAGES)
@@ -171,6 +180,8 @@ def test_int8_has_policies_of_its_own_and_stands_beside_float32(run_folder: Path
     assert {policy.labels_ for policy in fitted} == {IMAGES}
     assert fitted[0].fitted_on_ == set(keys[:IMAGES])  # of the label split, which comes first
     assert report["label_images"] == report["test_images"] == IMAGES
+    assert report["milliseconds"].keys() == {"images", "float32", "int8"}
+    assert any(line.startswith("The default takes ") for line in sentences(report, place, False, "mine"))
     header, lines = table(reports_beside(run, place, report))
     assert header[2:] == ["float32", "MMACs", "int8", "MMACs", "int8 - float32"]
     default = next(line for line in lines if line[0] == "default")
