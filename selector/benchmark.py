@@ -18,13 +18,14 @@ from typing import Any
 
 from dynamic.command import run_command
 from oracle.reporting.text import aligned
-from selector.compiling.timing import stopwatch_on_graphs
+from selector.compiling.timing import size_pool, stopwatch_on_graphs
 from selector.scoring.benchmark import BenchmarkSettings, benchmark
 from selector.scoring.tables import HEADER, table_rows
 
 
 def main(settings: BenchmarkSettings) -> None:
     """Rank, print the tables and, if asked, the JSON line."""
+    size_pool()
     results = benchmark(settings, stopwatch_on_graphs)["runs"]
     for result in results:
         facts = result["run"]

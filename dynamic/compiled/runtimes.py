@@ -64,6 +64,11 @@ def open_runtime(precision: Precision, name: str | None = None, threads: int | N
     raise UserError(f"no runtime is called {chosen!r}: choose from {', '.join(RUNTIMES)}")
 
 
+def pool_threads() -> int | None:
+    """Threads of ONNX Runtime's one pool in this process; None before anything asked for it."""
+    return _OnnxRuntime.pool
+
+
 def small_graph(model: bytes) -> Graph:
     """A graph in memory that is small beside a network, ready to run in ONNX Runtime.
 
@@ -83,7 +88,7 @@ class _OnnxRuntime:
     """One pool of threads for all graphs, since one each spin after a call and starve the next; and one memory arena."""
 
     _lock = threading.Lock()
-    _pool: int | None = None
+    pool: int | None = None
 
     def __init__(self, threads: int | None) -> None:
         try:
@@ -93,9 +98,9 @@ class _OnnxRuntime:
 
         self._library: Any = onnxruntime
         with self._lock:
-            if _OnnxRuntime._pool is None:
-                _OnnxRuntime._pool = threads or cpu_count()
-                onnxruntime.set_global_thread_pool_sizes(_OnnxRuntime._pool, 1)
+            if _OnnxRuntime.pool is None:
+                _OnnxRuntime.pool = threads or cpu_count()
+                onnxruntime.set_global_thread_pool_sizes(_OnnxRuntime.pool, 1)
                 kind, use = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
                 onnxruntime.create_and_register_allocator(onnxruntime.OrtMemoryInfo("Cpu", kind, 0, use), None)
 

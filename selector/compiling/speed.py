@@ -45,8 +45,9 @@ def milliseconds(run: RunFolder, network: CompiledNetwork, float32: Iterable[Pat
 
 
 def _turns(sides: dict[str, CompiledNetwork]) -> dict[str, list[float]]:
-    shape = next((network.channels, network.resolution, network.resolution) for network in sides.values())
-    images = np.random.default_rng(0).standard_normal((IMAGES, *shape), dtype=np.float32)
+    of = next(iter(sides.values()))
+    shape = (IMAGES, of.channels, of.resolution, of.resolution)
+    images = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     taken: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(-1, TURNS):  # the first opens the graphs
         for name, network in sides.items():

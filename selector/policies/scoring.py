@@ -137,10 +137,10 @@ class Neighbours(ScoringPolicy):
         """:meth:`_means` of some images; of equally near ones the first count."""
         distances = self.lengths_ - 2 * (asked.astype(np.float64) @ self.searched_)  # less the asked ones' own length
         near = np.argpartition(distances, count - 1, axis=1)[:, :count]
-        farthest = distances[np.arange(len(asked)), near[:, -1]]
-        nearer = distances <= farthest[:, None]
-        for row in np.flatnonzero(nearer.sum(axis=1) > count) if nearer.sum() > near.size else ():  # more of them are as far
-            near[row] = np.argsort(distances[row], kind="stable")[:count]
+        nearer = distances <= distances[np.arange(len(asked)), near[:, -1], None]
+        if nearer.sum() > near.size:  # more of them are as far
+            for row in np.flatnonzero(nearer.sum(axis=1) > count):
+                near[row] = np.argsort(distances[row], kind="stable")[:count]
         return np.asarray(self.correct_[near].mean(axis=1))
 
     def _state(self) -> State:

@@ -56,7 +56,7 @@ def promised_sentences(promised: Mapping[str, Sequence[Sequence[float]]], terms:
         return []
     settings = [(least, found) for points in promised.values() for least, found in points]
     missed = [least - found for least, found in settings if found < least]
-    worst = f", by at most {100 * max(missed):.1f} points" if missed else ""
+    worst = f", by at most {100 * max(missed):.2f} points" if missed else ""
     return [
         f"Label images guaranteed with {terms['confidence']:.0%} confidence how far a setting is below the default at most: "
         f"of {len(settings)} settings of learned policies, {len(missed)} are further below it on the test images{worst}."

@@ -22,7 +22,7 @@ from oracle.runs import Run, open_images
 from oracle.settings import load_for
 from oracle.training.fine_tuning import fine_tune
 from oracle.training.settings import RofSettings
-from selector.compiling.timing import stopwatch_on_graphs
+from selector.compiling.timing import size_pool, stopwatch_on_graphs
 from selector.learning.training import TrainSettings, train
 from selector.policies import digest_of_policies
 from selector.scoring.benchmark import BenchmarkSettings, benchmark
@@ -55,6 +55,8 @@ def tune(settings: TuneSettings) -> dict[str, Any]:
 
 
 def _tune(settings: TuneSettings) -> dict[str, Any]:
+    if settings.timing:
+        size_pool()
     record = TuneRecord(settings.out)
     network = load_for(settings, settings.images_of, settings.seed)
     source = open_images(settings.run, network.info)

@@ -81,8 +81,8 @@ def test_benchmark_prints_a_table_and_a_line(trained: Path, tmp_path: Path) -> N
     stored = json.loads((tmp_path / "results.json").read_text())["runs"][0]
     assert stored["policies"] == line["policies"]
     assert len(stored["by_side"]) == 5
-    assert stored["timed_in"] == "ONNX Runtime"
-    assert "at batch 1 and 32 in ONNX Runtime" in page
+    assert stored["timed_in"] == "ONNX Runtime on 1 thread"
+    assert "at batch 1 and 32 in ONNX Runtime on 1 thread" in page
 
 
 def test_a_searched_portfolio_is_trained_on_and_ranked(trained: Path, tmp_path: Path) -> None:

@@ -167,7 +167,9 @@ def test_a_precision_is_timed_beside_float32_where_there_are_graphs_of_it(run_fo
     network = open_graphs(run, compiled)
     assert milliseconds(run, network, [missing]) is None
     taken = milliseconds(run, network, [missing, compiled])
-    assert taken is not None and taken.keys() == {"images", "float32"} and min(taken.values()) > 0
+    assert taken is not None
+    assert taken.keys() == {"images", "float32"}
+    assert min(taken.values()) > 0
 
 
 @pytest.mark.nightly

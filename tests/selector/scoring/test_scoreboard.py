@@ -64,7 +64,7 @@ def result(ruled: Splits) -> dict[str, Any]:
         "static": static_points(test),
         "networks": against_networks(networks, policies, label, PolicyRuns(test), ranking.references),
         "static_network_milliseconds": {"1": 5.0, "32": 1.0},
-        "timed_in": "ONNX Runtime",
+        "timed_in": "ONNX Runtime on 1 thread",
         "curves": curves,
         "area": areas(curves, test),
         "promises": {},
