@@ -38,7 +38,7 @@ def milliseconds(run: RunFolder, network: CompiledNetwork, float32: Iterable[Pat
             beside = open_graphs(run, folder)
         except UserError:
             continue
-        sides = {beside.precision: beside, network.precision: network}
+        sides: dict[str, CompiledNetwork] = {beside.precision: beside, network.precision: network}
         taken = {name: min(turns) for name, turns in _turns(sides).items()}
         return {"images": IMAGES} | {name: 1000 * seconds / IMAGES for name, seconds in taken.items()}
     return None
