@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from oracle.evaluation.bounds import hull
 from oracle.reporting.figures import BLUE, GREY, RED
@@ -32,7 +33,10 @@ def frontier(result: dict[str, Any]) -> Figure:
     corners = hull(cost, accuracy)
     axes.scatter(cost, accuracy, s=14, color=GREY, label="a configuration, run statically")
     label = "a randomised mixture of two of them"
-    axes.plot(cost[corners], accuracy[corners], color=GREY, linewidth=1, linestyle="--", label=label)
+    along = np.linspace(cost[corners].min(), cost[corners].max(), 200)  # straight lines are curves on a scale of ratios
+    axes.plot(
+        along, np.interp(along, cost[corners], accuracy[corners]), color=GREY, linewidth=1, linestyle="--", label=label
+    )
     for number, (name, points) in enumerate(result["curves"].items()):
         curve = np.array(sorted(points))
         axes.plot(
@@ -44,11 +48,15 @@ def frontier(result: dict[str, Any]) -> Figure:
             label=name,
             color=_COLOURS[number],
         )
-    for number, row in enumerate(result["networks"]):
+    for row in result["networks"]:
         place = 1000 * row["gmacs"], 100 * row["accuracy"]
         axes.scatter(*place, marker="D", s=22, facecolor="white", edgecolor="black", zorder=7)
-        side = ((6, 1), "left") if number % 2 == 0 else ((-6, 1), "right")  # of two that lie close, one each
-        named = axes.annotate(row["name"], place, side[0], textcoords="offset points", fontsize=7.5, ha=side[1])
+        crowded = any(
+            1 < other["gmacs"] / row["gmacs"] < 2 and abs(other["accuracy"] - row["accuracy"]) < 0.01
+            for other in result["networks"]
+        )
+        offset, side = ((-6, -3), "right") if crowded else ((6, -3), "left")  # the name of another stands to the right
+        named = axes.annotate(row["name"], place, offset, textcoords="offset points", fontsize=7.5, ha=side)
         named.set(path_effects=[withStroke(linewidth=2.5, foreground="white")], zorder=6)
     by_name = {row["name"]: row for row in result["policies"]}
     styles: list[tuple[str, dict[str, Any]]] = [
@@ -59,7 +67,10 @@ def frontier(result: dict[str, Any]) -> Figure:
     for name, style in styles:
         row = by_name[name]
         axes.scatter(1000 * row["gmacs"], 100 * row["accuracy"], label=name.replace("_", " "), zorder=5, **style)
-    axes.set_xlim(0, 1000 * max(2.2 * result["run"]["default_gmacs"], by_name["oracle"]["gmacs"] * 1.1))
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     reached = [100 * row["accuracy"] for row in (*result["policies"], *result["networks"])]
     axes.set_ylim(max(min(accuracy[corners]) - 3, 0), max(reached) + 2)
     axes.set_xlabel("MMACs an image, the selector's own included")
