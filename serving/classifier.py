@@ -62,7 +62,7 @@ class Classifier:
     ) -> None:
         self.settings, self.store, self._give_up = settings, store, give_up
         self._running = deployment if isinstance(deployment, Running) else Running(settings, deployment, store, give_up)
-        self._earlier: list[str] = []
+        self.earlier: list[str] = []
         self._retiring: set[asyncio.Task[None]] = set()
         self._recorder = Recorder(store, settings)
         self._tidying = Tidying(store, settings)
@@ -113,8 +113,8 @@ class Classifier:
         retired, self._running, self._live = self._running, running, None
         running.watch.publish()
         if retired.deployment.key != running.deployment.key:
-            self._earlier = [key for key in self._earlier if key != running.deployment.key][-_EARLIER:]
-            self._earlier.append(retired.deployment.key)
+            self.earlier = [key for key in self.earlier if key != running.deployment.key][-_EARLIER:]
+            self.earlier.append(retired.deployment.key)
         task = asyncio.get_running_loop().create_task(retired.retire())
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
@@ -243,7 +243,7 @@ class Classifier:
 
     async def feedback(self, given: Feedback) -> FeedbackAnswer:
         """Store the true class of an earlier answer; see :func:`serving.live.feedback.take_label`."""
-        return await take_label(self.deployment, self.store, given, self.settings, self._earlier)
+        return await take_label(self.deployment, self.store, given, self.settings, self.earlier)
 
     async def gap(self) -> dict[str, Any]:
         """The gap to the oracle, offline and live, JSON-ready; the live one computed anew every few seconds at most.

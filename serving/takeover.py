@@ -80,6 +80,7 @@ async def follow_takeovers(takeovers: Takeovers, classifier: Classifier, number:
     def serve(running: Running) -> None:
         tell_run(classifier.deployment, serves=False)
         classifier.take_over(running)
+        takeovers.remember(classifier.earlier)
         tell_run(running.deployment, serves=True)
         metrics.TAKEOVERS.labels("taken_over").inc()
 

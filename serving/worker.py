@@ -47,6 +47,8 @@ class Worker:
     async def start(self) -> None:
         """Load and warm up: in the background, or before it takes connections where another process can take them."""
         self._closing = self._failed = False
+        if self._takeovers is not None:
+            self._takeovers.stopped.clear()
         self._tried.clear()
         if self._owns_process:
             self._enter_process(asyncio.get_running_loop())
@@ -61,6 +63,8 @@ class Worker:
     async def stop(self) -> None:
         """Answer what was accepted, store what was answered."""
         self._closing = True
+        if self._takeovers is not None:
+            self._takeovers.stopped.set()
         for task in (self._loading, self._following):
             if task is not None:
                 task.cancel()
@@ -151,6 +155,7 @@ class Worker:
             if self._owns_process:
                 keep_from_the_collector()
             if self._takeovers is not None:
+                self._classifier.earlier = self._takeovers.earlier()
                 following = functools.partial(follow_takeovers, self._takeovers, self._classifier, number)
                 part = supervised("takeover", following, ended=lambda: self._closing, give_up=give_up)
                 self._following = asyncio.create_task(part)

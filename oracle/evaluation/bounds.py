@@ -148,9 +148,12 @@ def paired_interval(right: np.ndarray, base: np.ndarray) -> tuple[float, float]:
     >>> even = np.ones(1000, bool)
     >>> [round(bound, 3) for bound in (*paired_interval(even, even), *paired_interval(even[:10], even[:10]))]
     [-0.002, 0.002, -0.163, 0.163]
+    >>> three = np.arange(10) < 3  # of ten right where the other is not, which McNemar's exact test does not call different
+    >>> [round(bound, 3) for bound in paired_interval(three, np.zeros(10, bool))]
+    [-0.044, 0.544]
     """
     count = len(right) + 2
     won, lost = (right & ~base).sum() + 0.5, (base & ~right).sum() + 0.5
     margin = 1.96 * float(np.sqrt(won + lost - (won - lost) ** 2 / count)) / count
-    difference = float(right.mean() - base.mean())
-    return max(-1.0, difference - margin), min(1.0, difference + margin)
+    centre = float(won - lost) / count
+    return max(-1.0, centre - margin), min(1.0, centre + margin)

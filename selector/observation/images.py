@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import copy
+from hashlib import sha256
 from typing import Literal, Protocol
 
 import numpy as np
@@ -200,9 +201,9 @@ class LiveImages(Images):
 
     @property
     def keys(self) -> np.ndarray:  # type: ignore[override]
-        """(N,) names of the images; made when they are asked for, since few policies do."""
+        """(N,) names of the images, digests of their pixels; made when they are asked for, since few policies do."""
         if self._keys is None:
-            self._keys = np.array([f"live/{row}" for row in range(len(self))])
+            self._keys = np.array([sha256(self._images[row].tobytes()).hexdigest() for row in self._rows])
         return self._keys
 
     def _features(self, group: Group) -> np.ndarray:

@@ -27,7 +27,9 @@ _SCANS = 4
 _SMALL = 100_000
 """Pixels of all pictures of a request that are decoded in a millisecond or so."""
 _SMALL_BYTES = 64 * 1024
-"""Of all files of a request whose headers are read in a few milliseconds, whatever they are made of."""
+"""Of all files of a request whose headers are read in a few milliseconds, if nothing in them has to be unpacked."""
+_PACKED = (b"zTXt", b"iTXt", b"iCCP")
+"""Chunks of a PNG that unpack to a thousand times their size."""
 
 Upload = UploadFile | PIL.Image.Image
 """A file that came over HTTP, or a picture given in Python."""
@@ -73,7 +75,9 @@ class Preparation:
 
     async def _prepare(self, uploads: Sequence[Upload]) -> list[np.ndarray | Rejection]:
         loop = asyncio.get_running_loop()
-        if small := sum(upload.size or 0 for upload in uploads if isinstance(upload, UploadFile)) <= _SMALL_BYTES:
+        files = [upload for upload in uploads if isinstance(upload, UploadFile)]
+        small = sum(file.size or 0 for file in files) <= _SMALL_BYTES and not any(map(_unpacks, files))
+        if small:
             headers = self._headers(uploads)
         else:
             headers = await loop.run_in_executor(self._decoders, self._headers, uploads)
@@ -134,3 +138,10 @@ class Preparation:
         """End the threads."""
         self._decoders.shutdown()
         self._costly.shutdown()
+
+
+def _unpacks(upload: UploadFile) -> bool:
+    """Whether a small file may hold texts or a colour profile that have to be unpacked."""
+    content = upload.file.read()
+    upload.file.seek(0)
+    return any(mark in content for mark in _PACKED)

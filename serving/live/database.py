@@ -76,6 +76,7 @@ class Database:
         self._prepared = False
         self._file: tuple[int, int] | None = None
         self._failing: str | None = None
+        self._outage = (0.0, 0.0)  # when the latest began and ended, seconds since 1970
         self._tried = 0.0
 
     def prepare(self) -> None:
@@ -151,14 +152,20 @@ class Database:
     def _fails(self, reason: str) -> None:
         if self._failing is None:
             event(f"the database fails, and is tried again: {reason}", logging.ERROR)
+            self._outage = (time.time(), float("inf"))
         self._failing = reason
         metrics.DATABASE_UP.set(0)
 
     def _works(self) -> None:
         if self._failing is not None:
             LOGGER.warning("the database works again")
+            self._outage = (self._outage[0], time.time())
         self._failing = None
         metrics.DATABASE_UP.set(1)
+
+    def outage(self) -> tuple[float, float]:
+        """When this process met the latest outage and when its end, seconds since 1970; infinity while it lasts."""
+        return self._outage
 
     def truncate_log(self) -> None:
         """SQLite's write-ahead log holds what was deleted until it is truncated."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections.abc import Sequence
 
 from serving.errors import Rejection
@@ -15,8 +14,6 @@ from serving.schema import Feedback, FeedbackAnswer
 from serving.settings import ServingSettings
 
 _RETRIES = 5
-_RECENT = 30.0
-"""Seconds within which an answer may not be recorded yet."""
 _ID = re.compile(r"[0-9a-f]{20,40}(-\d{1,4})?")
 
 
@@ -45,10 +42,10 @@ async def take_label(
         except LabelFixed as fixed:
             raise Rejection("conflict", str(fixed)) from None
         # Another process may still be about to record an answer that it has just given.
-        if labelled is not None or not _recent(given.id):
+        if labelled is not None or not store.late(_moment(given.id)):
             break
         await asyncio.sleep(0.1)
-    if labelled is None and _ID.fullmatch(given.id) and _recent(given.id):
+    if labelled is None and _ID.fullmatch(given.id) and store.late(_moment(given.id)):
         raise Rejection("unavailable", f"no answer {given.id!r} is recorded yet: try again", retry_after=1)
     if labelled is None:
         raise Rejection("not_found", f"no answer {given.id!r} in the last {settings.remember_hours:g} hours")
@@ -74,9 +71,10 @@ def class_index(classes: Sequence[str], label: str | int) -> int:
     raise Rejection("invalid", f"label must be the name of a class ({few}) or an index below {len(classes)}")
 
 
-def _recent(id_: str) -> bool:
-    """Whether the moment that begins a request id is not long ago."""
-    try:
-        return abs(time.time() - int(id_[:11], 16) / 1000) < _RECENT
-    except ValueError:
-        return False
+def _moment(id_: str) -> float:
+    """The moment that a request id, of hexadecimal digits, begins with, seconds since 1970.
+
+    >>> _moment("0190a1b2c3d" + 9 * "0")
+    1720713424.957
+    """
+    return int(id_[:11], 16) / 1000

@@ -58,17 +58,21 @@ class Recorder:
         self._pending: queue.Queue[Row] = queue.Queue(_PENDING)
         self._in_hand: list[Row] = []  # survives a death of the thread's work
         self._kept = 0
+        self._away = False
         self._pending_bytes = 0
         self._lock = threading.Lock()
         self._part = SupervisedThread("recorder", self._work)
 
     def keeps(self, id_: str, asked: bool, size: int) -> bool:
-        """Whether a picture of ``size`` bytes will be kept: asked for, sampled for evaluation, and there is room."""
+        """Whether a picture of ``size`` bytes will be kept: asked for, sampled for evaluation, and there is room.
+
+        While the database is away none is: what waits for it is not counted by other processes.
+        """
         wanted = self._settings.keep == "all" or (asked and self._settings.keep == "asked")
         if not wanted or isinstance(self._store, NoStore) or not sampled(id_, self._settings.evaluate_share):
             return False
         with self._lock:
-            return self._kept + self._pending_bytes + size <= self._settings.keep_mib * 2**20
+            return not self._away and self._kept + self._pending_bytes + size <= self._settings.keep_mib * 2**20
 
     def add(self, answer: StoredAnswer, image: bytes | None) -> bool:
         """Record an answer, and its picture if it is to be kept; false where the database is far behind."""
@@ -89,6 +93,10 @@ class Recorder:
 
     def _work(self, stopped: threading.Event) -> None:
         failures, ends = 0, float("inf")
+        with suppress(Exception):  # a database that is away says so with the first answer
+            kept = self._store.kept_bytes()
+            with self._lock:
+                self._kept = max(self._kept, kept)
         while True:
             self._take(wait=not stopped.is_set())
             if stopped.is_set():
@@ -98,9 +106,9 @@ class Recorder:
                     return
                 continue
             if self._write(singly=failures >= _SINGLY):
-                failures = 0
+                failures, self._away = 0, False
                 continue
-            failures += 1
+            failures, self._away = failures + 1, True
             if time.monotonic() > ends:
                 lost = len(self._in_hand) + self._pending.qsize()
                 metrics.UNRECORDED_ANSWERS.labels("ending").inc(lost)

@@ -29,7 +29,7 @@ def prepare_file(path: Path) -> None:
     path.touch(mode=0o600)  # it may hold pictures
     with path.open("rb") as file:
         start = file.read(19)
-    if start and start[18] != _WRITE_AHEAD:
+    if len(start) > 18 and start[18] != _WRITE_AHEAD:  # of a shorter one SQLite says that it is no database
         return
     try:
         _patiently(lambda: _run(path, "PRAGMA journal_mode=WAL", "BEGIN IMMEDIATE", "ROLLBACK"))

@@ -28,6 +28,10 @@ _THREADS = ThreadPoolExecutor(8, "database")
 """Of their own: where a database hangs, labels that wait for it must not keep uploads from the loop's few threads."""
 
 
+_LATE = 30.0
+"""Seconds within which an answer may not be recorded yet."""
+
+
 class LabelFixed(Exception):  # noqa: N818, the client's wish, not an error of ours
     """A label that may be changed no more; the message says why."""
 
@@ -85,6 +89,14 @@ class Store:
         rows = [asdict(answer) | {"network": fitting(answer.network), "created": now} for answer in answers]
         with self._database.transaction() as connection:
             connection.execute(self._insert(SHADOWS).on_conflict_do_nothing(), rows)
+
+    def late(self, moment: float) -> bool:
+        """Whether an answer of that moment (seconds since 1970) may still wait to be recorded, here or in another process.
+
+        Those of the last half minute; and for half a minute behind an outage all since shortly before it.
+        """
+        now, (began, ended) = time.time(), self._database.outage()
+        return abs(now - moment) < _LATE or (moment > began - _LATE and now < ended + _LATE)
 
     def kept_bytes(self) -> int:
         """Bytes of all kept pictures."""

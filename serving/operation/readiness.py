@@ -46,7 +46,12 @@ class Readiness:
         return self._state == "draining"
 
     def publish(self, state: State) -> None:
-        """Say what this worker is now; on a full disk only this worker knows, and the log says so."""
+        """Say what this worker is now; on a full disk only this worker knows, and the log says so.
+
+        One that is draining is ready no more.
+        """
+        if self.draining:
+            state = "draining"
         self._state = state
         metrics.READY.set(float(state == "ready"))
         if self._folder is None:

@@ -4,6 +4,7 @@ Who asks writes what is to be served. Every ready worker opens it beside what it
 cannot. Only if all can, they are told to serve it; else they drop it. Workers that start later open what was last agreed on.
 
     FOLDER/takeover/agreed.json    number, target         what workers open that start from now on
+                    earlier.json   keys                   of what answered before
                     asked.json     number, target, phase, by
                     PID.json       number, state, by, and what the worker says of its run
 """
@@ -16,8 +17,9 @@ import fcntl
 import json
 import logging
 import os
+import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,6 +37,9 @@ State = Literal["serving", "prepared", "refused", "dropped"]
 
 _LOOK = 0.1
 """Seconds between two looks at what others wrote."""
+
+_PATIENCE = 60.0
+"""Seconds for which a full disk is tried again."""
 
 
 class TakeoverError(UserError):
@@ -80,14 +85,19 @@ class Takeovers:
 
     Args:
         folder: of the server; see :func:`serving.operation.server_folder.enter`.
+
+    Attributes:
+        stopped: whoever sets it has what is being taken over given up, since the process ends.
     """
 
     def __init__(self, folder: Path) -> None:
         self._workers, self._folder = folder / "workers", folder / "takeover"
+        self.stopped = threading.Event()
 
     def begin(self, target: str) -> None:
         """Say what the server serves from its start; the process that starts the workers does."""
         self._write("agreed.json", {"number": 0, "target": target})
+        (self._folder / "earlier.json").unlink(missing_ok=True)
 
     def agreed(self, otherwise: str) -> tuple[int, str]:
         """Number and target of what all workers serve; 0 and ``otherwise`` where nobody said."""
@@ -113,6 +123,15 @@ class Takeovers:
                 found[int(path.stem)] = Said(**content | {"by": tuple(content["by"])})
         return found
 
+    def remember(self, earlier: Sequence[str]) -> None:
+        """Note what answered before, for workers that start later; on a full disk nothing is noted."""
+        with suppress(OSError):
+            self._write("earlier.json", {"keys": list(earlier)})
+
+    def earlier(self) -> list[str]:
+        """What was noted."""
+        return [str(key) for key in (self._read("earlier.json") or {}).get("keys", [])]
+
     def take_over(self, target: str, seconds: float = 600.0) -> dict[int, Said]:
         """Have every ready worker serve ``target``, or none; blocks meanwhile.
 
@@ -124,7 +143,7 @@ class Takeovers:
             What the workers say that serve it, by process id.
 
         Raises:
-            TakeoverError: one of them cannot, none is ready, or another takeover is under way.
+            TakeoverError: one of them cannot, none is ready, the disk is full, or another takeover is under way.
         """
         with self._alone():
             last = self.asked()
@@ -132,19 +151,36 @@ class Takeovers:
             workers = {pid for pid, state in states(self._workers) if state == "ready"}
             if not workers:
                 raise TakeoverError("no worker is ready")
-            asked = Asked(number=number, target=target, phase="prepare", by=_self())
-            self._ask(asked)
+            asked, before = Asked(number=number, target=target, phase="prepare", by=_self()), self._read("agreed.json")
             try:
+                self._ask(asked)
                 said = self._wait(asked, workers, {"prepared", "refused"}, seconds)
                 reasons = [str(one.facts.get("reason")) for one in said.values() if one.state == "refused"]
                 if reasons:
                     raise TakeoverError(reasons[0])
-            except BaseException:
-                self._ask(asked, "drop")
+                self._write("agreed.json", {"number": number, "target": target})
+                self._ask(asked, "serve")
+            except BaseException as error:
+                self._give_up(asked, before)
+                if isinstance(error, OSError):
+                    raise TakeoverError(f"the server's folder cannot be written: {error}") from error
                 raise
-            self._write("agreed.json", {"number": number, "target": target})
-            self._ask(asked, "serve")
             return self._wait(asked, workers, {"serving"}, seconds)
+
+    def _give_up(self, asked: Asked, before: Mapping[str, Any] | None) -> None:
+        """Have workers drop what they prepared, and later ones open what was agreed on before; patient with a full disk."""
+        end = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                if before is not None and self._read("agreed.json") != before:
+                    self._write("agreed.json", before)
+                self._ask(asked, "drop")
+                return
+            except OSError as error:
+                if time.monotonic() > end:
+                    event(f"the workers cannot be told to drop a run: {error}", logging.ERROR)
+                    return
+            time.sleep(_LOOK)
 
     def _wait(self, asked: Asked, workers: set[int], states: set[str], seconds: float) -> dict[int, Said]:
         """Until all workers of these that live have said one of the states; raises TakeoverError where that takes long."""
@@ -159,7 +195,8 @@ class Takeovers:
                 raise TakeoverError("the workers ended meanwhile: try again")
             if time.monotonic() > end:
                 raise TakeoverError(f"process {waited[0]} was not ready to serve it in {seconds:g} s")
-            time.sleep(_LOOK)
+            if self.stopped.wait(_LOOK):
+                raise TakeoverError("the process that was asked for it ends")
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

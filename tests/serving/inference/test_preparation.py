@@ -8,11 +8,12 @@ import threading
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from starlette.datastructures import UploadFile
 
 from serving.errors import Rejection
 from serving.inference import preparation
-from serving.inference.preparation import Preparation
+from serving.inference.preparation import Preparation, _unpacks
 from tests.serving.bad_inputs import picture
 from tests.serving.strange_pictures import jpeg_of_scans
 
@@ -67,3 +68,31 @@ def test_scans_of_a_request_have_a_limit_together() -> None:
         made.close()
 
     asyncio.run(main())
+
+
+def test_what_has_to_be_unpacked_is_not_looked_through_in_the_event_loop() -> None:
+    plain, text = io.BytesIO(), PngInfo()
+    text.add_text("note", "x" * 1000, zip=True)
+    packed = io.BytesIO()
+    Image.new("L", (8, 8)).save(plain, "PNG")
+    Image.new("L", (8, 8)).save(packed, "PNG", pnginfo=text)
+    assert [_unpacks(upload(data.getvalue())) for data in (plain, packed)] == [False, True]
+    seen: list[str] = []
+
+    async def main() -> None:
+        preparation = Preparation(np.asarray, 1, 1)
+        headers = preparation._headers
+
+        def noting(uploads):  # type: ignore[no-untyped-def]
+            seen.append(threading.current_thread().name)
+            return headers(uploads)
+
+        preparation._headers = noting  # type: ignore[method-assign]
+        for data in (plain, packed):
+            (made,) = await preparation.prepare([upload(data.getvalue())])
+            assert isinstance(made, np.ndarray)
+        preparation.close()
+
+    asyncio.run(main())
+    assert seen[0] == threading.main_thread().name
+    assert seen[1].startswith("decoder")

@@ -39,6 +39,20 @@ def test_an_evaluation_is_what_a_plain_loop_over_the_portfolio_says(
             assert found.oracle_macs == deployment.costs.whole.min()
 
 
+def test_an_evaluation_that_a_later_label_takes_back_stays_spent(
+    deployment: Deployment, store: Store, scenes: tuple[list[bytes], np.ndarray]
+) -> None:
+    pictures, labels = scenes
+    store.add_answers([stored("a", 0, deployment.key)], [("a", pictures[0])], 60)
+    store.add_label("a", deployment.key, int(labels[0]))
+    evaluator = Evaluator(deployment, store, ServingSettings(evaluate_per_hour=1), lambda: True)
+    until(lambda: bool(store.evaluations(deployment.key, 10)))
+    store.add_label("a", deployment.key, int(labels[0] + 1) % 10)
+    assert store.evaluated_since(0) == 0
+    assert not evaluator._within_budget()
+    evaluator.close()
+
+
 @pytest.mark.slow
 def test_labelled_images_are_evaluated_when_the_service_rests_and_the_live_gap_counts_them(
     deployment: Deployment, store: Store, scenes: tuple[list[bytes], np.ndarray]

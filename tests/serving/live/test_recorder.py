@@ -36,6 +36,33 @@ def test_the_recorder_waits_for_a_database_that_was_away(store: Store, monkeypat
     assert [row.id for row in store.labels("n", 10)] == ["a"]
 
 
+def test_no_picture_is_kept_while_the_database_is_away(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    away = threading.Event()
+    away.set()
+    write = store.add_answers
+
+    def sometimes(*arguments: object) -> None:
+        if away.is_set():
+            raise OSError("away")
+        write(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "add_answers", sometimes)
+    recorder = Recorder(store, ServingSettings())
+    assert recorder.keeps("b", True, 100)
+    recorder.add(stored("a"), None)
+    until(lambda: not recorder.keeps("b", True, 100))
+    away.clear()
+    until(lambda: recorder.keeps("b", True, 100))
+    recorder.close()
+
+
+def test_what_is_kept_already_counts_from_the_start(store: Store) -> None:
+    store.add_answers([stored("a")], [("a", b"x" * 600_000)], 60)
+    recorder = Recorder(store, ServingSettings(keep_mib=1))
+    until(lambda: not recorder.keeps("b", True, 600_000))
+    recorder.close()
+
+
 def test_the_event_loop_never_waits_for_the_database_to_count(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     counting, go_on = threading.Event(), threading.Event()
 

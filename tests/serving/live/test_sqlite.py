@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dynamic.errors import UserError
 from serving.live.database import Database
 from serving.live.store import Store
 from tests.serving.live.records import stored
@@ -51,3 +52,12 @@ def test_a_deleted_file_is_noticed_in_one_line_and_begun_anew(tmp_path: Path, he
     assert [r.getMessage() for r in heard] == ["the database's file was deleted or replaced: another is begun"]
     store.close()
     other.close()
+
+
+@pytest.mark.parametrize("content", [b"no database", b"longer than nineteen bytes"])
+def test_a_file_that_is_no_database_is_one_that_cannot_be_opened(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "serving.db"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="cannot be opened: .*file is not a database"):
+        Database(f"sqlite:///{path}").prepare()
+    assert path.read_bytes() == content

@@ -129,3 +129,26 @@ def test_a_database_that_hangs_takes_no_other_threads() -> None:
             await asyncio.gather(*hanging)
 
     asyncio.run(main())
+
+
+def test_answers_of_an_outage_may_still_come_for_a_while_behind_it(store: Store) -> None:
+    now = time.time()
+    assert store.late(now - 5)
+    assert not store.late(now - 100)
+    store._database._outage = (now - 120, float("inf"))
+    assert store.late(now - 100)
+    store._database._outage = (now - 120, now - 5)
+    assert store.late(now - 100)
+    assert not store.late(now - 300)
+    store._database._outage = (now - 120, now - 60)
+    assert not store.late(now - 100)
+
+
+def test_an_outage_is_noted_with_its_end(store: Store) -> None:
+    began = time.time()
+    store._database._fails("gone")
+    store._database._fails("gone still")
+    assert began <= store._database.outage()[0] <= time.time()
+    assert store._database.outage()[1] == float("inf")
+    assert store.kept_bytes() == 0
+    assert store._database.outage()[1] <= time.time()

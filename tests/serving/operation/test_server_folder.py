@@ -67,6 +67,17 @@ def other_worker(folder: Path, state: str) -> subprocess.Popen[bytes]:
     return process
 
 
+def test_who_is_draining_is_ready_no_more(tmp_path: Path) -> None:
+    readiness = Readiness(tmp_path)
+    readiness.publish("draining")
+    readiness.publish("ready")  # its network is open at last
+    assert not readiness.all_ready()
+    readiness.withdraw()
+    readiness.publish("ready")
+    assert readiness.all_ready()
+    readiness.withdraw()
+
+
 def test_a_state_that_was_cleaned_away_is_said_again_and_a_full_disk_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: list[logging.LogRecord]
 ) -> None:
@@ -80,7 +91,7 @@ def test_a_state_that_was_cleaned_away_is_said_again_and_a_full_disk_changes_not
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    readiness.publish("draining")
+    readiness.publish("starting")
     assert not readiness.all_ready()
     readiness.publish("ready")
     assert readiness.all_ready()

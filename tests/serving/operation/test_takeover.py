@@ -172,3 +172,40 @@ def test_a_worker_that_takes_too_long_is_named(takeovers: Takeovers) -> None:
     asked = takeovers.asked()
     assert asked is not None
     assert asked.phase == "drop"
+
+
+@pytest.mark.parametrize("name", ["asked.json", "agreed.json"])
+def test_on_a_full_disk_nothing_is_taken_over_and_what_was_agreed_on_stays(
+    takeovers: Takeovers, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write, full = takeovers._write, [True]
+
+    def sometimes(to: str, content: Mapping[str, Any]) -> None:
+        if to == name and full:
+            full.clear()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(to, content)
+
+    monkeypatch.setattr(takeovers, "_write", sometimes)
+    worker = Worker()
+    assert "No space left" in followed(takeovers, worker, "second")[0]
+    assert takeovers.agreed("")[1] == "first"
+    assert (worker.served, worker.dropped) == ("first", ["second"] if name == "agreed.json" else [])
+    assert followed(takeovers, worker, "third") == ["third"]
+
+
+def test_a_process_that_ends_does_not_wait_for_itself(takeovers: Takeovers) -> None:
+    takeovers.stopped.set()
+    with pytest.raises(TakeoverError, match="the process that was asked for it ends"):
+        takeovers.take_over("second")
+    asked = takeovers.asked()
+    assert asked is not None
+    assert asked.phase == "drop"
+
+
+def test_what_answered_before_is_known_to_workers_that_start_later(takeovers: Takeovers) -> None:
+    assert takeovers.earlier() == []
+    takeovers.remember(["matched 1", "matched 2"])
+    assert takeovers.earlier() == ["matched 1", "matched 2"]
+    takeovers.begin("first")
+    assert takeovers.earlier() == []
