@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this."""
+"""The exceptions that mean: the user can mend this."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     Command lines print it as one line and end with exit code 2.
     """
+
+
+class DoesNotFitError(UserError):
+    """A configuration that a network cannot run; where there are others, it is left out."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from dynamic.configuration import Configuration
-from dynamic.errors import UserError
+from dynamic.errors import DoesNotFitError, UserError
 from dynamic.option import Option
 from dynamic.shapes import FAILURES, first_line, meta_copy, on_meta
 from dynamic.tracing import Program
@@ -135,6 +135,8 @@ class CostModel:
             state = {name: torch.empty(shape, device="meta") for name, shape in shapes}
             try:
                 self._known[key] = on_meta(lambda: self._count(index, option, dict(state)))
+            except DoesNotFitError as error:
+                self._known[key] = str(error)
             except UserError:
                 raise
             except FAILURES as error:

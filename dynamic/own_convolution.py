@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dynamic.attributes.attribute import Call
-from dynamic.errors import UserError
+from dynamic.errors import DoesNotFitError, UserError
 from dynamic.layers import DerivedKernel, DynamicConv2d
 from dynamic.option import KernelOptions, Option, call_under, kernel_under
 from dynamic.shapes import COMPUTED, meta_copy, on_meta
@@ -68,13 +68,13 @@ class OwnConv2d(DynamicConv2d):
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__(conv)
         check_weight(conv, str(conv))
-        self._pads_itself = isinstance(conv.padding, str) or _pads_itself(conv)
+        self._pads_itself = _pads_itself(conv)
 
     def forward(self, x: Tensor, option: Option) -> Tensor:
         """Convolve ``x`` (N, C, H, W) under ``option``.
 
         Raises:
-            UserError: stride 1/2 where the module's own padding makes something else than 2H x 2W.
+            DoesNotFitError: stride 1/2 where the module's own padding makes something else than 2H x 2W.
         """
         if option == self.default:
             made: Tensor = self.conv(x)
@@ -90,7 +90,7 @@ class OwnConv2d(DynamicConv2d):
             x, padding = F.pad(x, [padding] * 4), 0
         made = _changed(self.conv, weight, call, padding)(x)
         if call.gaps and made.shape[2:] != x.shape[2:]:
-            raise UserError(
+            raise DoesNotFitError(
                 f"at stride 1/2 a {_class_of(self.conv).__name__} of kernel {weight.shape[-1]} makes "
                 f"{made.shape[2]} x {made.shape[3]} of {x.shape[2] // 2} x {x.shape[3] // 2} pixels, not twice as many: "
                 "leave 0.5 out of this layer's strides"

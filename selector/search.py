@@ -4,6 +4,7 @@
     python -m selector.search runs/wide-all --size 8
     python -m selector.train runs/wide-all --among runs/wide-all/searched/portfolio.json
     python -m oracle.run --images 10000 --regime wide --space runs/wide-all/searched/portfolio.json --out runs/wide
+    python -m selector.train runs/wide --among runs/wide-all/searched/portfolio.json   # or it promises on searched images
 
 Half of the label images search: a cheap reference selector scores every candidate on folds that it was not fitted on, and
 the portfolio grows by what its choices gain, then exchanges one configuration for another while that helps. The other half

@@ -120,17 +120,23 @@ def reason_of(error: BaseException, root: Path) -> str:
     return as_text(str(error).splitlines()[0].replace(quoted, "")) if str(error) else type(error).__name__
 
 
+_SPLIT_NAMES = ("train", "val", "valid", "validation", "test")
+"""Folders that hold class folders; a class may be called so where others are not."""
+
+
 def find_root(data_dir: Path, name: str, part: Literal["train", "val"]) -> Path:
     """The folder that holds the class folders: DIR/PART, DIR/imagenette2*/PART; for ``val`` also DIR itself."""
     if not data_dir.is_dir():
         raise UserError(f"no folder {data_dir}: --data-dir must be the folder of the images")
     roots = [data_dir / part, *sorted(data_dir.glob(f"imagenette2*/{part}"))]
     for root in [*roots, data_dir] if part == "val" else roots:
-        if root.is_dir() and any(_is_class(entry) and entry.name not in ("train", "val") for entry in root.iterdir()):
+        if root.is_dir() and any(_is_class(entry) and entry.name not in _SPLIT_NAMES for entry in root.iterdir()):
             return root
     wnids, plain = f"{part}/n01440764/….JPEG", "CLASS/….jpg" if part == "val" else "train/CLASS/….jpg"
     layout = {"imagenet": wnids, "imagenette": wnids}.get(name, plain)
-    raise UserError(f"{data_dir} holds no class folders: expected {data_dir}/{layout}")
+    found = [entry.name for entry in sorted(data_dir.iterdir()) if _is_class(entry) and entry.name in _SPLIT_NAMES]
+    splits = f" ({', '.join(found)}: splits, not classes; name one of them, or call it {part})" if found else ""
+    raise UserError(f"{data_dir} holds no class folders: expected {data_dir}/{layout}{splits}")
 
 
 def class_folders(root: Path, info: ModelInfo, class_map: Path | None) -> dict[str, int]:

@@ -240,7 +240,7 @@ def runner(
         def run(chosen: np.ndarray, columns: Sequence[int]) -> np.ndarray:
             wanted: list[Configuration] = [space[i] for i in columns]
             index = torch.from_numpy(chosen).to(images.device)
-            parts = index.tensor_split(max(min(size.walks, len(index)), -(-len(index) // size.images)))
+            parts = index.tensor_split(max(1, min(size.walks, len(index)), -(-len(index) // size.images)))
 
             def evaluated(part: Tensor) -> np.ndarray:
                 return outcomes_of(network, images[part], there[part], wanted, size.rows)[0]

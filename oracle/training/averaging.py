@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dynamic.models import LoadedNetwork
@@ -48,7 +48,7 @@ def estimate_norms(network: LoadedNetwork, images: TrainingImages, batch: int, s
     As :func:`torch.optim.swa_utils.update_bn`, which would also run dropout and knows no configurations.
     """
     norms = [
-        module for module in network.original.modules() if isinstance(module, nn.BatchNorm2d) and module.track_running_stats
+        module for module in network.original.modules() if isinstance(module, _BatchNorm) and module.track_running_stats
     ]
     if not norms:
         return

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 import dynamic
@@ -97,7 +98,7 @@ def _fine_tune(
     identity = _identity(settings, network, group, configurations, images)
     network = network.to(group.device).to(memory_format=torch.channels_last)
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, _BatchNorm):
             module.momentum = settings.norm_momentum
     optimizer = torch.optim.SGD(
         network.original.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
@@ -105,6 +106,8 @@ def _fine_tune(
     parallel = DistributedDataParallel(network) if group.size > 1 else network
     average = averaged(network, settings.average) if settings.average else None
     steps = min(len(images), settings.epoch_images or len(images)) // batch
+    if not steps:
+        raise UserError(f"--epoch-images {settings.epoch_images} is less than a batch of {batch}: nothing would be learned")
     training = Training(
         network=network,
         stored=network.original,

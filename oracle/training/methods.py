@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from dynamic.configuration import Configuration
@@ -101,7 +102,7 @@ def _statistics_held(network: nn.Module) -> Iterator[None]:
     """Normalise with the batch's own statistics without recording them."""
     with ExitStack() as undo:
         for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
+            if isinstance(module, _BatchNorm) and module.track_running_stats:
                 module.track_running_stats = False
                 undo.callback(setattr, module, "track_running_stats", True)
         yield

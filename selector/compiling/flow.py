@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dynamic.compiled.folder import CompiledNetwork
+from dynamic.compiled.folder import RECORD, CompiledNetwork
 from dynamic.compiled.runtimes import PRECISIONS, open_runtime
 from dynamic.errors import UserError
 from dynamic.integrity import read_record, write_record
@@ -92,6 +92,8 @@ def reports_beside(run: Run, place: Path, report: dict[str, Any]) -> dict[str, d
 
 def _place(settings: CompileSettings, run: Run) -> Path:
     if settings.out is not None:
+        if settings.out.is_dir() and any(settings.out.iterdir()) and not (settings.out / RECORD).is_file():
+            raise UserError(f"--out {settings.out} holds something else than graphs: name a folder that is empty or new")
         return settings.out
     there = [place for place in places(run, settings.precision) if (place / REPORT).is_file()]
     return there[0] if there else writable_place(run, settings.precision)

@@ -28,8 +28,8 @@ from selector.learning.portfolios import LARGEST, learnable_portfolio, searched_
 from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
 from selector.observation.observe import observe
-from selector.policies import load_policy, make
-from selector.policies.base import Policy
+from selector.policies import BY_NAME, load_policy, make
+from selector.policies.base import POLICY, Policy
 from selector.policies.choice import choose
 from selector.policies.empty_stem import without_empty_stem
 from selector.policies.guarantee import CONFIDENCE
@@ -186,7 +186,10 @@ def fit_all(
     learned_from: Observations | None = None,
 ) -> list[Policy]:
     """Fit, estimate and save each policy; see :func:`selector.learning.fitting.calibrate`."""
+    fitted = {policy.name for policy in policies}
+    others = {path.parent.name for path in out.glob(f"*/{POLICY}")} - fitted  # one is chosen among all of them
     tried = sum(policy.learned for policy in policies)
+    tried = max(tried + sum(getattr(BY_NAME.get(name), "learned", True) for name in others), 1)
     progress = tqdm(policies, unit="policy", mininterval=0)
     with sharing():
         for policy in progress:

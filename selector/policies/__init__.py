@@ -129,6 +129,10 @@ def load_policies(
             )
     if len({policy.portfolio_ for policy in policies}) > 1 or not _of_same_images(policies):
         raise UserError(f"the policies in {folder} learned from different portfolios or images: delete it and train again")
+    if len({policy.terms_ for policy in policies if policy.terms_ is not None}) > 1:
+        raise UserError(
+            f"the policies in {folder} guarantee by different terms (tolerance, confidence): train all of them again"
+        )
     return policies
 
 

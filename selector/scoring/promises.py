@@ -46,7 +46,7 @@ def promises(
             if point.guaranteed is not None
         ]
         for policy in policies
-        if policy.learned and policy.terms_ is not None and policy.name in curves
+        if policy.learned and policy.terms_ is not None and len(curves.get(policy.name, ())) == len(policy.points_)
     }
 
 

@@ -106,9 +106,10 @@ def search_run(settings: SearchSettings) -> dict[str, Any]:
         result["cost"] |= {"observing_seconds": round(observed - began, 1)}
         result["out"] = str(run.searched / "portfolio.json")
         run.searched.mkdir(exist_ok=True)
-        write_whole(run.searched / "portfolio.json", json.dumps(result["portfolio"], indent=1).encode())
         searched, _ = deal(len(candidates), settings.seed)
+        # Before the portfolio: one that lies there without its record would be taken for one that nobody searched for.
         write_record(run.searched / SEARCH, result | {SEARCHED_ON: sorted(map(str, keys[searched]))})
+        write_whole(run.searched / "portfolio.json", json.dumps(result["portfolio"], indent=1).encode())
     return result
 
 

@@ -12,6 +12,8 @@ from timm.layers import Conv2dSame, ScaledStdConv2d, StdConv2dSame
 from torch import Tensor, nn
 
 from dynamic import Configuration, DynamicNetwork, UserError
+from dynamic.configuration import Space
+from dynamic.fitting import fitting_space
 from dynamic.layers import DynamicPool2d
 from dynamic.option import Option
 from dynamic.own_convolution import OwnConv2d, dynamic_convolution
@@ -136,6 +138,23 @@ def test_half_strides_that_make_another_size_are_refused() -> None:
     layer = dynamic_convolution(StaticSame(2, 2, 3))
     with pytest.raises(UserError, match=r"a StaticSame of kernel 3 makes 34 x 34 of 16 x 16 pixels, not twice as many"):
         layer(torch.randn(1, 2, 16, 16), Option(0.5, 1, 3))
+
+
+def test_half_strides_that_do_not_fit_leave_the_others_in_the_space() -> None:
+    layers = [StaticSame(3, 4, 3), nn.ReLU(), StaticSame(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    network = DynamicNetwork(nn.Sequential(*layers), ["0", "2"], resolution=16)
+    changed = [network.default.changed({"stride": strides}) for strides in ((2, 1), (0.5, 1), (1, 3))]
+    space, lines = fitting_space(Space("mine", [network.default, *changed]), network, 16)
+    assert set(space) == {network.default, changed[0], changed[2]}
+    assert "not twice as many" in lines[0]
+
+
+@pytest.mark.parametrize("option", [Option(1, 2, 3), Option(1, 1, 5), Option(2, 3, 1)])
+def test_reflected_borders_that_are_worked_out_when_built_move_with_the_option(option: Option) -> None:
+    same, one = reflecting(2, 2, 3, padding="same"), reflecting(2, 2, 3, padding=1)
+    one.load_state_dict(same.state_dict())
+    x = torch.randn(1, 2, 16, 16)
+    torch.testing.assert_close(dynamic_convolution(same)(x, option), dynamic_convolution(one)(x, option))
 
 
 def test_parametrised_weights_are_read_through_their_parametrisation() -> None:

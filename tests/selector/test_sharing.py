@@ -14,6 +14,7 @@ from selector.observation.observations import Observations
 from selector.policies import cascade, head_training
 from selector.policies.base import Policy
 from selector.policies.blend import Blend, SecondLook, TopTwo
+from selector.policies.boosting import Correctness
 from selector.policies.cascade import Averaging, Cascade
 from selector.policies.sharing import images_as, once, sharing
 
@@ -53,6 +54,18 @@ def test_policies_that_share_are_those_that_were_fitted_alone(
         assert mine.arrays.keys() == theirs.arrays.keys()
         assert all(np.array_equal(mine.arrays[name], theirs.arrays[name]) for name in mine.arrays)
         assert one.points_ == other.points_
+
+
+def test_a_policy_that_is_fitted_later_shares_the_risk_with_those_that_are_there(
+    ruled: tuple[Observations, Observations], tmp_path: Path
+) -> None:
+    observed = ruled[0].rows(slice(0, 200))
+    fit_all([Correctness(rounds=3)], observed, tmp_path, 0)
+    (later,) = fit_all([Cascade()], observed, tmp_path, 0)
+    assert later.points_ == calibrate(Cascade(), observed, 0, 2).points_ != calibrate(Cascade(), observed, 0, 1).points_
+    (again,) = fit_all([Cascade()], observed, tmp_path, 0)
+    assert again.points_ == later.points_
+    fit_all([Averaging()], observed, tmp_path / "alone", 0)  # learns nothing that could be promised
 
 
 def test_only_the_same_of_the_same_images_is_shared(ruled: tuple[Observations, Observations]) -> None:

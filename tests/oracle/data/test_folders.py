@@ -157,6 +157,10 @@ def test_wrong_folders_are_named(tmp_path: Path) -> None:
     empty.mkdir()
     with pytest.raises(UserError, match=r"holds no class folders: expected .*val/n01440764"):
         open_source("imagenet", info, images=None, data_dir=empty)
+    fill(tmp_path / "halves" / "train", {"a": 2, "b": 2})
+    fill(tmp_path / "halves" / "test", {"a": 2, "b": 2})
+    with pytest.raises(UserError, match=r"halves/CLASS/….jpg \(test, train: splits, not classes; name one"):
+        open_source("imagefolder", info, images=None, data_dir=tmp_path / "halves")
     (tmp_path / "hollow" / TENCH).mkdir(parents=True)
     with pytest.raises(UserError, match="holds 0 images in 1 class folders"):
         open_source("imagefolder", info, images=None, data_dir=tmp_path / "hollow")

@@ -119,6 +119,19 @@ def test_students_learn_but_leave_the_statistics_to_the_default() -> None:
     assert all(m.track_running_stats for m in network.modules() if isinstance(m, nn.BatchNorm2d))
 
 
+def test_norms_of_vectors_are_left_to_the_default_too() -> None:
+    module = nn.Sequential(
+        nn.Conv2d(1, 4, 3, 2), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 2)
+    )
+    network = dynamic.DynamicNetwork(module, ["0"], resolution=16)
+    images, labels = torch.randn(8, 1, 16, 16), torch.arange(8) % 2
+    alone = copy.deepcopy(network)
+    distillation_step(network.train(), network, images, labels, [network.default.changed({"stride": (3,)})])
+    random_option_step(alone.train(), images, labels, alone.default)
+    for (name, one), (_, other) in zip(network.original.named_buffers(), alone.original.named_buffers(), strict=True):
+        assert torch.equal(one, other), name
+
+
 @pytest.mark.parametrize("method", ["rof", "distillation"])
 def test_backward_passes_run_outside_autocast(method: str) -> None:
     scenes = FashionScenes("label", count=4)
@@ -234,6 +247,8 @@ def test_wrong_settings_are_named(training_folder: Path) -> None:
         RofSettings(learning_rate=0)
     with pytest.raises(UserError, match="must be at most the 48 training images"):
         fine_tune(settings(training_folder, "out", batch=64))
+    with pytest.raises(UserError, match="--epoch-images 4 is less than a batch of 8: nothing would be learned"):
+        fine_tune(settings(training_folder, "out", batch=8, epoch_images=4))
     assert "Random option fine-tuning" in run_command("--help", module="oracle.rof").stdout
 
 

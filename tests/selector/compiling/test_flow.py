@@ -216,6 +216,8 @@ def test_what_cannot_be_compiled_says_why(run_folder: Path, tmp_path: Path) -> N
     run.__dict__["settings"] = replace(run.settings, crop=1.0, dtype="bfloat16")
     with pytest.raises(UserError, match="cannot be compiled: it ran in bfloat16, and graphs are made from float32"):
         compile_run(run, tmp_path / "float32")
+    with pytest.raises(UserError, match="holds something else than graphs: name a folder that is empty or new"):
+        compile_for(CompileSettings(run=run_folder, out=run_folder))
     with pytest.raises(UserError, match="no run in"):
         compile_for(CompileSettings(run=tmp_path))
     with pytest.raises(UserError, match="--images must be at least 8, not 3"):

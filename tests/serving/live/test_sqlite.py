@@ -58,6 +58,6 @@ def test_a_deleted_file_is_noticed_in_one_line_and_begun_anew(tmp_path: Path, he
 def test_a_file_that_is_no_database_is_one_that_cannot_be_opened(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "serving.db"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="cannot be opened: .*file is not a database"):
+    with pytest.raises(UserError, match=r"cannot be opened: .*file is not a database"):
         Database(f"sqlite:///{path}").prepare()
     assert path.read_bytes() == content
