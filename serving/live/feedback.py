@@ -75,6 +75,6 @@ def _moment(id_: str) -> float:
     """The moment that a request id, of hexadecimal digits, begins with, seconds since 1970.
 
     >>> _moment("0190a1b2c3d" + 9 * "0")
-    1720713424.957
+    107543735.357
     """
     return int(id_[:11], 16) / 1000
