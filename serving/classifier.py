@@ -51,6 +51,9 @@ class Classifier:
         deployment: what answers, opened; or at work already.
         store: the database.
         give_up: called where it can answer no more, see :attr:`Batcher.failed`.
+
+    Attributes:
+        earlier: keys of deployments that answered before, whose answers may still be labelled.
     """
 
     def __init__(

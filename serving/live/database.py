@@ -60,6 +60,9 @@ class Database:
     Args:
         url: of SQLite or PostgreSQL; a SQLite file's folder is made.
 
+    Attributes:
+        outage: when this process met the latest outage and when its end, seconds since 1970; infinity while it lasts.
+
     Raises:
         UserError: a URL that cannot be used.
     """
@@ -76,7 +79,7 @@ class Database:
         self._prepared = False
         self._file: tuple[int, int] | None = None
         self._failing: str | None = None
-        self._outage = (0.0, 0.0)  # when the latest began and ended, seconds since 1970
+        self.outage = (0.0, 0.0)
         self._tried = 0.0
 
     def prepare(self) -> None:
@@ -152,20 +155,16 @@ class Database:
     def _fails(self, reason: str) -> None:
         if self._failing is None:
             event(f"the database fails, and is tried again: {reason}", logging.ERROR)
-            self._outage = (time.time(), float("inf"))
+            self.outage = (time.time(), float("inf"))
         self._failing = reason
         metrics.DATABASE_UP.set(0)
 
     def _works(self) -> None:
         if self._failing is not None:
             LOGGER.warning("the database works again")
-            self._outage = (self._outage[0], time.time())
+            self.outage = (self.outage[0], time.time())
         self._failing = None
         metrics.DATABASE_UP.set(1)
-
-    def outage(self) -> tuple[float, float]:
-        """When this process met the latest outage and when its end, seconds since 1970; infinity while it lasts."""
-        return self._outage
 
     def truncate_log(self) -> None:
         """SQLite's write-ahead log holds what was deleted until it is truncated."""

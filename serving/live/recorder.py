@@ -57,7 +57,7 @@ class Recorder:
         self._store, self._settings = store, settings
         self._pending: queue.Queue[Row] = queue.Queue(_PENDING)
         self._in_hand: list[Row] = []  # survives a death of the thread's work
-        self._kept = 0
+        self._kept: int | None = None  # until the database could be asked
         self._away = False
         self._pending_bytes = 0
         self._lock = threading.Lock()
@@ -72,7 +72,8 @@ class Recorder:
         if not wanted or isinstance(self._store, NoStore) or not sampled(id_, self._settings.evaluate_share):
             return False
         with self._lock:
-            return not self._away and self._kept + self._pending_bytes + size <= self._settings.keep_mib * 2**20
+            kept = (self._kept or 0) + self._pending_bytes
+            return not self._away and kept + size <= self._settings.keep_mib * 2**20
 
     def add(self, answer: StoredAnswer, image: bytes | None) -> bool:
         """Record an answer, and its picture if it is to be kept; false where the database is far behind."""
@@ -94,9 +95,7 @@ class Recorder:
     def _work(self, stopped: threading.Event) -> None:
         failures, ends = 0, float("inf")
         with suppress(Exception):  # a database that is away says so with the first answer
-            kept = self._store.kept_bytes()
-            with self._lock:
-                self._kept = max(self._kept, kept)
+            self._kept = self._store.kept_bytes()
         while True:
             self._take(wait=not stopped.is_set())
             if stopped.is_set():
@@ -204,9 +203,9 @@ class Recorder:
         kept = self._kept
         if stored and images:
             metrics.KEPT_IMAGES.inc(len(images))
-            kept += sum(len(image) for image in images)
+            kept = (kept or 0) + sum(len(image) for image in images)
         with suppress(Exception):
-            kept = self._store.kept_bytes() if kept else 0
+            kept = 0 if kept == 0 else self._store.kept_bytes()
         with self._lock:  # no query under it: the event loop waits for it too
             self._kept = kept
         self._release(rows)

@@ -95,7 +95,7 @@ class Store:
 
         Those of the last half minute; and for half a minute behind an outage all since shortly before it.
         """
-        now, (began, ended) = time.time(), self._database.outage()
+        now, (began, ended) = time.time(), self._database.outage
         return abs(now - moment) < _LATE or (moment > began - _LATE and now < ended + _LATE)
 
     def kept_bytes(self) -> int:

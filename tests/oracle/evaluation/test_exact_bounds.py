@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import dynamic
 from dynamic import UserError
 from dynamic.models import DYNAMIC_LAYERS
+from oracle.data.sources import open_source
 from oracle.evaluation import bounds
 from oracle.evaluation.exact_bounds import Order, find_bounds, greedy_order
 from oracle.outcomes import read_outcomes
@@ -22,6 +23,7 @@ from oracle.settings import RunSettings
 from oracle.study.fig6 import efficiency
 from oracle.study.outcomes import SpaceOutcomes
 from tests.conftest import settled
+from tests.image_folders import fill
 from tests.oracle.conftest import run_here
 
 
@@ -116,3 +118,17 @@ def test_it_resumes_and_saves_macs(tmp_path: Path) -> None:
     assert "holds another run (seed is 0 there, 1 here)" in other.stderr
     with pytest.raises(UserError, match="without --study and --recalibrate"):
         exact_bounds(RunSettings(bounds_only=True, study="all"))
+
+
+def test_a_pilot_whose_one_image_cannot_be_read_orders_nothing_and_the_rest_is_bounded(tmp_path: Path) -> None:
+    keys = fill(tmp_path / "photos", {str(number): 2 for number in range(10)})
+    options = {"dataset": "imagefolder", "data_dir": tmp_path / "photos", "space": str(tmp_path / "two.json")}
+    (tmp_path / "two.json").write_text('{"stride": [[1], [2], [2], [2, 4]], "dilation": [[1], [1], [1], [1]]}')
+    settings_ = RunSettings(bounds_only=True, out=tmp_path / "run", **options)  # type: ignore[arg-type]
+    network = dynamic.load("resnet50-slim")
+    source = open_source("imagefolder", network.info, images=None, data_dir=tmp_path / "photos")
+    first = str(source.keys[source.splits == "test"][0])
+    assert first in keys
+    (tmp_path / "photos" / first).write_bytes(b"no picture")
+    found = exact_bounds(settings_)
+    assert (found["images"], found["unreadable"]) == (9, 1)

@@ -60,6 +60,28 @@ def test_what_is_kept_already_counts_from_the_start(store: Store) -> None:
     store.add_answers([stored("a")], [("a", b"x" * 600_000)], 60)
     recorder = Recorder(store, ServingSettings(keep_mib=1))
     until(lambda: not recorder.keeps("b", True, 600_000))
+    assert recorder.keeps("b", True, 400_000), "there is room for this one"
+    recorder.close()
+
+
+def test_what_is_kept_already_counts_once_a_database_that_was_away_at_the_start_is_back(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add_answers([stored("a")], [("a", b"x" * 600_000)], 60)
+    count, asked = store.kept_bytes, threading.Event()
+
+    def sometimes() -> int:
+        if not asked.is_set():
+            asked.set()
+            raise OSError("away")
+        return count()
+
+    monkeypatch.setattr(store, "kept_bytes", sometimes)
+    recorder = Recorder(store, ServingSettings(keep_mib=1))
+    assert asked.wait(30)
+    assert recorder.keeps("b", True, 600_000), "nobody knows yet"
+    recorder.add(stored("c"), None)
+    until(lambda: not recorder.keeps("b", True, 600_000))
     recorder.close()
 
 
