@@ -75,8 +75,8 @@ def fold(root: fx.GraphModule) -> set[fx.Node]:
             continue
         if conv.bias is not None or len(source.users) > 1:
             continue
-        if sum(other.target == source.target for other in root.graph.nodes) > 1:
-            continue  # called elsewhere too
+        if sum(other.target in (source.target, f"{source.target}.weight") for other in root.graph.nodes) > 1:
+            continue  # called elsewhere too, or its weight is read there, as by a tied layer
         parent, _, name = str(source.target).rpartition(".")
         setattr(root.get_submodule(parent), name, torch.nn.utils.fuse_conv_bn_eval(conv, norm))
         node.replace_all_uses_with(source)

@@ -77,6 +77,16 @@ class PackedConv2d(nn.Module):
         options = conv.stride[0], int(conv.padding[0]), conv.dilation[0]
         return self._convolve(x, conv.weight, conv.bias, *options, conv.groups)
 
+    @property
+    def weight(self) -> Tensor:
+        """The convolution's, for steps that read it themselves, as tied layers do."""
+        return self.conv.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The convolution's, likewise."""
+        return self.conv.bias
+
     @staticmethod
     def fits(module: nn.Module) -> bool:
         """Whether it can stand for ``module``."""

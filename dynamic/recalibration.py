@@ -50,7 +50,8 @@ def recalibrate(
     """Estimate statistics for every prefix that ``configurations`` have.
 
     One walk over the tree of options: at every batch norm the activations are normalised by their own mean and variance, as
-    in training, which are averaged over the batches.
+    in training, which are averaged over the batches. Batch norms of vectors (torch.nn.BatchNorm1d, as heads have) keep the
+    network's own statistics.
 
     Args:
         network: as :func:`dynamic.load` gives it.
@@ -64,8 +65,8 @@ def recalibrate(
         keep_default: leave the default configuration, and whatever shares its prefixes, the network's own statistics.
 
     Raises:
-        UserError: fewer than two images, or a network whose batch norms, if it has any, are neither torch.nn.BatchNorm2d nor
-            timm's BatchNormAct2d.
+        UserError: fewer than two images, or a network with no batch norms of maps, or with others than torch.nn.BatchNorm2d
+            and timm's BatchNormAct2d.
     """
     check_recalibration(network, configurations, len(images))
     seen = moments_of(network, configurations, max_rows=max_rows, device=device, keep_default=keep_default)

@@ -60,7 +60,8 @@ class NetworkRecord:
         slim: whether it is one of the project's small stand-ins.
         own: whether it was given in Python, so that no name can build it again.
         file: the run's copy of the Python file that makes it; None where a library or an installed package does.
-        neighbours: digests of what that imported from beside itself, by file or module; the run does not keep them.
+        neighbours: digests of what that imported from beside itself, by file, or of the package's modules; the run does not
+            keep them.
     """
 
     model: str

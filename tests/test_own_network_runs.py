@@ -209,3 +209,15 @@ def test_the_commands_take_it(tmp_path: Path) -> None:
         [sys.executable, "-m", "oracle.run", "--model", f"{broken}:build"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_a_package_that_was_changed_since_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_in(tmp_path)
+    (tmp_path / "nets").rename(tmp_path / "changing_nets")
+    monkeypatch.syspath_prepend(tmp_path)
+    weights = str(tmp_path / "changing_nets" / "best.pth")
+    run(replace(settings, model="changing_nets.my_net:build", weights=weights))
+    assert Run.open(settings.out).network.info.classes == 3
+    (tmp_path / "changing_nets" / "my_net.py").write_text(NETWORK.replace("nn.ReLU()", "nn.GELU()"))
+    with pytest.raises(UserError, match=r"^changing_nets.my_net, .* is not what .*run was made with: restore"):
+        _ = Run.open(settings.out).network

@@ -53,8 +53,8 @@ def neighbours_of(where: Path | str) -> dict[str, str]:
     """What code imported from beside itself so far: the first 16 hex digits of SHA-256 of every file.
 
     Args:
-        where: a file, whose neighbours lie in its folder, by path below it; or a module, whose neighbours are the others of
-            its package, by dotted name.
+        where: a file, whose neighbours lie in its folder, by path below it; or a module, of which a run keeps no copy: all of
+            its package, itself among them, by dotted name.
     """
     if isinstance(where, Path):
         file = where.resolve()
@@ -62,7 +62,7 @@ def neighbours_of(where: Path | str) -> dict[str, str]:
         paths = [path for path in _beside(folder, _USED.get(folder, frozenset(sys.modules))) if path != file]
         return {path.relative_to(folder).as_posix(): digest(path.read_bytes()) for path in paths}
     package = where.partition(".")[0]
-    names = [name for name in sorted(sys.modules) if name.partition(".")[0] == package and name != where]
+    names = [name for name in sorted(sys.modules) if name.partition(".")[0] == package]
     files = {name: Path(getattr(sys.modules[name], "__file__", None) or "") for name in names}
     return {name: digest(path.read_bytes()) for name, path in files.items() if path.is_file()}
 

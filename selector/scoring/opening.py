@@ -14,6 +14,7 @@ import torch
 
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
+from dynamic.lock import held
 from oracle.data.sources import ImageSource
 from oracle.ray_settings import RaySettings
 from oracle.runs import Run
@@ -162,12 +163,16 @@ def observe_split(
         portfolio: configurations, if the run has many.
         data_dir: where its images are now, if they were moved.
         elsewhere: folder for observations, where they cannot go into the run.
+
+    Raises:
+        UserError: no run, images that are gone, or another process that works there.
     """
     run = Run.open(path)
     source, outcomes = run.images(data_dir), run.outcomes()
     configurations = observed_configurations(run, outcomes, portfolio)
-    observations = written_to(run, elsewhere).observations
-    return observe_run(run, source, outcomes, configurations, observations, data_dir=data_dir).split(split)
+    folder = written_to(run, elsewhere)
+    with held(folder.folder):
+        return observe_run(run, source, outcomes, configurations, folder.observations, data_dir=data_dir).split(split)
 
 
 def images_to_time(opened: OpenedRun) -> torch.Tensor:

@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
+import dynamic
 from dynamic import DynamicNetwork
 from dynamic.packing import _AVAILABLE, PackedConv2d, PackedConvolution, pack
 from tests.dynamic.test_network import SPACES, sample
@@ -85,3 +86,29 @@ def test_convolutions_it_does_not_fit_are_left_alone() -> None:
     assert isinstance(root[4][0], PackedConv2d)
     x = torch.randn(2, 3, 12, 12)
     torch.testing.assert_close(root(x), before(x))
+
+
+class _Tied(nn.Module):
+    """A convolution whose weight another step reads, as decoders do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 8, 3, padding=1)
+        self.b = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(8)
+        nn.init.normal_(self.bn.running_mean)
+        nn.init.uniform_(self.bn.running_var, 0.2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn(self.b(self.a(x))))
+        return F.conv_transpose2d(y, self.b.weight, self.a.bias, padding=1).mean((2, 3))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_weight_that_something_else_reads_stays(packed: bool) -> None:
+    torch.manual_seed(0)
+    original = _Tied().eval()
+    images = torch.randn(3, 3, 16, 16)
+    network = dynamic.load(original, dynamic_layers=["a"])
+    with torch.no_grad():
+        torch.testing.assert_close(network.for_inference(packed=packed)(images, network.default), original(images))

@@ -72,7 +72,7 @@ def test_a_class_a_network_and_a_package(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.syspath_prepend(tmp_path)
     network = dynamic.load("my_package.my_net:build", dynamic_layers=LAYERS)
     assert (network.info.name, network.info.file) == ("my_package.my_net:build", None)
-    assert network.info.neighbours.keys() == {"my_package"}
+    assert network.info.neighbours.keys() == {"my_package", "my_package.my_net"}
     assert identity_of(network.info).keys() == {"network_file", "network_neighbours"}
     with pytest.raises(UserError, match=r"my_package.my_net has no 'biuld'; did you mean build\?"):
         dynamic.load("my_package.my_net:biuld", dynamic_layers=LAYERS)

@@ -98,7 +98,7 @@ def test_a_run_that_cannot_be_written_to_is_left_alone(runs: Path, tmp_path: Pat
     assert (len(opened.label), len(opened.test)) == (16, 16)
 
 
-@pytest.mark.parametrize("command", ["train", "benchmark", "compile", "tune"])
+@pytest.mark.parametrize("command", ["train", "benchmark", "compile", "tune", "export"])
 def test_a_run_in_use_is_refused(runs: Path, tmp_path: Path, command: str) -> None:
     run = runs / "matched"
     before = all_bytes(run)
@@ -107,6 +107,7 @@ def test_a_run_in_use_is_refused(runs: Path, tmp_path: Path, command: str) -> No
         "benchmark": lambda: benchmark(BenchmarkSettings(runs=(run,), out=tmp_path)),
         "compile": lambda: compile_for(CompileSettings(run=run, check=False)),
         "tune": lambda: tune(TuneSettings(out=run)),
+        "export": lambda: observe_split(run, "label", 16, None),
     }
     with in_use(run), pytest.raises(UserError, match=r"matched is in use by process \d+, which runs since .*: wait"):
         commands[command]()
