@@ -53,8 +53,8 @@ def neighbours_of(where: Path | str) -> dict[str, str]:
     """What code imported from beside itself so far: the first 16 hex digits of SHA-256 of every file.
 
     Args:
-        where: a file, whose neighbours lie in its folder, by path below it; or a module, of which a run keeps no copy: all of
-            its package, itself among them, by dotted name.
+        where: a file, whose neighbours lie in its folder, by path below it; or a module, of which no run has a copy: its
+            package's modules, itself among them, by dotted name.
     """
     if isinstance(where, Path):
         file = where.resolve()
