@@ -17,6 +17,7 @@ from oracle.evaluation.ray_workers import cluster
 from oracle.evaluation.summary import make_labels, summarise, write_labels
 from oracle.report import write_bounds_page, write_report
 from oracle.runs import Run
+from oracle.searched import keep_chosen_on, searched_in
 from oracle.settings import RunSettings
 from oracle.study.part import Study
 from oracle.study.runner import open_study, run_study
@@ -53,7 +54,9 @@ def _run(settings: RunSettings, network: LoadedNetwork | None) -> dict[str, Any]
 
 def _evaluated(collection: Collection, study: Study | None) -> dict[str, Any]:
     network, folder = collection.network, collection.run
+    searched = searched_in(collection.settings.space)
     outcomes = collect(collection)
+    keep_chosen_on(folder, searched)
     summary = summarise(outcomes, collection.spaces, network.default)
     for warning in summary["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)

@@ -12,7 +12,6 @@ import xarray as xr
 
 from dynamic.configuration import Configuration
 from dynamic.errors import UserError
-from dynamic.integrity import read_record
 from oracle.evaluation.bounds import cost_order, greedy_portfolio, hull, single_best
 from oracle.outcomes import blocks
 from selector.learning.fitting import folds
@@ -20,9 +19,6 @@ from selector.observation.observations import Observations
 from selector.policies.boosting import boosted_each
 from selector.policies.forest import Forest
 from selector.policies.gathering import gather_recorded
-
-SEARCH, SEARCHED_ON = "search.json", "searched_on"
-"""What selector.search leaves beside a portfolio, and its entry of the label images that it was found on."""
 
 LARGEST = 32
 """Configurations that policies choose among, at most."""
@@ -108,21 +104,6 @@ def learnable_portfolio(observed: Observations, size: int, seed: int = 0) -> lis
         reached = [correct[rows, np.array([*chosen, c])[scores[:, [*chosen, c]].argmax(axis=1)]].mean() for c in rest]
         chosen.append(rest[int(np.argmax(reached))])
     return sorted(chosen)
-
-
-def searched_on(portfolio: Path) -> frozenset[str]:
-    """Keys of the label images that selector.search found a portfolio on; none of a file that it did not write.
-
-    Raises:
-        UserError: the search's record is damaged, or of an earlier version.
-    """
-    record = portfolio.parent / SEARCH
-    if not record.exists():
-        return frozenset()
-    found = read_record(record)
-    if SEARCHED_ON not in found:
-        raise UserError(f"{record} does not tell which images were searched on, as an earlier version's: search again")
-    return frozenset(found[SEARCHED_ON])
 
 
 def portfolio_of(

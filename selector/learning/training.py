@@ -14,7 +14,6 @@ from tqdm import tqdm
 from dynamic.command import check_device
 from dynamic.configuration import Configuration, make_space
 from dynamic.errors import UserError
-from dynamic.integrity import read_record
 from dynamic.lock import held
 from dynamic.models import LoadedNetwork
 from oracle.data.image_source import ImageSource
@@ -22,9 +21,10 @@ from oracle.data.views import drawn_again
 from oracle.evaluation.ray_workers import cluster
 from oracle.ray_settings import RaySettings
 from oracle.runs import Run
+from oracle.searched import chosen_on, searched_on
 from selector.learning.fitting import calibrate, halves
 from selector.learning.observing import observe_run, observed_configurations
-from selector.learning.portfolios import LARGEST, learnable_portfolio, searched_on
+from selector.learning.portfolios import LARGEST, learnable_portfolio
 from selector.observation.images import RecordedImages
 from selector.observation.observations import Observations
 from selector.observation.observe import observe
@@ -139,13 +139,13 @@ def _train(settings: TrainSettings, run: Run) -> list[Policy]:
     del outcomes, observed  # fitting takes long, and needs the memory
     if len(label) < SMALLEST:
         raise UserError(f"{len(label)} label images are too few to learn from: run oracle.run with more --images")
-    chosen_on = frozenset(read_record(run.chosen_on)["images"] if run.chosen_on.exists() else ())
+    choosing = chosen_on(run)
     if settings.among is not None:
         label, *again = (each.among(wanted, run.network, source.resolution) for each in (label, *again))
-        chosen_on |= searched_on(settings.among)
+        choosing |= searched_on(settings.among)
     elif len(run.configurations) > settings.portfolio:
         half, _ = halves(label.keys)
-        chosen_on |= half
+        choosing |= half
         if len(configurations) > settings.portfolio:
             chosen = learnable_portfolio(
                 label.rows(np.array([str(key) in half for key in label.keys])), settings.portfolio, settings.seed
@@ -154,7 +154,7 @@ def _train(settings: TrainSettings, run: Run) -> list[Policy]:
             label, *again = (each.among(kept, run.network, source.resolution) for each in (label, *again))
     learned_from = Observations.joined([label, *again]) if again else label
     policies = [without_empty_stem(policy, label) for policy in policies]
-    return fit_all(policies, label, run.policies, settings.seed, settings.terms, chosen_on, learned_from)
+    return fit_all(policies, label, run.policies, settings.seed, settings.terms, choosing, learned_from)
 
 
 def _view(settings: TrainSettings, run: Run, source: ImageSource, label: Observations, number: int) -> Observations:

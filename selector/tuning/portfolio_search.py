@@ -27,8 +27,9 @@ from oracle.evaluation.ray_workers import cluster
 from oracle.outcomes import blocks
 from oracle.ray_settings import RaySettings
 from oracle.runs import Run
+from oracle.searched import SEARCH, SEARCHED_ON
 from selector.learning.observing import observe_run
-from selector.learning.portfolios import FEATURES, LARGEST, SEARCH, SEARCHED_ON, choose_portfolio
+from selector.learning.portfolios import FEATURES, LARGEST, choose_portfolio
 from selector.observation.costs import Costs
 from selector.observation.observations import Observations
 from selector.policies.gathering import gather_recorded

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from oracle.runs import Run
+from oracle.searched import chosen_on
 from selector.observation.costs import Costs
 from selector.observation.eager import live_images
 from selector.policies import digest_of_policies, load_policies
@@ -22,6 +23,8 @@ def test_every_file_is_what_it_was(name: str) -> None:
     run.verify_all()
     assert read_results(run)["policies_digest"] == digest_of_policies(run.policies)
     assert not list(Path(run.folder).rglob("settings.json"))
+    for policy in load_policies(run):
+        assert policy.chosen_on_ == chosen_on(run)  # so that whoever fits one anew promises nothing on them either
 
 
 @pytest.mark.parametrize("name", list(SHIPPED))
