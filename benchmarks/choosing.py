@@ -19,6 +19,7 @@ from typing import Annotated, cast
 
 import numpy as np
 import tyro
+from tqdm import tqdm
 
 from dynamic.command import run_command
 from dynamic.compiled.folder import CompiledNetwork
@@ -92,7 +93,7 @@ def main(settings: ChoosingSettings) -> None:
     static = chosen["default", None][0]
     rows, missed = [], {size: list[str]() for size in AIMS}
     column = network.configurations.index(network.default)
-    for policy, objective, dial in chosen.values():
+    for policy, objective, dial in tqdm(chosen.values(), unit="setting"):
         several = bool(policy.asks(column, costs.layers).ladders)
         name, what = policy.name + ("+" if several else ""), (objective or "").replace("_", " ")
         cells = [name, what]
