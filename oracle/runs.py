@@ -97,7 +97,7 @@ class Run(RunFolder):
             others = changed(record.neighbours, network.info.neighbours, all_known=record.file is not None)
             if others:
                 raise UserError(
-                    f"{', '.join(others)}, which {record.model} imports, is not what {self.folder} was made with: restore "
+                    f"{', '.join(others)}, which {record.model} needs, is not what {self.folder} was made with: restore "
                     "what it was, or make the run again"
                 )
         self._require_network(network)

@@ -124,7 +124,7 @@ def test_a_neighbour_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.C
     shutil.copy(tmp_path / "nets" / "layers.py", settings.out)
     assert Run.open(settings.out).network.info.classes == 3
     (settings.out / "layers.py").write_text("from torch import nn  # another\n")
-    with pytest.raises(UserError, match=r"layers.py, which my_net.py:build imports, is not what .*run was made with"):
+    with pytest.raises(UserError, match=r"layers.py, which my_net.py:build needs, is not what .*run was made with"):
         _ = Run.open(settings.out).network
     (tmp_path / "nets" / "layers.py").write_text("from torch import nn  # another\n")
     with pytest.raises(
@@ -219,5 +219,6 @@ def test_a_package_that_was_changed_since_is_told(tmp_path: Path, monkeypatch: p
     run(replace(settings, model="changing_nets.my_net:build", weights=weights))
     assert Run.open(settings.out).network.info.classes == 3
     (tmp_path / "changing_nets" / "my_net.py").write_text(NETWORK.replace("nn.ReLU()", "nn.GELU()"))
-    with pytest.raises(UserError, match=r"^changing_nets.my_net, .* is not what .*run was made with: restore"):
+    message = r"^changing_nets.my_net, which changing_nets.my_net:build needs, is not what .*run was made with: restore"
+    with pytest.raises(UserError, match=message):
         _ = Run.open(settings.out).network

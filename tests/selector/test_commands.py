@@ -117,9 +117,9 @@ def test_a_searched_portfolio_is_trained_on_and_ranked(trained: Path, tmp_path: 
     assert everything.promised_on_ == everything.labels_  # nothing was chosen
     train(TrainSettings(run=tmp_path / "run", among=listed, policies="cascade", device="cpu"))
     run(RunSettings(space=str(listed), images=IMAGES, out=tmp_path / "anew"))
-    shutil.rmtree(tmp_path / "run" / "searched")
-    anew = train(TrainSettings(run=tmp_path / "anew", policies="cascade", device="cpu"))[0]
-    assert anew.chosen_on_ == searched  # of the same images: the run remembers them
+    for among in (listed, None):  # the run remembers what it was made for
+        anew = train(TrainSettings(run=tmp_path / "anew", among=among, policies="cascade", device="cpu"))[0]
+        assert anew.chosen_on_ == searched  # of the same images
     wanted = BenchmarkSettings(
         runs=(tmp_path / "run",), out=tmp_path / "out", learning_curve=False, timing=False, outside=False, device="cpu"
     )
